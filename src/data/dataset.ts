@@ -1,0 +1,40 @@
+import type { TaskInfo } from '../modules/index.ts';
+import type { HostTensor } from '../tensor/index.ts';
+
+/** Which part of a dataset. */
+export type SplitName = 'train' | 'validation' | 'test';
+
+/** A microbatch on the host: leading dimension is the microbatch size. */
+export interface Batch {
+  readonly inputs: readonly HostTensor[];
+  readonly targets: readonly HostTensor[];
+}
+
+/** One part of a dataset, addressed by example. */
+export interface Split {
+  readonly name: SplitName;
+  readonly examples: number;
+  /** Gathers examples into a batch of fresh tensors. @throws RangeError on an index out of range. */
+  batch(indices: Int32Array): Batch;
+}
+
+/** A dataset as a worker sees it: already on this machine, random access, no state. */
+export interface Dataset {
+  readonly name: string;
+  readonly info: TaskInfo;
+  /** Examples are tokens for text: the unit of `tokens_per_s`. Tokens per example, or 1 where examples are the unit. */
+  readonly tokensPerExample: number;
+  split(name: SplitName): Split;
+  /** Reference losses on the validation split in nats, e.g. unigram and bigram for text; empty where there are none. */
+  baselines(): Readonly<Record<string, number>>;
+}
+
+/**
+ * A dataset prepared once (read, tokenised) in a form that can be posted to worker threads without a copy: arrays are
+ * backed by SharedArrayBuffer. `kind` says which opener understands it.
+ */
+export interface PreparedData {
+  readonly kind: string;
+  readonly info: TaskInfo;
+  readonly [key: string]: unknown;
+}

@@ -1,0 +1,2 @@
+export * from './graph.ts';
+export * from './engine.ts';

@@ -1,0 +1,3 @@
+export * from './mesh.ts';
+export * from './program.ts';
+export * from './summary.ts';

@@ -1,0 +1,3 @@
+export * from './host-tensor.ts';
+export * from './tree.ts';
+export * from './rng.ts';

@@ -1,0 +1,100 @@
+import type { MessagePort } from 'node:worker_threads';
+import type { PreparedData, SplitName } from '../data/index.ts';
+import type { EngineOptions } from '../engine/index.ts';
+import type { Program } from '../plan/index.ts';
+
+/** Everything that a worker needs to build its share of a run. Plain data: it crosses threads and, later, hosts. */
+export interface WorkerJob {
+  readonly runId: string;
+  readonly rank: number;
+  readonly seed: number;
+  /** The resolved `model` section: a zoo name with arguments, or a compiled module file. */
+  readonly model: unknown;
+  /** The resolved `optim` section. */
+  readonly optim: unknown;
+  readonly data: PreparedData;
+  readonly engine: EngineOptions;
+  readonly batch: { readonly global: number; readonly micro: number };
+  readonly numerics: 'exact' | 'fast';
+  readonly remat: 'none' | 'full' | Readonly<Record<string, 'none' | 'full'>>;
+  readonly train: Program;
+  readonly evaluate: Program;
+  /** Deadline of every communication wait, in milliseconds. */
+  readonly deadlineMs: number;
+  /** Folder of the checkpoint to start from, or null to initialise from the seed. */
+  readonly checkpoint: string | null;
+  /** Record a Chrome trace of each instruction. */
+  readonly trace: boolean;
+}
+
+/** Ports to the other ranks, for the local transport (index = rank; null for oneself). */
+export interface LocalLinks {
+  readonly ports: readonly (MessagePort | null)[];
+}
+
+/** What the coordinator asks of a worker. Commands are served between steps, in order. */
+export type WorkerCommand =
+  /** Permission to run steps up to `until` (exclusive). Sent ahead so that workers do not wait for the coordinator. */
+  | { readonly type: 'run'; readonly until: number }
+  | { readonly type: 'evaluate'; readonly id: number; readonly split: SplitName; readonly maxMicrobatches: number | null }
+  /** Write this rank's shards into `dir`, which exists. */
+  | { readonly type: 'checkpoint'; readonly id: number; readonly dir: string }
+  | { readonly type: 'stop' };
+
+/** A value reported for each global microbatch that this rank computed, so that the reader can finish the tree. */
+export type LeafValues = readonly (readonly [microbatch: number, value: number | readonly number[]])[];
+
+/** What one rank saw of a step. */
+export interface StepReport {
+  readonly step: number;
+  readonly metrics: Readonly<Record<string, LeafValues>>;
+  /** Global gradient norm before clipping; every rank computes the same bits. */
+  readonly gradNorm: number;
+  readonly lr: number;
+  readonly stepMs: number;
+  /** Time spent waiting for or moving tensors. */
+  readonly commMs: number;
+}
+
+/** One shard file of a checkpoint and the tensors in it. */
+export interface ShardReport {
+  readonly file: string;
+  readonly sha256: string;
+  readonly tensors: readonly string[];
+}
+
+/** Where and why a worker failed: what the cause block shows. */
+export interface FailureReport {
+  readonly rank: number;
+  /** Absolute module path, where known. */
+  readonly path: string | null;
+  /** The instruction being executed, printed as in `plexus plan`. */
+  readonly instruction: string | null;
+  readonly microbatch: number | null;
+  readonly step: number | null;
+  readonly name: string;
+  readonly message: string;
+  readonly stack: string;
+  /** True if this worker failed only because a peer went away: such reports never are the cause. */
+  readonly secondary: boolean;
+}
+
+/** What a worker tells the coordinator. */
+export type WorkerEvent =
+  | {
+      readonly type: 'ready';
+      readonly engineVersion: string;
+      readonly compile: { readonly executables: number; readonly cacheHits: number; readonly totalMs: number };
+      /** Bytes of parameters, optimizer state held: only what the placement gives this rank. */
+      readonly paramBytes: number;
+      readonly optimizerBytes: number;
+      /** Parameter paths held. */
+      readonly params: readonly string[];
+      /** Step to continue from (0 or the checkpoint's). */
+      readonly step: number;
+    }
+  | { readonly type: 'step'; readonly report: StepReport }
+  | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }
+  | { readonly type: 'saved'; readonly id: number; readonly shards: readonly ShardReport[] }
+  | { readonly type: 'failed'; readonly report: FailureReport }
+  | { readonly type: 'stopped'; readonly trace: unknown };
