@@ -2,7 +2,7 @@
 // tensors, `x.add(y)`, in files that Node cannot import as they are: ES modules without extensions inside a CommonJS
 // package; they register themselves in tfjs's process-wide registries) and `dist/` (the TypeScript sources).
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -33,4 +33,8 @@ if (!process.argv.includes('--vendor-only')) {
   const tsc = join(dirname(require.resolve('typescript/package.json')), 'bin', 'tsc');
   const { status } = spawnSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json')], { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
+
+  const cli = join(root, 'dist', 'cli', 'main.js');
+  if (existsSync(cli)) chmodSync(cli, 0o755);
+  writeFileSync(join(root, 'dist', '.built'), '');
 }
