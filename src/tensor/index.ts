@@ -2,3 +2,7 @@ export * from './host-tensor.ts';
 export * from './tree.ts';
 export * from './exact-math.ts';
 export * from './rng.ts';
+export * from './half.ts';
+export * from './hash.ts';
+export * from './safetensors.ts';
+export * from './safetensors-file.ts';
