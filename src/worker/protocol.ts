@@ -25,7 +25,18 @@ export interface WorkerJob {
   readonly checkpoint: string | null;
   /** Record a Chrome trace of each instruction. */
   readonly trace: boolean;
+  /**
+   * Where the worker leaves what it is doing, readable even while its thread is blocked: an Int32Array of
+   * `PROGRESS_FIELDS`, stored with `Atomics.store` before each instruction.
+   */
+  readonly progress?: SharedArrayBuffer;
 }
+
+/**
+ * Fields of `WorkerJob.progress`, by index: the step (or the evaluation round), 0 for the train program and 1 for the
+ * evaluate program, the index of the instruction in that program (-1 between steps), and a count of instructions begun.
+ */
+export const PROGRESS_FIELDS = ['step', 'mode', 'instruction', 'count'] as const;
 
 /** Ports to the other ranks, for the local transport (index = rank; null for oneself). */
 export interface LocalLinks {
