@@ -1,2 +1,3 @@
+export * from './errors.ts';
 export * from './graph.ts';
 export * from './engine.ts';
