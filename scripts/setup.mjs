@@ -1,6 +1,6 @@
 // Makes a checkout ready to run: dependencies (`npm ci`) if node_modules is missing or not what package-lock.json
 // says, then the build if a source is newer than it. Needs nothing but Node and npm, and takes milliseconds when there
-// is nothing to do. `--rebuild` builds in any case.
+// is nothing to do. `--rebuild` builds in any case, `--no-build` makes only what Deno needs to run the sources.
 import { spawnSync } from 'node:child_process';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,14 +25,14 @@ const json = (path) => JSON.parse(readFileSync(path, 'utf8'));
 
 /**
  * Why node_modules does not match package-lock.json, or null if it does. npm keeps what it installed in
- * node_modules/.package-lock.json; optional packages are left out, for they depend on the platform.
+ * node_modules/.package-lock.json; optional packages depend on the platform, so they are looked at only when asked for.
  */
-export function staleDependencies(folder = root) {
+export function staleDependencies(folder = root, { optional = false } = {}) {
   const installedFile = join(folder, 'node_modules', '.package-lock.json');
   if (!existsSync(installedFile)) return 'node_modules is missing';
   const installed = json(installedFile).packages;
   for (const [path, wanted] of Object.entries(json(join(folder, 'package-lock.json')).packages)) {
-    if (path === '' || wanted.optional || wanted.devOptional || wanted.peer) continue;
+    if (path === '' || wanted.peer || (!optional && (wanted.optional || wanted.devOptional))) continue;
     const found = installed[path]?.version;
     if (found !== wanted.version)
       return `${path.replace('node_modules/', '')} is ${found ?? 'missing'}, package-lock.json says ${wanted.version}`;
@@ -45,7 +45,8 @@ export function npm(args, folder = root) {
   const self = process.env.npm_execpath;
   const options = {
     cwd: folder,
-    stdio: ['ignore', 'inherit', 'inherit'],
+    // Standard output is for what the person asked for.
+    stdio: ['ignore', 2, 2],
     // Also for an npm that is told to run install scripts: never fetch CUDA libraries here.
     env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: process.env.ONNXRUNTIME_NODE_INSTALL ?? 'skip' },
   };
@@ -82,12 +83,24 @@ export function staleBuild() {
   return sources.some((path) => newestChange(join(root, path)) > built);
 }
 
+/** Makes `vendor/` alone: Deno runs the sources as they are. */
+function ensureGradients() {
+  if (existsSync(join(root, 'vendor', 'tfjs-gradients.mjs'))) return;
+  runBuild(['--vendor-only']);
+}
+
 /** Builds `dist/` and `vendor/` if a source is newer, or always with `force`. */
 export function ensureBuild({ force = false } = {}) {
   if (!force && !staleBuild()) return;
   process.stderr.write('setup: building dist/\n');
-  const args = [join(root, 'scripts', 'build.mjs'), ...(force ? ['--force'] : [])];
-  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] });
+  runBuild(force ? ['--force'] : []);
+}
+
+function runBuild(flags) {
+  // Under Deno, process.execPath is deno, which needs to be told what a script may do.
+  const deno = 'deno' in process.versions ? ['run', '-A'] : [];
+  const args = [...deno, join(root, 'scripts', 'build.mjs'), ...flags];
+  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: ['ignore', 2, 2] });
   if (status !== 0) fail(`the build failed (exit code ${status}); the compiler's messages are above.`);
 }
 
@@ -100,12 +113,16 @@ function ensureCommand() {
 }
 
 /** Everything: Node's version, dependencies, build. */
-export function setup({ rebuild = false } = {}) {
+export function setup({ rebuild = false, build = true } = {}) {
   checkNode();
   ensureDependencies();
+  if (!build) {
+    ensureGradients();
+    return;
+  }
   ensureBuild({ force: rebuild });
   ensureCommand();
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href)
-  setup({ rebuild: process.argv.includes('--rebuild') });
+  setup({ rebuild: process.argv.includes('--rebuild'), build: !process.argv.includes('--no-build') });
