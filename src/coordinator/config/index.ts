@@ -1,0 +1,6 @@
+export * from './error.ts';
+export * from './format.ts';
+export * from './overrides.ts';
+export * from './read.ts';
+export * from './sections.ts';
+export * from './suggest.ts';
