@@ -1,2 +1,12 @@
 export * from './module.ts';
 export * from './layer-function.ts';
+export * from './errors.ts';
+export * from './param.ts';
+export * from './structure.ts';
+export * from './key.ts';
+export * from './context.ts';
+export * from './functional.ts';
+export * from './expert-function.ts';
+export * from './no-gradient.ts';
+export * as init from './init.ts';
+export * as nn from './nn/index.ts';
