@@ -1,0 +1,38 @@
+import { readFile } from 'node:fs/promises';
+import { writeFileAtomically } from './atomic.ts';
+
+/** `summary.json`: what a finished run came to. */
+export interface RunSummary {
+  /** Completed steps. */
+  readonly steps: number;
+  /** Training loss of the last step, nats. */
+  readonly loss: number;
+  /** Loss on the evaluation split at the end, nats; null without one. */
+  readonly val_loss: number | null;
+  /** Accuracy on the evaluation split, where the model reports one. */
+  readonly accuracy?: number;
+  /** Reference losses on the same split, e.g. unigram and bigram. */
+  readonly baselines: Readonly<Record<string, number>>;
+  /** Seconds of training, over interruptions. */
+  readonly wall_s: number;
+  /** Tokens (examples, where the data is not text) per second of training steps in this session. */
+  readonly tokens_per_s: number;
+  /** SHA-256 of all parameters in path order, little-endian float32. */
+  readonly weights_sha256: string;
+  /** SHA-256 of the float32 losses of all steps. */
+  readonly losses_sha256: string;
+  /** Training examples used so far, each step's global batch counted once. */
+  readonly samples_seen: number;
+  /** Times that the run went on after losing a worker. */
+  readonly recoveries: number;
+}
+
+/** Writes `summary.json`. */
+export async function writeSummary(path: string, summary: RunSummary): Promise<void> {
+  await writeFileAtomically(path, `${JSON.stringify(summary, null, 2)}\n`);
+}
+
+/** Reads `summary.json` of a finished run. */
+export async function readSummary(path: string): Promise<RunSummary> {
+  return JSON.parse(await readFile(path, 'utf8')) as RunSummary;
+}
