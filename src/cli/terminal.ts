@@ -25,7 +25,7 @@ type Style = Parameters<typeof styleText>[0];
 /** Colours text, or returns it as it is. */
 export function painter(on: boolean): (style: Style, text: string) => string {
   const active = on && !process.env.NO_COLOR;
-  return (style, text) => (active ? styleText(style, text) : text);
+  return (style, text) => (active ? styleText(style, text, { validateStream: false }) : text);
 }
 
 /** Cuts text to a number of columns, not counting colour codes; colours are dropped where it is cut. */

@@ -1,0 +1,125 @@
+import { fit, formatCount, formatDuration, isInteractive, painter, type Streams } from './terminal.ts';
+
+/** What is shown of a run while it goes on. Losses in nats. */
+export interface ProgressStep {
+  /** Steps done so far, counting this one. */
+  readonly done: number;
+  readonly steps: number;
+  readonly loss: number;
+  /** Tokens (or examples) a second of this step. */
+  readonly rate: number;
+  readonly stepMs: number;
+  /** Each expert's share of the tokens, 1 = an even share; empty without experts. */
+  readonly balance: readonly number[];
+}
+
+/** Eighths of a block, for bars one character wide. */
+const EIGHTHS = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/** A tiny bar per expert: half height is an even share, full height twice that or more. */
+export function balanceBars(shares: readonly number[]): string {
+  return shares
+    .map((share) => EIGHTHS[Math.max(0, Math.min(7, Math.round((Number.isFinite(share) ? share : 0) * 4) - 1))])
+    .join('');
+}
+
+/** A bar of `width` characters with half-character resolution. */
+export function progressBar(fraction: number, width: number): string {
+  const halves = Math.round(Math.max(0, Math.min(1, fraction)) * width * 2);
+  const full = Math.floor(halves / 2);
+  return '━'.repeat(full) + (halves % 2 ? '╸' : '') + '·'.repeat(Math.max(0, width - full - (halves % 2)));
+}
+
+/** Seconds between lines where nobody watches a terminal. */
+const PLAIN_INTERVAL_MS = 3_000;
+/** Milliseconds between redraws of the live line. */
+const LIVE_INTERVAL_MS = 100;
+
+/**
+ * Shows the progress of a run on standard error: one line redrawn in place on a terminal, otherwise a plain line every
+ * few seconds. Messages may be printed in between.
+ */
+export class ProgressLine {
+  readonly #stream: Streams['err'];
+  readonly #live: boolean;
+  readonly #quiet: boolean;
+  readonly #unit: string;
+  #last: ProgressStep | null = null;
+  #valLoss: number | null = null;
+  #shownAt = Number.NEGATIVE_INFINITY;
+  #shownStep = -1;
+  #drawn = false;
+  /** Smoothed step time and rate, so that the figures can be read. */
+  #stepMs = 0;
+  #rate = 0;
+
+  constructor(stream: Streams['err'], unit: 'tok' | 'ex', quiet = false) {
+    this.#stream = stream;
+    this.#live = isInteractive(stream);
+    this.#unit = unit;
+    this.#quiet = quiet;
+  }
+
+  step(step: ProgressStep): void {
+    const weight = this.#last === null ? 1 : 0.1;
+    this.#stepMs += weight * (step.stepMs - this.#stepMs);
+    this.#rate += weight * (step.rate - this.#rate);
+    this.#last = step;
+    if (this.#quiet) return;
+    const now = performance.now();
+    const due = now - this.#shownAt >= (this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS);
+    if (due || step.done === step.steps) this.#show(now);
+  }
+
+  /** A new validation loss. */
+  evaluated(loss: number): void {
+    this.#valLoss = loss;
+    if (!this.#quiet && this.#last && (this.#live || this.#shownStep !== this.#last.done)) this.#show(performance.now());
+  }
+
+  /** Prints a line of its own, above the live line. */
+  message(text: string): void {
+    if (this.#quiet) return;
+    this.#erase();
+    this.#stream.write(`${text}\n`);
+    if (this.#live && this.#last) this.#show(performance.now());
+  }
+
+  /** Leaves the last state standing and ends the line. */
+  end(): void {
+    if (this.#drawn) this.#stream.write('\n');
+    this.#drawn = false;
+  }
+
+  #erase(): void {
+    if (this.#drawn) this.#stream.write('\r\x1b[2K');
+    this.#drawn = false;
+  }
+
+  #show(now: number): void {
+    const step = this.#last;
+    if (!step) return;
+    this.#shownAt = now;
+    this.#shownStep = step.done;
+    if (!this.#live) {
+      this.#stream.write(`${this.#text(step)}\n`);
+      return;
+    }
+    this.#erase();
+    this.#stream.write(fit(this.#text(step), (this.#stream.columns ?? 80) - 1));
+    this.#drawn = true;
+  }
+
+  #text(step: ProgressStep): string {
+    const paint = painter(this.#live);
+    const eta = ((step.steps - step.done) * this.#stepMs) / 1000;
+    const width = String(step.steps).length;
+    const parts = [`step ${String(step.done).padStart(width)}/${step.steps}`];
+    if (this.#live) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
+    parts.push(`loss ${step.loss.toFixed(4)}`);
+    if (this.#valLoss !== null) parts.push(`val ${this.#valLoss.toFixed(4)}`);
+    parts.push(`${formatCount(this.#rate)} ${this.#unit}/s`, `ETA ${formatDuration(eta)}`);
+    if (step.balance.length > 0) parts.push(`experts ${balanceBars(step.balance)}`);
+    return parts.join('  ');
+  }
+}
