@@ -74,7 +74,8 @@ export class ProgressLine {
   /** A new validation loss. */
   evaluated(loss: number): void {
     this.#valLoss = loss;
-    if (!this.#quiet && this.#last && (this.#live || this.#shownStep !== this.#last.done)) this.#show(performance.now());
+    if (!this.#quiet && this.#last && (this.#live || this.#shownStep !== this.#last.done))
+      this.#show(performance.now());
   }
 
   /** Prints a line of its own, above the live line. */

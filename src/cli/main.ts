@@ -1,0 +1,133 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { type ExitCode, exitCodes } from './exit.ts';
+import { describeError } from './report.ts';
+import { isInteractive, processStreams, type Streams } from './terminal.ts';
+
+/** Version of the package that this file belongs to. */
+function packageVersion(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+const collect = (value: string, before: readonly string[]): string[] => [...before, value];
+
+function wholeNumber(minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum)
+      throw new InvalidArgumentError(`expected a whole number of at least ${minimum}.`);
+    return value;
+  };
+}
+
+function decimal(minimum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isFinite(value) || value < minimum)
+      throw new InvalidArgumentError(`expected a number of at least ${minimum}.`);
+    return value;
+  };
+}
+
+/** Builds the command line. Each command's code is loaded only when it is the one to run. */
+function commandLine(streams: Streams, done: (code: ExitCode) => void): Command {
+  const program = new Command('plexus')
+    .description('Distributed training for modular neural networks: the same bits on every mesh.')
+    .version(packageVersion(), '-V, --version')
+    .option('-v, --verbose', 'show whole stacks, and everything that followed from a failure')
+    .showHelpAfterError('(plexus --help lists the commands and options)')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => streams.out.write(text),
+      writeErr: (text) => streams.err.write(text),
+    });
+  program.addHelpText(
+    'after',
+    '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 70 internal, 130 interrupted',
+  );
+
+  const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect, []] as const;
+  const sub = (name: string, description: string): Command =>
+    program
+      .command(name)
+      .description(description)
+      // Also after the command's name, where people type it.
+      .option('-v, --verbose', 'show whole stacks, and everything that followed from a failure');
+
+  sub('train', 'train what a config describes, and report the result')
+    .argument('<config>', 'YAML file, e.g. configs/quickstart.yaml')
+    .option(...SET)
+    .option('--resume <run>', 'continue a run (folder or id) from its newest checkpoint, on any mesh')
+    .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
+    .option('--json', 'print one JSON object a line on standard output, nothing for people')
+    .option('-q, --quiet', 'no progress, only the summary')
+    .action(async (config, options) => done(await (await import('./train.ts')).train(config, options, streams)));
+
+  sub('plan', 'show what each rank would hold and do, without training')
+    .argument('<config>', 'YAML file')
+    .option(...SET)
+    .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
+    .option('--programs', 'print every instruction of every rank')
+    .option('--json', 'print the plan as JSON')
+    .action(async (config, options) => done(await (await import('./plan.ts')).plan(config, options, streams)));
+
+  sub('eval', 'evaluate the newest checkpoint of a run on a whole split')
+    .argument('<run>', 'run folder or id')
+    .option('--split <name>', 'validation or test')
+    .option('--json', 'print the figures as one JSON object')
+    .action(async (run, options) => done(await (await import('./eval.ts')).evaluate(run, options, streams)));
+
+  sub('generate', 'sample text from a run of a language model')
+    .argument('<run>', 'run folder or id')
+    .option('--prompt <text>', 'text to continue')
+    .option('--tokens <n>', 'tokens to sample', wholeNumber(1), 200)
+    .option('--temperature <x>', '0 takes the likeliest token, 1 samples from the model as it is', decimal(0))
+    .option('--top-k <k>', 'sample among the k likeliest tokens; 0 among all', wholeNumber(0))
+    .option('--seed <n>', 'seed of the sampling', wholeNumber(0))
+    .action(async (run, options) => done(await (await import('./generate.ts')).generate(run, options, streams)));
+
+  sub('doctor', 'show versions, engines, devices, and what each missing part would give')
+    .option('--json', 'print the findings as one JSON object')
+    .action(async (options) => done(await (await import('./doctor.ts')).doctor(options, streams)));
+
+  sub('init', 'write a commented config and a module file to start from')
+    .argument('[dir]', 'folder to write to', '.')
+    .option('--force', 'overwrite files that exist')
+    .action(async (dir, options) => done(await (await import('./init.ts')).init(dir, options, streams)));
+
+  return program;
+}
+
+/** Runs a command line and returns its exit code. */
+export async function main(argv: readonly string[], streams: Streams): Promise<ExitCode> {
+  let code: ExitCode = exitCodes.ok;
+  const program = commandLine(streams, (result) => {
+    code = result;
+  });
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return code;
+  } catch (error) {
+    // Commander has printed its message (or the help that was asked for) already.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+    return fail(error, argv, streams);
+  }
+}
+
+function fail(error: unknown, argv: readonly string[], streams: Streams): ExitCode {
+  const verbose = argv.includes('--verbose') || argv.includes('-v');
+  const { text, code } = describeError(error, { verbose, colour: isInteractive(streams.err) });
+  streams.err.write(`${text}\n`);
+  return code;
+}
+
+const streams = processStreams();
+const argv = process.argv.slice(2);
+// A promise that nobody awaits is a fault of Plexus: say so, and do not go on with a run that is half broken.
+process.on('unhandledRejection', (error) => {
+  fail(error, argv, streams);
+  process.exit(exitCodes.internal);
+});
+process.exitCode = await main(argv, streams);

@@ -1,0 +1,55 @@
+import type { FailureReport } from '../worker/index.ts';
+import { type ExitCode, exitCodes } from './exit.ts';
+import { formatFailure } from './failure.ts';
+import { painter } from './terminal.ts';
+
+/** Errors that say all there is to say in their message, and the exit codes of commands that end in them. */
+const known: Readonly<Record<string, ExitCode>> = {
+  ConfigError: exitCodes.usage,
+  UsageError: exitCodes.usage,
+  PlanError: exitCodes.usage,
+  DataError: exitCodes.data,
+  CheckpointError: exitCodes.data,
+  EngineError: exitCodes.runFailed,
+  ModuleError: exitCodes.runFailed,
+  RunFailure: exitCodes.runFailed,
+  CommTimeout: exitCodes.runFailed,
+  CommClosed: exitCodes.runFailed,
+};
+
+/** The reports of workers that an error of a run carries. */
+function workerReports(error: Error): readonly FailureReport[] {
+  const { reports } = error as Error & { reports?: unknown };
+  return Array.isArray(reports) ? (reports as FailureReport[]) : [];
+}
+
+/** What a failed command prints on standard error, and its exit code. */
+export function describeError(
+  thrown: unknown,
+  options: { readonly verbose: boolean; readonly colour: boolean },
+): { readonly text: string; readonly code: ExitCode } {
+  const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+  const paint = painter(options.colour);
+  const code = known[error.name];
+  const reports = workerReports(error);
+  if (reports.length > 0) return { text: formatFailure(reports, options), code: code ?? exitCodes.runFailed };
+  const trace = options.verbose && error.stack ? `\n${stackAndCauses(error)}` : '';
+  if (code !== undefined) return { text: `${paint(['red', 'bold'], '✗')} ${error.message}${trace}`, code };
+  // File system errors are about something the person named; anything else is a fault of Plexus or of a user module.
+  if ('code' in error && typeof error.code === 'string' && /^E[A-Z]+$/.test(error.code))
+    return { text: `${paint(['red', 'bold'], '✗')} ${error.message}${trace}`, code: exitCodes.data };
+  const where = trace || `\n${firstFrame(error)}`;
+  return { text: `${paint(['red', 'bold'], '✗')} ${error.name}: ${error.message}${where}`, code: exitCodes.internal };
+}
+
+function firstFrame(error: Error): string {
+  const frame = error.stack?.split('\n').find((line) => /^\s+at /.test(line) && !/node:/.test(line));
+  return `${frame ? `  ${frame.trim()}\n` : ''}  (--verbose shows the whole stack)`;
+}
+
+function stackAndCauses(error: Error): string {
+  const lines: string[] = [];
+  for (let at: unknown = error; at instanceof Error; at = at.cause)
+    lines.push(at === error ? (at.stack ?? '').replace(/^[^\n]*\n?/, '') : `caused by ${at.stack}`);
+  return lines.join('\n');
+}
