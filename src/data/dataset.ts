@@ -25,8 +25,11 @@ export interface Dataset {
   /** Examples are tokens for text: the unit of `tokens_per_s`. Tokens per example, or 1 where examples are the unit. */
   readonly tokensPerExample: number;
   split(name: SplitName): Split;
-  /** Reference losses on the validation split in nats, e.g. unigram and bigram for text; empty where there are none. */
-  baselines(): Readonly<Record<string, number>>;
+  /**
+   * Reference losses on the validation split, e.g. unigram and bigram for text in nats per token; empty where there are
+   * none. Measured on `examples` of it (default all), so that they compare with an evaluation of just those.
+   */
+  baselines(examples?: Int32Array): Readonly<Record<string, number>>;
 }
 
 /**

