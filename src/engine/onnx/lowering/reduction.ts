@@ -1,0 +1,96 @@
+import { sizeOf } from '../../../tensor/index.ts';
+import type { Ref } from '../model.ts';
+import { type Lowering, type LoweringContext, type LoweringTable, reducedShape } from './context.ts';
+
+/**
+ * A reduction. `empty` is its value over no elements, which ONNX Runtime does not agree on with tfjs.
+ * `through` is the dtype to compute in for bools.
+ */
+function reduction(type: string, axesName: string, empty: number): Lowering {
+  return (c) => {
+    const x = c.in(0);
+    const axes = c.axes(axesName, x.shape.length);
+    if (sizeOf(x.shape) === 0) return c.full(empty);
+    const number = x.dtype === 'bool' ? c.b.cast(x, 'int32') : x;
+    return c.b.cast(c.b.reshape(c.reduce(type, number, axes, c.flag('keepDims')), c.out.shape), c.out.dtype);
+  };
+}
+
+function mean(c: LoweringContext): Ref {
+  const x = c.b.cast(c.in(0), 'float32');
+  if (sizeOf(x.shape) === 0) return c.full(Number.NaN);
+  return c.b.reshape(c.reduce('ReduceMean', x, c.axes('axis', x.shape.length), c.flag('keepDims')), c.out.shape);
+}
+
+function argReduction(type: 'ArgMax' | 'ArgMin'): Lowering {
+  return (c) => {
+    const x = c.in(0).dtype === 'bool' ? c.b.cast(c.in(0), 'int32') : c.in(0);
+    const axis = c.axes('axis', x.shape.length)[0] ?? 0;
+    if (x.shape.length === 0 || sizeOf(x.shape) === 0) return c.full(0);
+    const index = c.b.op(type, [x], { axis, keepdims: 0 }, { dtype: 'int64', shape: reducedShape(x.shape, [axis], false) });
+    return c.b.cast(index, 'int32');
+  };
+}
+
+function cumulative(c: LoweringContext): { x: Ref; axis: number; exclusive: boolean; reverse: boolean } {
+  const x = c.in(0).dtype === 'bool' ? c.b.cast(c.in(0), 'int32') : c.in(0);
+  return { x, axis: c.axis('axis', x.shape.length), exclusive: c.flag('exclusive'), reverse: c.flag('reverse') };
+}
+
+function cumsum(c: LoweringContext): Ref {
+  const { x, axis, exclusive, reverse } = cumulative(c);
+  const attrs = { exclusive: exclusive ? 1 : 0, reverse: reverse ? 1 : 0 };
+  return c.b.op('CumSum', [x, c.b.scalar(axis, 'int64')], attrs, x);
+}
+
+/** ONNX has no cumulative product: multiplies by copies shifted by 1, 2, 4, ... (Hillis and Steele, 1986). */
+function cumprod(c: LoweringContext): Ref {
+  const { x, axis, exclusive, reverse } = cumulative(c);
+  const length = x.shape[axis] as number;
+  const shifted = (value: Ref, by: number): Ref => {
+    const ones = c.full(1, { dtype: x.dtype, shape: x.shape.map((dim, i) => (i === axis ? by : dim)) });
+    const kept = c.slice(value, axis, reverse ? by : 0, length - by);
+    return c.concat(reverse ? [kept, ones] : [ones, kept], axis);
+  };
+  let product = exclusive ? shifted(x, 1) : x;
+  for (let by = 1; by < length; by *= 2) product = c.map('Mul', product, shifted(product, by));
+  return product;
+}
+
+/** tfjs: softmax along the last dimension (`dim`); of an empty tensor it is empty, which the caller handles. */
+function softmax(type: string, axisName: string): Lowering {
+  return (c) => {
+    const x = c.b.cast(c.in(0), 'float32');
+    if (x.shape.length === 0) return c.full(type === 'Softmax' ? 1 : 0);
+    const axis = c.has(axisName) ? c.axis(axisName, x.shape.length) : x.shape.length - 1;
+    return c.b.op(type, [x], { axis }, x);
+  };
+}
+
+function topK(c: LoweringContext): readonly Ref[] {
+  const x = c.in(0);
+  const shape = (c.outputs[0] as { shape: readonly number[] }).shape;
+  const [values, indices] = c.b.ops('TopK', [x, c.b.ints([c.number('k', 1)])], { axis: -1, largest: 1, sorted: 1 }, [
+    { dtype: x.dtype, shape },
+    { dtype: 'int64', shape },
+  ]) as [Ref, Ref];
+  return [values, c.b.cast(indices, 'int32')];
+}
+
+/** Reductions, scans, softmax and selection along an axis. */
+export const reductions: LoweringTable = {
+  Sum: reduction('ReduceSum', 'axis', 0),
+  Prod: reduction('ReduceProd', 'axis', 1),
+  Max: reduction('ReduceMax', 'reductionIndices', Number.NEGATIVE_INFINITY),
+  Min: reduction('ReduceMin', 'axis', Number.POSITIVE_INFINITY),
+  All: reduction('ReduceMin', 'axis', 1),
+  Any: reduction('ReduceMax', 'axis', 0),
+  Mean: mean,
+  ArgMax: argReduction('ArgMax'),
+  ArgMin: argReduction('ArgMin'),
+  Cumsum: cumsum,
+  Cumprod: cumprod,
+  Softmax: softmax('Softmax', 'dim'),
+  LogSoftmax: softmax('LogSoftmax', 'axis'),
+  TopK: topK,
+};
