@@ -2,7 +2,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { checkImports, rooms } from '../scripts/check-imports.mjs.mts';
+import { checkImports, rooms } from '../scripts/check-imports.mjs';
 
 const source = new URL('../src', import.meta.url).pathname;
 

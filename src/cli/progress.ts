@@ -1,4 +1,4 @@
-import { fit, formatCount, formatDuration, isInteractive, painter, type Streams } from './terminal.ts';
+import { formatCount, formatDuration, isInteractive, painter, type Streams, truncate } from './terminal.ts';
 
 /** What is shown of a run while it goes on. Losses in nats. */
 export interface ProgressStep {
@@ -107,7 +107,7 @@ export class ProgressLine {
       return;
     }
     this.#erase();
-    this.#stream.write(fit(this.#text(step), (this.#stream.columns ?? 80) - 1));
+    this.#stream.write(truncate(this.#text(step), (this.#stream.columns ?? 80) - 1));
     this.#drawn = true;
   }
 

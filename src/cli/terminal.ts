@@ -29,7 +29,7 @@ export function painter(on: boolean): (style: Style, text: string) => string {
 }
 
 /** Cuts text to a number of columns, not counting colour codes; colours are dropped where it is cut. */
-export function fit(text: string, columns: number): string {
+export function truncate(text: string, columns: number): string {
   const bare = stripVTControlCharacters(text);
   return bare.length <= columns ? text : `${bare.slice(0, Math.max(0, columns - 1))}…`;
 }

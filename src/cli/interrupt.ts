@@ -1,0 +1,35 @@
+import { type ExitCode, exitCodes } from './exit.ts';
+
+/** Turns signals of the operating system into an AbortSignal. */
+export interface Interrupt {
+  readonly signal: AbortSignal;
+  /** Exit code of a run that the signal stopped. */
+  readonly code: () => ExitCode;
+  /** Stops listening, so that the process can end. */
+  dispose(): void;
+}
+
+/**
+ * The first Ctrl-C (or SIGTERM) asks for a stop with a checkpoint, and `onFirst` says so; the second ends the process at
+ * once.
+ */
+export function listenForInterrupt(onFirst: () => void): Interrupt {
+  const controller = new AbortController();
+  let code: ExitCode = exitCodes.interrupted;
+  const listener = (name: NodeJS.Signals): void => {
+    code = name === 'SIGTERM' ? exitCodes.terminated : exitCodes.interrupted;
+    if (controller.signal.aborted) process.exit(code);
+    controller.abort(new Error(`stopped by ${name}`));
+    onFirst();
+  };
+  process.on('SIGINT', listener);
+  process.on('SIGTERM', listener);
+  return {
+    signal: controller.signal,
+    code: () => code,
+    dispose: () => {
+      process.off('SIGINT', listener);
+      process.off('SIGTERM', listener);
+    },
+  };
+}

@@ -1,0 +1,62 @@
+import { relative } from 'node:path';
+import type { RunEvent, RunSummary } from '../coordinator/index.ts';
+import { formatCount, formatDuration, painter } from './terminal.ts';
+
+/** A run that has ended, for its closing words. */
+export interface Ending {
+  readonly config: string;
+  readonly finished: Extract<RunEvent, { type: 'finished' }>;
+  readonly sample: Extract<RunEvent, { type: 'sampled' }> | null;
+  readonly unit: 'tokens' | 'examples';
+  readonly colour: boolean;
+}
+
+/** A path as a person would type it from here. */
+export function shownPath(path: string): string {
+  const short = relative(process.cwd(), path);
+  return short === '' || short.startsWith('..') ? path : short;
+}
+
+/** The summary of a run: figures beside their baselines, a sample, the folder, what to type next. */
+export function formatEnding(ending: Ending): string {
+  const { finished, sample, config, colour } = ending;
+  const paint = painter(colour);
+  const dir = shownPath(finished.dir);
+  const resume = `plexus train ${config} --resume ${dir}`;
+  if (finished.status === 'interrupted' || finished.summary === null) {
+    const saved = finished.checkpoint ? `checkpoint ${shownPath(finished.checkpoint)}` : 'no checkpoint yet';
+    return [`${paint('yellow', '■')} stopped after ${finished.step} steps; ${saved}`, '', `  go on   ${resume}`].join('\n');
+  }
+  const { summary } = finished;
+  const lines = [
+    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} steps in ${formatDuration(summary.wall_s)}, ` +
+      `${formatCount(summary.tokens_per_s)} ${ending.unit}/s`,
+    '',
+    ...figures(summary, paint),
+  ];
+  if (sample)
+    lines.push('', `  ${paint('dim', 'sample')}`, ...`${sample.prompt}${sample.text}`.split('\n').map((line) => `    ${line}`));
+  lines.push('', `  run     ${dir}`);
+  if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
+  else lines.push(`  next    plexus eval ${dir}`);
+  lines.push(`          plexus train ${config} --resume ${dir} --set train.steps=${summary.steps * 2}`);
+  return lines.join('\n');
+}
+
+function figures(summary: RunSummary, paint: ReturnType<typeof painter>): string[] {
+  const rows: [string, string, string][] = [['training loss', summary.loss.toFixed(4), 'of the last step']];
+  const { val_loss: loss } = summary;
+  if (loss !== null) rows.push(['validation loss', loss.toFixed(4), '']);
+  if (summary.accuracy !== undefined) rows.push(['accuracy', `${(summary.accuracy * 100).toFixed(2)} %`, '']);
+  for (const [name, baseline] of Object.entries(summary.baselines)) {
+    const verdict =
+      loss === null
+        ? ''
+        : loss < baseline
+          ? paint('green', `beaten by ${(baseline - loss).toFixed(4)}`)
+          : paint('yellow', `not beaten: ${(loss - baseline).toFixed(4)} above`);
+    rows.push([`${name} baseline`, baseline.toFixed(4), verdict]);
+  }
+  const wide = Math.max(...rows.map(([label]) => label.length));
+  return rows.map(([label, value, note]) => `  ${label.padEnd(wide)}  ${value.padStart(8)}  ${note}`.trimEnd());
+}

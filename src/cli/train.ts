@@ -1,0 +1,131 @@
+import { resolveConfig, resume, type RunEvent, train as start } from '../coordinator/index.ts';
+import '../schedulers/index.ts';
+import { type ExitCode, exitCodes } from './exit.ts';
+import { listenForInterrupt } from './interrupt.ts';
+import { expertShares } from './balance.ts';
+import { ProgressLine } from './progress.ts';
+import { formatEnding } from './summary.ts';
+import { formatBytes, formatCount, isInteractive, painter, type Streams } from './terminal.ts';
+import { scaleMesh } from './workers.ts';
+
+/** Options of `plexus train`. */
+export interface TrainOptions {
+  readonly set: readonly string[];
+  readonly resume?: string;
+  readonly workers?: number;
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+/** `plexus train CONFIG`: trains, shows progress on standard error and the result on standard output. */
+export async function train(configPath: string, options: TrainOptions, streams: Streams): Promise<ExitCode> {
+  const notes: string[] = [];
+  let overrides = [...options.set];
+  if (options.workers !== undefined) {
+    const { mesh, explanation } = scaled(await resolveConfig(configPath, overrides), options.workers);
+    overrides = [...overrides, ...mesh];
+    notes.push(explanation);
+  }
+  const config = await resolveConfig(configPath, overrides);
+  const view = options.json ? jsonView(streams) : humanView(configPath, options, streams);
+  for (const note of notes) view.note(note);
+  const interrupt = listenForInterrupt(() => view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'));
+  try {
+    const events = options.resume
+      ? resume(options.resume, config, { signal: interrupt.signal })
+      : start(config, { signal: interrupt.signal });
+    let code: ExitCode = exitCodes.ok;
+    for await (const event of events) {
+      view.event(event);
+      if (event.type === 'failed') throw event.failure;
+      if (event.type === 'finished' && event.status === 'interrupted') code = interrupt.code();
+    }
+    return code;
+  } finally {
+    view.end();
+    interrupt.dispose();
+  }
+}
+
+/** How events are shown. */
+interface View {
+  event(event: RunEvent): void;
+  note(text: string): void;
+  end(): void;
+}
+
+function jsonView(streams: Streams): View {
+  const write = (value: unknown): void => {
+    streams.out.write(`${JSON.stringify(value)}\n`);
+  };
+  return {
+    event: (event) =>
+      write(event.type === 'failed' ? { type: 'failed', reports: event.failure.reports, checkpoint: event.failure.checkpoint } : event),
+    note: (message) => write({ type: 'note', message }),
+    end: () => undefined,
+  };
+}
+
+function humanView(config: string, options: TrainOptions, streams: Streams): View {
+  const colour = isInteractive(streams.err);
+  const paint = painter(colour);
+  let progress = new ProgressLine(streams.err, 'tok', options.quiet);
+  let steps = 0;
+  let unit: 'tokens' | 'examples' = 'tokens';
+  let sample: Extract<RunEvent, { type: 'sampled' }> | null = null;
+  return {
+    note: (text) => progress.message(text),
+    end: () => progress.end(),
+    event: (event) => {
+      switch (event.type) {
+        case 'preparing':
+          if (!colour) return;
+          return progress.message(paint('dim', `preparing ${event.what} …`));
+        case 'started': {
+          steps = event.steps;
+          unit = event.unit;
+          progress = new ProgressLine(streams.err, unit === 'tokens' ? 'tok' : 'ex', options.quiet);
+          const { data, pipeline, expert } = event.mesh;
+          const held = event.workers.map((worker) => worker.paramBytes + worker.optimizerBytes);
+          progress.message(
+            `${event.runId}: ${formatCount(event.parameters)} parameters on ${event.world} worker${event.world > 1 ? 's' : ''} ` +
+              `(data ${data} × pipeline ${pipeline}, expert ${expert}; ${formatBytes(Math.max(...held))} each at most), ` +
+              `${event.engine}, ${event.threads} thread${event.threads > 1 ? 's' : ''} each, ready in ${(event.startMs / 1000).toFixed(1)} s`,
+          );
+          if (event.step > 0) progress.message(`continuing after step ${event.step} of ${event.steps}`);
+          return;
+        }
+        case 'step':
+          return progress.step({
+            done: event.step,
+            steps,
+            loss: event.loss,
+            rate: event.perSecond,
+            stepMs: event.stepMs,
+            balance: expertShares(event.metrics),
+          });
+        case 'evaluated':
+          return progress.evaluated(event.loss);
+        case 'checkpointed':
+          return;
+        case 'warning':
+          return progress.message(`${paint('yellow', '!')} ${event.message}`);
+        case 'sampled':
+          sample = event;
+          return;
+        case 'finished':
+          progress.end();
+          streams.out.write(`${formatEnding({ config, finished: event, sample, unit, colour: isInteractive(streams.err) && colour })}\n`);
+          return;
+        case 'failed':
+          progress.end();
+      }
+    },
+  };
+}
+
+/** Overrides that make a config use this many workers. */
+function scaled(config: { readonly parallel: { data: number; pipeline: number; expert: number } }, workers: number): { mesh: string[]; explanation: string } {
+  const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, workers);
+  return { mesh: [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`], explanation };
+}
