@@ -1,3 +1,5 @@
 export * from './errors.ts';
 export * from './graph.ts';
 export * from './engine.ts';
+export * from './errors.ts';
+export * from './trace/index.ts';
