@@ -49,15 +49,17 @@ export class Trace {
     const params = this.owned('parameter', module, path, Object.keys(module.params ?? {}), this.params);
     const state = this.owned('state', module, path, Object.keys(module.state ?? {}), this.state);
     const context = new ModuleContext(this, module, path, state);
-    let result: unknown;
-    try {
-      result = withPath(this.relative(path), () => module.forward(params, inputs, context));
-    } catch (error) {
-      if (error instanceof ModuleError) throw error;
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new ModuleError(module.kind, path, `failed on ${describeTensors(inputs)}: ${reason}`, error);
-    }
-    return checkOutputs(result, module, path);
+    return withPath(this.relative(path), () => {
+      let result: unknown;
+      try {
+        result = module.forward(params, inputs, context);
+      } catch (error) {
+        if (error instanceof ModuleError) throw error;
+        const reason = error instanceof Error ? error.message : String(error);
+        throw new ModuleError(module.kind, path, `failed on ${describeTensors(inputs)}: ${reason}`, error);
+      }
+      return checkOutputs(result, module, path);
+    });
   }
 
   /** Path within the layer. The loss keeps its own name, beside the layer's. */

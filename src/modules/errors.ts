@@ -1,17 +1,18 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
+import { EngineError } from '../engine/index.ts';
 
-/** A module that failed or was used wrongly. The message begins with the module's kind and path. */
-export class ModuleError extends Error {
+/**
+ * A module that failed or was used wrongly. The message begins with the module's kind and its absolute path, which is
+ * also in `path`. An EngineError, so that the engine passes it on as it is.
+ */
+export class ModuleError extends EngineError {
   override readonly name = 'ModuleError';
-  /** Absolute path of the module, e.g. `blocks.3.moe`. */
-  readonly path: string;
   /** The module's kind, e.g. `linear`. */
   readonly kind: string;
 
   constructor(kind: string, path: string, message: string, cause?: unknown) {
-    super(`${kind} at "${path}": ${message}`, cause === undefined ? undefined : { cause });
+    super(`${kind} at "${path}": ${message}`, { path, cause });
     this.kind = kind;
-    this.path = path;
   }
 }
 

@@ -10,3 +10,4 @@ export * from './expert-function.ts';
 export * from './no-gradient.ts';
 export * as init from './init.ts';
 export * as nn from './nn/index.ts';
+export * from './zoo/index.ts';

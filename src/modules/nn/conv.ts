@@ -1,7 +1,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import * as init from '../init.ts';
-import type { Initializer, Module } from '../module.ts';
+import type { Initializer, Module, ParamSpec } from '../module.ts';
 import { param } from '../param.ts';
 
 /** Options of the convolutions. Strides and dilations are the same along every axis. */
@@ -84,7 +84,7 @@ function filled(options: ConvOptions) {
   return { kernel, stride, dilation, padding, bias, weightInit };
 }
 
-function biasOf(bias: boolean, outputs: number) {
+function biasOf(bias: boolean, outputs: number): Record<string, ParamSpec> {
   return bias ? { bias: param([outputs], init.zeros) } : {};
 }
 

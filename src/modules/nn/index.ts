@@ -13,3 +13,7 @@ export * from './pool.ts';
 export * from './recurrent.ts';
 export * from './loss.ts';
 export * from './combinators.ts';
+export * from './router.ts';
+export * from './dispatch.ts';
+export * from './moe.ts';
+export * from './expert-choice.ts';

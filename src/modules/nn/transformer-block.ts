@@ -6,7 +6,7 @@ import { applyDropout, checkRate } from './dropout.ts';
 /** Parts of a transformer block. */
 export interface TransformerBlockOptions {
   readonly attention: Module;
-  /** `[batch, time, dim]` → the same: `mlp`, `swiglu` or `moe`. Its kind becomes its name in the path. */
+  /** `[batch, time, dim]` → the same: `mlp`, `swiglu` or `moe`. Named `moe` in the path if it has experts, else `mlp`. */
   readonly feedForward: Module;
   /** Makes the norm before each part. */
   readonly norm: () => Module;
@@ -18,7 +18,7 @@ export interface TransformerBlockOptions {
 export function transformerBlock(options: TransformerBlockOptions): Module {
   const { attention, feedForward, norm, dropout = 0 } = options;
   checkRate(dropout);
-  const name = feedForward.kind === 'moe' ? 'moe' : 'mlp';
+  const name = feedForward.experts ? 'moe' : 'mlp';
   return {
     kind: 'transformerBlock',
     children: { norm1: norm(), attn: attention, norm2: norm(), [name]: feedForward },
