@@ -1,5 +1,4 @@
 export * from './errors.ts';
 export * from './graph.ts';
 export * from './engine.ts';
-export * from './errors.ts';
 export * from './trace/index.ts';
