@@ -12,6 +12,8 @@ export interface WorkerJob {
   readonly model: unknown;
   /** The resolved `optim` section. */
   readonly optim: unknown;
+  /** Steps of the whole run (`train.steps`), on which learning-rate schedules depend. */
+  readonly totalSteps: number;
   readonly data: PreparedData;
   readonly engine: EngineOptions;
   readonly batch: { readonly global: number; readonly micro: number };
