@@ -2,3 +2,4 @@ export * from './errors.ts';
 export * from './graph.ts';
 export * from './engine.ts';
 export * from './trace/index.ts';
+export * from './ops/index.ts';

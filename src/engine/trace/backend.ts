@@ -1,10 +1,17 @@
-import type { DataType, BackendValues, KernelConfig, NamedTensorInfoMap, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
+import type {
+  BackendValues,
+  DataType,
+  KernelConfig,
+  NamedTensorInfoMap,
+  Tensor,
+  TensorInfo,
+} from '@tensorflow/tfjs-core';
+import type { Signature } from '../engine.ts';
 import { EngineError, placeName, signatureText } from '../errors.ts';
 import type { Attr, ValueId } from '../graph.ts';
-import type { Signature } from '../engine.ts';
 import { type Attrs, type KernelDefinition, kernelDefinition } from './definition.ts';
 import { currentPath } from './path.ts';
-import { graphDType, type ConstantData, type Recorder } from './recorder.ts';
+import { type ConstantData, graphDType, type Recorder } from './recorder.ts';
 import { tf } from './tf.ts';
 
 let active: Recorder | null = null;
@@ -54,7 +61,8 @@ class TraceBackend extends tf.KernelBackend {
     const id = active?.lookup(dataId);
     const data = id === undefined ? undefined : active?.constantData(id);
     if (data !== undefined) return data;
-    const what = id === undefined || active === null ? 'a value of an earlier trace' : signatureText(active.signature(id));
+    const what =
+      id === undefined || active === null ? 'a value of an earlier trace' : signatureText(active.signature(id));
     throw new EngineError(
       `${placeName(path)}: the numbers of a traced tensor (${what}) were read (dataSync, data, array or print), but while a function is traced they do not exist yet; use tensor ops such as tf.where, tf.gather or tf.mul by a mask instead of JavaScript on values`,
       { path },
@@ -158,7 +166,11 @@ export function recording<T>(trace: Recorder, fn: () => T): T {
 type KernelInputs = Record<string, TensorInfo | undefined> | readonly TensorInfo[];
 
 /** Records one kernel call and returns its outputs as tfjs sees them. */
-export function record(kernel: KernelDefinition, given: KernelInputs, attrs: Readonly<Record<string, unknown>>): TensorInfo[] {
+export function record(
+  kernel: KernelDefinition,
+  given: KernelInputs,
+  attrs: Readonly<Record<string, unknown>>,
+): TensorInfo[] {
   const trace = recorder();
   const tensors = Array.isArray(given)
     ? (given as readonly TensorInfo[])
@@ -178,10 +190,10 @@ function inferChecked(kernel: KernelDefinition, inputs: readonly Signature[], at
   } catch (error) {
     if (error instanceof EngineError && error.path !== '') throw error;
     const reason = error instanceof Error ? error.message : String(error);
-    throw new EngineError(
-      `${placeName(path)}: ${kernel.kernel}(${inputs.map(signatureText).join(', ')}): ${reason}`,
-      { path, cause: error },
-    );
+    throw new EngineError(`${placeName(path)}: ${kernel.kernel}(${inputs.map(signatureText).join(', ')}): ${reason}`, {
+      path,
+      cause: error,
+    });
   }
 }
 

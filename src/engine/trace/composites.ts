@@ -3,8 +3,8 @@ import { sizeOf } from '../../tensor/index.ts';
 import { alias, record, traceComposite } from './backend.ts';
 import { type KernelDefinition, kernelDefinition } from './definition.ts';
 import { einsum } from './einsum.ts';
-import { type ResizeOptions, resizeBilinear, resizeNearest } from './resize.ts';
 import { sameShape } from './recorder.ts';
+import { type ResizeOptions, resizeBilinear, resizeNearest } from './resize.ts';
 import { tf } from './tf.ts';
 
 type Inputs = Readonly<Record<string, Tensor>>;
@@ -61,7 +61,10 @@ traceComposite('Select', (inputs) => {
 // Layout.
 traceComposite('Pack', (inputs, attrs) => {
   const axis = tf.util.parseAxisParam(attrs.axis as number, [1, ...(list(inputs)[0] as Tensor).shape])[0] as number;
-  return tf.concat(list(inputs).map((x) => tf.expandDims(x, axis)), axis);
+  return tf.concat(
+    list(inputs).map((x) => tf.expandDims(x, axis)),
+    axis,
+  );
 });
 traceComposite('Unpack', (inputs, attrs) => {
   const x = input(inputs, 'value');
@@ -79,7 +82,11 @@ function slices(x: Tensor, sizes: readonly number[], axis: number): Tensor[] {
   return sizes.map((size) => {
     const begin = x.shape.map((_, i) => (i === axis ? at : 0));
     at += size;
-    return tf.slice(x, begin, x.shape.map((dim, i) => (i === axis ? size : dim)));
+    return tf.slice(
+      x,
+      begin,
+      x.shape.map((dim, i) => (i === axis ? size : dim)),
+    );
   });
 }
 traceComposite('BroadcastTo', (inputs, attrs) => tf.broadcastTo(input(inputs, 'x'), attrs.shape as number[]));
@@ -90,7 +97,12 @@ traceComposite('StridedSlice', (inputs, attrs) => {
   const turned = reversed.length > 0 ? tf.reverse(x, reversed) : x;
   const begin = info.begin.map((at, i) => ((info.strides[i] as number) < 0 ? (x.shape[i] as number) - 1 - at : at));
   const strides = info.strides.map(Math.abs);
-  const end = begin.map((at, i) => at + Math.max(0, (info.sparse[i] as number) - 1) * (strides[i] as number) + ((info.sparse[i] as number) > 0 ? 1 : 0));
+  const end = begin.map(
+    (at, i) =>
+      at +
+      Math.max(0, (info.sparse[i] as number) - 1) * (strides[i] as number) +
+      ((info.sparse[i] as number) > 0 ? 1 : 0),
+  );
   const picked = strides.every((stride) => stride === 1)
     ? tf.slice(turned, begin, info.sparse)
     : node('StridedSlice', { x: turned }, { begin, end, strides });
@@ -101,15 +113,25 @@ traceComposite('StridedSlice', (inputs, attrs) => {
 export function stridedSliceInfo(shape: readonly number[], attrs: Values) {
   const a = attrs as Record<string, number[]> & Record<string, number>;
   const info = tf.slice_util.sliceInfo(
-    [...shape], a.begin as number[], a.end as number[], a.strides as number[], a.beginMask as number, a.endMask as number,
-    a.ellipsisMask as number, a.newAxisMask as number, a.shrinkAxisMask as number,
+    [...shape],
+    a.begin as number[],
+    a.end as number[],
+    a.strides as number[],
+    a.beginMask as number,
+    a.endMask as number,
+    a.ellipsisMask as number,
+    a.newAxisMask as number,
+    a.shrinkAxisMask as number,
   );
   return { begin: info.begin, strides: info.strides, sparse: info.finalShapeSparse, final: info.finalShape };
 }
 
 traceComposite('MirrorPad', (inputs, attrs) => {
   const { indices } = mirrorIndices(input(inputs, 'x').shape, attrs);
-  return indices.reduce<Tensor>((x, index, axis) => (index === null ? x : tf.gather(x, index, axis)), input(inputs, 'x'));
+  return indices.reduce<Tensor>(
+    (x, index, axis) => (index === null ? x : tf.gather(x, index, axis)),
+    input(inputs, 'x'),
+  );
 });
 
 /** For each padded axis, which input slice each output slice copies. */
@@ -177,7 +199,9 @@ traceComposite('Cumprod', (inputs, attrs) => {
   const axis = tf.util.parseAxisParam((attrs.axis ?? 0) as number, x.shape)[0] as number;
   const size = x.shape[axis] as number;
   const shifted = (tensor: Tensor, by: number) => {
-    const pads = tensor.shape.map((_, i): [number, number] => (i !== axis ? [0, 0] : attrs.reverse ? [0, by] : [by, 0]));
+    const pads = tensor.shape.map((_, i): [number, number] =>
+      i !== axis ? [0, 0] : attrs.reverse ? [0, by] : [by, 0],
+    );
     const begin = tensor.shape.map((_, i) => (i === axis && attrs.reverse ? by : 0));
     const kept = tensor.shape.map((dim, i) => (i === axis ? dim - by : dim));
     return tf.pad(tf.slice(tensor, begin, kept), pads, 1);
@@ -190,10 +214,18 @@ traceComposite('Cumprod', (inputs, attrs) => {
 // Contractions.
 traceComposite('Einsum', (inputs, attrs) => einsum(attrs.equation as string, list(inputs)));
 traceComposite('_FusedMatMul', (inputs, attrs) =>
-  activated(tf.matMul(input(inputs, 'a'), input(inputs, 'b'), attrs.transposeA as boolean, attrs.transposeB as boolean), inputs, attrs),
+  activated(
+    tf.matMul(input(inputs, 'a'), input(inputs, 'b'), attrs.transposeA as boolean, attrs.transposeB as boolean),
+    inputs,
+    attrs,
+  ),
 );
 traceComposite('FusedConv2D', (inputs, attrs) =>
-  activated(node('Conv2D', { x: input(inputs, 'x'), filter: input(inputs, 'filter') }, convAttrs(attrs)), inputs, attrs),
+  activated(
+    node('Conv2D', { x: input(inputs, 'x'), filter: input(inputs, 'filter') }, convAttrs(attrs)),
+    inputs,
+    attrs,
+  ),
 );
 traceComposite('FusedDepthwiseConv2D', (inputs, attrs) =>
   activated(
@@ -227,7 +259,13 @@ function activated(product: Tensor, inputs: Inputs, attrs: Values): Tensor {
   }
 }
 traceComposite('FusedBatchNorm', (inputs, attrs) => {
-  const { x, mean, variance, scale, offset } = inputs as { x: Tensor; mean: Tensor; variance: Tensor; scale?: Tensor; offset?: Tensor };
+  const { x, mean, variance, scale, offset } = inputs as {
+    x: Tensor;
+    mean: Tensor;
+    variance: Tensor;
+    scale?: Tensor;
+    offset?: Tensor;
+  };
   const inverse = tf.rsqrt(tf.add(variance, attrs.varianceEpsilon as number));
   const gain = scale ? tf.mul(inverse, scale) : inverse;
   const centred = tf.mul(tf.sub(x, mean), gain);
@@ -242,7 +280,10 @@ traceComposite('GatherV2', (inputs, attrs) => {
   const batchDims = (attrs.batchDims ?? 0) as number;
   if (batchDims === 0) return node('GatherV2', { x, indices }, { axis });
   const { batch, outer, size, inner } = gatherSizes(x.shape, axis, batchDims);
-  const rows = tf.reshape(tf.transpose(tf.reshape(x, [batch, outer, size, inner]), [0, 2, 1, 3]), [batch * size, outer * inner]);
+  const rows = tf.reshape(tf.transpose(tf.reshape(x, [batch, outer, size, inner]), [0, 2, 1, 3]), [
+    batch * size,
+    outer * inner,
+  ]);
   const picked = tf.gather(rows, flatIndices(indices, batch, size), 0);
   const each = indices.size / batch;
   const shape = [...x.shape.slice(0, axis), ...indices.shape.slice(batchDims), ...x.shape.slice(axis + 1)];
@@ -263,7 +304,11 @@ export function gatherSizes(shape: readonly number[], axis: number, batchDims: n
 export function flatIndices(indices: Tensor, batch: number, size: number): Tensor {
   const each = batch === 0 ? 0 : indices.size / batch;
   if (batch === 1) return tf.reshape(indices, [each]);
-  const offsets = tf.tensor2d(Int32Array.from({ length: batch }, (_, i) => i * size), [batch, 1], 'int32');
+  const offsets = tf.tensor2d(
+    Int32Array.from({ length: batch }, (_, i) => i * size),
+    [batch, 1],
+    'int32',
+  );
   return tf.reshape(tf.add(tf.reshape(indices, [batch, each]), offsets), [batch * each]);
 }
 
@@ -281,7 +326,11 @@ for (const kernel of ['Bincount', 'DenseBincount'])
     // Ids that are out of range must not fall into the next row's bins.
     const valid = tf.logicalAnd(tf.greaterEqual(x, tf.scalar(0, 'int32')), tf.less(x, tf.scalar(size, 'int32')));
     const each = x.size / rows;
-    const offsets = tf.tensor2d(Int32Array.from({ length: rows }, (_, i) => i * size), [rows, 1], 'int32');
+    const offsets = tf.tensor2d(
+      Int32Array.from({ length: rows }, (_, i) => i * size),
+      [rows, 1],
+      'int32',
+    );
     const ids = tf.add(tf.reshape(x, [rows, each]), offsets);
     const safe = tf.where(tf.reshape(valid, [rows, each]), ids, tf.fill([rows, each], -1, 'int32'));
     const amounts = weights && weights.size > 0 ? tf.reshape(weights, [x.size]) : tf.ones([x.size]);
@@ -292,15 +341,46 @@ for (const kernel of ['Bincount', 'DenseBincount'])
   });
 
 // Images.
-traceComposite('ResizeBilinear', (inputs, attrs) => resizeBilinear(input(inputs, 'images'), attrs as unknown as ResizeOptions));
+traceComposite('ResizeBilinear', (inputs, attrs) =>
+  resizeBilinear(input(inputs, 'images'), attrs as unknown as ResizeOptions),
+);
 traceComposite('ResizeNearestNeighbor', (inputs, attrs) =>
   resizeNearest(input(inputs, 'images'), attrs as unknown as ResizeOptions),
 );
 
 /** Kernels composed of others, so that no graph contains them (those that may also stand in graphs are not listed). */
 export const composedKernels = [
-  'Identity', 'ExpandDims', 'ZerosLike', 'OnesLike', 'LinSpace', 'AddN', 'SquaredDifference', 'Relu6', 'Pack', 'Unpack',
-  'SplitV', 'BroadcastTo', 'MirrorPad', 'SpaceToBatchND', 'BatchToSpaceND', 'DepthToSpace', 'Diag', 'Cumprod', 'Einsum',
-  '_FusedMatMul', 'FusedConv2D', 'FusedDepthwiseConv2D', 'FusedBatchNorm', 'Bincount', 'DenseBincount', 'ResizeBilinear',
-  'ResizeNearestNeighbor', 'Reshape', 'Cast', 'Select', 'StridedSlice', 'GatherV2', 'UnsortedSegmentSum',
+  'Identity',
+  'ExpandDims',
+  'ZerosLike',
+  'OnesLike',
+  'LinSpace',
+  'AddN',
+  'SquaredDifference',
+  'Relu6',
+  'Pack',
+  'Unpack',
+  'SplitV',
+  'BroadcastTo',
+  'MirrorPad',
+  'SpaceToBatchND',
+  'BatchToSpaceND',
+  'DepthToSpace',
+  'Diag',
+  'Cumprod',
+  'Einsum',
+  '_FusedMatMul',
+  'FusedConv2D',
+  'FusedDepthwiseConv2D',
+  'FusedBatchNorm',
+  'Bincount',
+  'DenseBincount',
+  'ResizeBilinear',
+  'ResizeNearestNeighbor',
+  'Reshape',
+  'Cast',
+  'Select',
+  'StridedSlice',
+  'GatherV2',
+  'UnsortedSegmentSum',
 ];

@@ -1,5 +1,5 @@
-import type { Attr } from '../graph.ts';
 import type { Signature } from '../engine.ts';
+import type { Attr } from '../graph.ts';
 
 /** Attributes of a node. */
 export type Attrs = Readonly<Record<string, Attr>>;

@@ -2,8 +2,8 @@ import type { GradConfig, GradFunc, NamedAttrMap, Tensor } from '@tensorflow/tfj
 import { sizeOf } from '../../tensor/index.ts';
 import { flatIndices, gatherSizes, mirrorIndices, stridedSliceInfo } from './composites.ts';
 import { einsumGradient } from './einsum.ts';
-import { type ResizeOptions, resizeBilinearGradient, resizeNearestGradient, sumInto } from './resize.ts';
 import { sameShape } from './recorder.ts';
+import { type ResizeOptions, resizeBilinearGradient, resizeNearestGradient, sumInto } from './resize.ts';
 import { tf } from './tf.ts';
 
 // Gradients that replace tfjs's own while a trace is recorded: because tfjs has none (top-k, gather-nd, strided slices,
@@ -104,7 +104,9 @@ const layout = [
     x: () => {
       const reps = attrs.reps as number[];
       // Each axis of size d repeated r times is an axis r before an axis d.
-      const apart = x!.shape.flatMap((dim, i) => ((reps[i] as number) > 1 ? (dim > 1 ? [reps[i] as number, dim] : [reps[i] as number]) : [dim]));
+      const apart = x!.shape.flatMap((dim, i) =>
+        (reps[i] as number) > 1 ? (dim > 1 ? [reps[i] as number, dim] : [reps[i] as number]) : [dim],
+      );
       const axes: number[] = [];
       let at = 0;
       x!.shape.forEach((dim, i) => {
@@ -163,8 +165,15 @@ function placeEvery(x: Tensor, axis: number, step: number, first: number, size: 
   if (step > 1 && count > 1) {
     const apart = [...x.shape.slice(0, axis + 1), 1, ...x.shape.slice(axis + 1)];
     const padded = tf.pad(tf.reshape(x, apart), pads(0, step - 1, axis + 1, apart.length));
-    const joined = tf.reshape(padded, x.shape.map((dim, i) => (i === axis ? dim * step : dim)));
-    spread = tf.slice(joined, x.shape.map(() => 0), x.shape.map((dim, i) => (i === axis ? (count - 1) * step + 1 : dim)));
+    const joined = tf.reshape(
+      padded,
+      x.shape.map((dim, i) => (i === axis ? dim * step : dim)),
+    );
+    spread = tf.slice(
+      joined,
+      x.shape.map(() => 0),
+      x.shape.map((dim, i) => (i === axis ? (count - 1) * step + 1 : dim)),
+    );
   }
   const reach = (count - 1) * step + 1;
   return first === 0 && reach === size ? spread : tf.pad(spread, pads(first, size - first - reach, axis, x.rank));
@@ -204,16 +213,15 @@ const indexing = [
 const contractions = [
   gradient('BatchMatMul', { inputs: ['a', 'b'] }, (dy, [a, b], attrs) => {
     const { transposeA, transposeB } = attrs as { transposeA: boolean; transposeB: boolean };
-    const by = (x: Tensor, y: Tensor, tx: boolean, ty: boolean, shape: number[]) => unbroadcast(tf.matMul(x, y, tx, ty), shape);
+    const by = (x: Tensor, y: Tensor, tx: boolean, ty: boolean, shape: number[]) =>
+      unbroadcast(tf.matMul(x, y, tx, ty), shape);
     return {
       a: () => (transposeA ? by(b!, dy, transposeB, true, a!.shape) : by(dy, b!, false, !transposeB, a!.shape)),
       b: () => {
         const shared = sizeOf(b!.shape.slice(0, -2)) === 1 && sizeOf(a!.shape.slice(0, -2)) > 1 && !transposeA;
         // One matrix for the whole batch: its gradient is a single product over all rows.
         const [left, right] = shared ? [rowsOf(a!), rowsOf(dy)] : [a!, dy];
-        const grad = transposeB
-          ? tf.matMul(right, left, true, transposeA)
-          : tf.matMul(left, right, !transposeA, false);
+        const grad = transposeB ? tf.matMul(right, left, true, transposeA) : tf.matMul(left, right, !transposeA, false);
         return unbroadcast(grad, b!.shape);
       },
     };
@@ -253,19 +261,23 @@ const images = [
   gradient('ResizeNearestNeighbor', { inputs: ['images'] }, (dy, [x], attrs) => ({
     images: () => resizeNearestGradient(x!, dy, attrs as unknown as ResizeOptions),
   })),
-  gradient('FusedBatchNorm', { inputs: ['x', 'mean', 'variance', 'scale'] }, (dy, [x, mean, variance, scale], attrs) => {
-    const inverse = tf.rsqrt(tf.add(variance!, attrs.varianceEpsilon as number));
-    const gained = () => (scale ? tf.mul(dy, scale) : dy);
-    const centred = () => tf.sub(x!, mean!);
-    const halfCube = () => tf.mul(tf.mul(inverse, tf.square(inverse)), -0.5);
-    return {
-      x: () => tf.mul(gained(), inverse),
-      mean: () => unbroadcast(tf.neg(tf.mul(gained(), inverse)), mean!.shape),
-      variance: () => unbroadcast(tf.mul(tf.mul(gained(), centred()), halfCube()), variance!.shape),
-      scale: () => unbroadcast(tf.mul(dy, tf.mul(centred(), inverse)), scale!.shape),
-      offset: () => unbroadcast(dy, mean!.shape),
-    };
-  }),
+  gradient(
+    'FusedBatchNorm',
+    { inputs: ['x', 'mean', 'variance', 'scale'] },
+    (dy, [x, mean, variance, scale], attrs) => {
+      const inverse = tf.rsqrt(tf.add(variance!, attrs.varianceEpsilon as number));
+      const gained = () => (scale ? tf.mul(dy, scale) : dy);
+      const centred = () => tf.sub(x!, mean!);
+      const halfCube = () => tf.mul(tf.mul(inverse, tf.square(inverse)), -0.5);
+      return {
+        x: () => tf.mul(gained(), inverse),
+        mean: () => unbroadcast(tf.neg(tf.mul(gained(), inverse)), mean!.shape),
+        variance: () => unbroadcast(tf.mul(tf.mul(gained(), centred()), halfCube()), variance!.shape),
+        scale: () => unbroadcast(tf.mul(dy, tf.mul(centred(), inverse)), scale!.shape),
+        offset: () => unbroadcast(dy, mean!.shape),
+      };
+    },
+  ),
 ];
 
 const replacements = [...reductions, ...elementwise, ...layout, ...indexing, ...contractions, ...images];

@@ -1,4 +1,4 @@
-export { graphKernels, kernelDefinition, type Attrs, type Inferred, type KernelDefinition } from './definition.ts';
+export { type Attrs, graphKernels, type Inferred, type KernelDefinition, kernelDefinition } from './definition.ts';
 export { currentPath, withPath } from './path.ts';
 export { tf } from './tf.ts';
-export { inferOutputs, signatureOf, trace, traceVjp, type TraceOptions, type VjpTrace } from './trace.ts';
+export { inferOutputs, signatureOf, type TraceOptions, trace, traceVjp, type VjpTrace } from './trace.ts';

@@ -1,7 +1,7 @@
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core';
-import { sizeOf, type Shape } from '../../tensor/index.ts';
-import { EngineError, placeName, signatureText } from '../errors.ts';
+import { type Shape, sizeOf } from '../../tensor/index.ts';
 import type { Signature } from '../engine.ts';
+import { EngineError, placeName, signatureText } from '../errors.ts';
 import type { Graph, GraphConstant, GraphDType, GraphNode, GraphValue, ValueId } from '../graph.ts';
 import type { Attrs } from './definition.ts';
 import { currentPath } from './path.ts';
@@ -52,9 +52,12 @@ export class Recorder {
     const engine = tf.engine();
     const info = engine.state.tensorInfo.get(tensor.dataId);
     if (info === undefined)
-      throw new EngineError(`${placeName(this.path)}: a tensor of shape [${tensor.shape}] was used after it was disposed`, {
-        path: this.path,
-      });
+      throw new EngineError(
+        `${placeName(this.path)}: a tensor of shape [${tensor.shape}] was used after it was disposed`,
+        {
+          path: this.path,
+        },
+      );
     const values = engine.readSync(tensor.dataId) as ConstantData;
     const id = this.constant(values, tensor.shape, graphDType(tensor.dtype, this.path));
     this.#ids.set(tensor.dataId, id);
@@ -139,7 +142,9 @@ export class Recorder {
         { path: this.path },
       );
     if (sameShape(value.shape, tensor.shape)) return id;
-    return this.node('Reshape', [id], { shape: tensor.shape }, [{ dtype: value.dtype, shape: tensor.shape }])[0] as ValueId;
+    return this.node('Reshape', [id], { shape: tensor.shape }, [
+      { dtype: value.dtype, shape: tensor.shape },
+    ])[0] as ValueId;
   }
 }
 

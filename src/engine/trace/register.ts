@@ -11,7 +11,12 @@ import { reduceKernels } from './kernels/reduce.ts';
 import { tf } from './tf.ts';
 
 const recorded = [
-  ...elementwiseKernels, ...layoutKernels, ...reduceKernels, ...matmulKernels, ...imageKernels, ...indexKernels,
+  ...elementwiseKernels,
+  ...layoutKernels,
+  ...reduceKernels,
+  ...matmulKernels,
+  ...imageKernels,
+  ...indexKernels,
   ...plexusKernels,
 ];
 for (const kernel of recorded) traceKernel(kernel);

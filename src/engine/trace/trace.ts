@@ -30,7 +30,11 @@ export function trace(fn: TensorFunction, signature: readonly Signature[], optio
 }
 
 /** Shapes and dtypes of what `fn` returns, found by tracing it. */
-export function inferOutputs(fn: TensorFunction, signature: readonly Signature[], options: TraceOptions = {}): Signature[] {
+export function inferOutputs(
+  fn: TensorFunction,
+  signature: readonly Signature[],
+  options: TraceOptions = {},
+): Signature[] {
   const graph = trace(fn, signature, options);
   return graph.outputs.map((id) => signatureOf(graph, id));
 }
@@ -65,7 +69,9 @@ export function traceVjp(
   const recorder = new Recorder();
   const name = options.name ?? '';
   if (options.wrt.length !== signature.length)
-    throw new EngineError(`${placeName(name)}: wrt has ${options.wrt.length} entries for ${signature.length} inputs`, { path: name });
+    throw new EngineError(`${placeName(name)}: wrt has ${options.wrt.length} entries for ${signature.length} inputs`, {
+      path: name,
+    });
   return recording(recorder, () =>
     withTraceGradients(() => {
       const inputIds = signature.map((each) => recorder.input(each));
@@ -108,7 +114,9 @@ function call(fn: TensorFunction, inputs: readonly Tensor[], name: string): Tens
   return list.map((output, i) => {
     if (output instanceof tf.Tensor) return output;
     if (output instanceof Promise)
-      throw new EngineError(`${placeName(name)}: returned a promise; a traced function must be synchronous`, { path: name });
+      throw new EngineError(`${placeName(name)}: returned a promise; a traced function must be synchronous`, {
+        path: name,
+      });
     throw new EngineError(`${placeName(name)}: output ${i} is ${typeOf(output)}, expected a tensor`, { path: name });
   });
 }

@@ -5,20 +5,57 @@ import { tf } from '../tf.ts';
 
 /** Element-wise kernels of one input whose output has the input's dtype, without attributes. */
 const unary = [
-  'Abs', 'Acos', 'Acosh', 'Asin', 'Asinh', 'Atan', 'Atanh', 'Ceil', 'Cos', 'Cosh', 'Elu', 'Erf', 'Exp', 'Expm1', 'Floor',
-  'Log', 'Log1p', 'Neg', 'Reciprocal', 'Relu', 'Round', 'Rsqrt', 'Selu', 'Sigmoid', 'Sign', 'Sin', 'Sinh', 'Softplus',
-  'Sqrt', 'Square', 'Tan', 'Tanh',
+  'Abs',
+  'Acos',
+  'Acosh',
+  'Asin',
+  'Asinh',
+  'Atan',
+  'Atanh',
+  'Ceil',
+  'Cos',
+  'Cosh',
+  'Elu',
+  'Erf',
+  'Exp',
+  'Expm1',
+  'Floor',
+  'Log',
+  'Log1p',
+  'Neg',
+  'Reciprocal',
+  'Relu',
+  'Round',
+  'Rsqrt',
+  'Selu',
+  'Sigmoid',
+  'Sign',
+  'Sin',
+  'Sinh',
+  'Softplus',
+  'Sqrt',
+  'Square',
+  'Tan',
+  'Tanh',
 ];
 /** Element-wise kernels of one input with bool output. */
 const tests = ['IsFinite', 'IsInf', 'IsNan', 'LogicalNot'];
 /** Element-wise kernels of two inputs that broadcast, whose output has the first input's dtype. */
 const binary = [
-  'Add', 'Atan2', 'BitwiseAnd', 'FloorDiv', 'Maximum', 'Minimum', 'Mod', 'Multiply', 'Pow', 'RealDiv', 'Sub',
+  'Add',
+  'Atan2',
+  'BitwiseAnd',
+  'FloorDiv',
+  'Maximum',
+  'Minimum',
+  'Mod',
+  'Multiply',
+  'Pow',
+  'RealDiv',
+  'Sub',
 ];
 /** The same with bool output. */
-const comparisons = [
-  'Equal', 'Greater', 'GreaterEqual', 'Less', 'LessEqual', 'LogicalAnd', 'LogicalOr', 'NotEqual',
-];
+const comparisons = ['Equal', 'Greater', 'GreaterEqual', 'Less', 'LessEqual', 'LogicalAnd', 'LogicalOr', 'NotEqual'];
 
 const first = (inputs: readonly Signature[]): Signature => inputs[0] as Signature;
 
@@ -35,10 +72,12 @@ for (const kernel of binary)
 for (const kernel of comparisons)
   defineKernel(kernel, ['a', 'b'], (inputs) => ({ ...broadcast(inputs, 'bool'), attrs: {} }));
 
-const withAttrs = (defaults: Attrs) => (inputs: readonly Signature[], attrs: Attrs): Inferred => ({
-  outputs: [first(inputs)],
-  attrs: { ...defaults, ...attrs },
-});
+const withAttrs =
+  (defaults: Attrs) =>
+  (inputs: readonly Signature[], attrs: Attrs): Inferred => ({
+    outputs: [first(inputs)],
+    attrs: { ...defaults, ...attrs },
+  });
 defineKernel('LeakyRelu', ['x'], withAttrs({ alpha: 0.2 }));
 defineKernel('Step', ['x'], withAttrs({ alpha: 0 }));
 defineKernel('ClipByValue', ['x'], withAttrs({}));
@@ -55,5 +94,13 @@ defineKernel('Select', ['condition', 't', 'e'], (inputs) => ({ outputs: [inputs[
 
 /** Names of the kernels of this file, for registration. */
 export const elementwiseKernels = [
-  ...unary, ...tests, ...binary, ...comparisons, 'LeakyRelu', 'Step', 'ClipByValue', 'EluGrad', 'Prelu',
+  ...unary,
+  ...tests,
+  ...binary,
+  ...comparisons,
+  'LeakyRelu',
+  'Step',
+  'ClipByValue',
+  'EluGrad',
+  'Prelu',
 ];

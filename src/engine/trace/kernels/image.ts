@@ -86,12 +86,18 @@ function poolInfo(inputShape: Shape, attrs: Attrs, kind: 'max' | 'avg'): Info {
 }
 
 function poolAttrs(info: Info): Attrs {
-  const { strides, pad } = geometry(info, [info.filterHeight, info.filterWidth]) as { strides: number[]; pad: number[][] };
+  const { strides, pad } = geometry(info, [info.filterHeight, info.filterWidth]) as {
+    strides: number[];
+    pad: number[][];
+  };
   return { filterSize: [info.filterHeight, info.filterWidth], strides, pad };
 }
 
 /** Pooling of NHWC tensors; average pooling does not count padding. */
-for (const [kernel, kind] of [['MaxPool', 'max'], ['AvgPool', 'avg']] as const)
+for (const [kernel, kind] of [
+  ['MaxPool', 'max'],
+  ['AvgPool', 'avg'],
+] as const)
   defineKernel(kernel, ['x'], (inputs, attrs) => {
     const info = poolInfo((inputs[0] as Signature).shape, attrs, kind);
     return { outputs: [{ dtype: 'float32', shape: info.outShape }], attrs: poolAttrs(info) };
@@ -107,6 +113,14 @@ defineKernel('AvgPoolGrad', ['dy', 'input'], (inputs, attrs) => {
 
 /** Names of the kernels of this file, for registration. */
 export const imageKernels = [
-  'Conv2D', 'DepthwiseConv2dNative', 'Conv2DBackpropInput', 'DepthwiseConv2dNativeBackpropInput', 'Conv2DBackpropFilter',
-  'DepthwiseConv2dNativeBackpropFilter', 'MaxPool', 'AvgPool', 'MaxPoolGrad', 'AvgPoolGrad',
+  'Conv2D',
+  'DepthwiseConv2dNative',
+  'Conv2DBackpropInput',
+  'DepthwiseConv2dNativeBackpropInput',
+  'Conv2DBackpropFilter',
+  'DepthwiseConv2dNativeBackpropFilter',
+  'MaxPool',
+  'AvgPool',
+  'MaxPoolGrad',
+  'AvgPoolGrad',
 ];

@@ -42,7 +42,10 @@ defineKernel('OneHot', ['indices'], (inputs, attrs) => {
   const dtype = (attrs.dtype ?? 'int32') as GraphDType;
   const depth = attrs.depth as number;
   const shape = [...(inputs[0] as Signature).shape, depth];
-  return { outputs: [{ dtype, shape }], attrs: { depth, onValue: attrs.onValue ?? 1, offValue: attrs.offValue ?? 0, dtype } };
+  return {
+    outputs: [{ dtype, shape }],
+    attrs: { depth, onValue: attrs.onValue ?? 1, offValue: attrs.offValue ?? 0, dtype },
+  };
 });
 
 /** Names of the kernels of this file, for registration (GatherV2 is registered with its batch dimensions composed). */

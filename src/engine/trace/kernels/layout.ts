@@ -1,4 +1,4 @@
-import { sizeOf, type Shape } from '../../../tensor/index.ts';
+import { type Shape, sizeOf } from '../../../tensor/index.ts';
 import type { Signature } from '../../engine.ts';
 import type { GraphDType } from '../../graph.ts';
 import { defineKernel } from '../definition.ts';
@@ -18,7 +18,10 @@ defineKernel('Reshape', ['x'], (inputs, attrs) => {
 defineKernel('Transpose', ['x'], (inputs, attrs) => {
   const x = first(inputs);
   const perm = attrs.perm as number[];
-  return { outputs: [{ dtype: x.dtype, shape: perm.map((axis) => x.shape[axis] as number) }], attrs: { perm: [...perm] } };
+  return {
+    outputs: [{ dtype: x.dtype, shape: perm.map((axis) => x.shape[axis] as number) }],
+    attrs: { perm: [...perm] },
+  };
 });
 
 /** `begin` and `size` of full rank, sizes not -1. */
@@ -27,7 +30,10 @@ defineKernel('Slice', ['x'], (inputs, attrs) => {
   const rankOnly = { shape: [...x.shape], rank: x.shape.length } as never;
   const [begin, size] = tf.slice_util.parseSliceParams(rankOnly, attrs.begin as number[], attrs.size as number[]);
   tf.slice_util.assertParamsValid(rankOnly, begin as number[], size as number[]);
-  return { outputs: [{ dtype: x.dtype, shape: size as number[] }], attrs: { begin: begin as number[], size: size as number[] } };
+  return {
+    outputs: [{ dtype: x.dtype, shape: size as number[] }],
+    attrs: { begin: begin as number[], size: size as number[] },
+  };
 });
 
 /** Positive strides only, no masks: `begin`, `end` and `strides` of full rank. */
@@ -46,7 +52,10 @@ defineKernel('Concat', 'list', (inputs, attrs) => {
   const shapes = inputs.map((input) => [...input.shape]);
   const axis = tf.util.parseAxisParam(attrs.axis as number, shapes[0] as number[])[0] as number;
   tf.backend_util.assertParamsConsistent(shapes, axis);
-  return { outputs: [{ dtype: first(inputs).dtype, shape: tf.backend_util.computeOutShape(shapes, axis) }], attrs: { axis } };
+  return {
+    outputs: [{ dtype: first(inputs).dtype, shape: tf.backend_util.computeOutShape(shapes, axis) }],
+    attrs: { axis },
+  };
 });
 
 /** Constant padding: `paddings` is `[before, after]` of each axis. */
@@ -62,7 +71,10 @@ defineKernel('PadV2', ['x'], (inputs, attrs) => {
 defineKernel('Tile', ['x'], (inputs, attrs) => {
   const x = first(inputs);
   const reps = attrs.reps as number[];
-  return { outputs: [{ dtype: x.dtype, shape: x.shape.map((dim, i) => dim * (reps[i] as number)) }], attrs: { reps: [...reps] } };
+  return {
+    outputs: [{ dtype: x.dtype, shape: x.shape.map((dim, i) => dim * (reps[i] as number)) }],
+    attrs: { reps: [...reps] },
+  };
 });
 
 /** `dims` is a list of non-negative axes. */
@@ -85,7 +97,10 @@ defineKernel('Range', [], (_inputs, attrs) => {
   const empty = start === stop || (start < stop && step < 0) || (stop < start && step > 1);
   const size = empty ? 0 : Math.abs(Math.ceil((stop - start) / step));
   const dtype = (attrs.dtype ?? 'float32') as GraphDType;
-  return { outputs: [{ dtype, shape: [size] }], attrs: { start, stop, step: stop < start && step === 1 ? -1 : step, dtype } };
+  return {
+    outputs: [{ dtype, shape: [size] }],
+    attrs: { start, stop, step: stop < start && step === 1 ? -1 : step, dtype },
+  };
 });
 
 /** Names of the kernels of this file, for registration. */

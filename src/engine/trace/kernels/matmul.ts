@@ -10,7 +10,8 @@ function matmul(inputs: readonly Signature[], attrs: Attrs) {
   if (rankA < 2 || rankB < 2) throw new RangeError('matmul takes tensors of rank 2 or more');
   const [m, k] = [a.shape[rankA - (transposeA ? 1 : 2)], a.shape[rankA - (transposeA ? 2 : 1)]] as [number, number];
   const [k2, n] = [b.shape[rankB - (transposeB ? 1 : 2)], b.shape[rankB - (transposeB ? 2 : 1)]] as [number, number];
-  if (k !== k2) throw new RangeError(`inner sizes ${k} and ${k2} differ (transposeA ${transposeA}, transposeB ${transposeB})`);
+  if (k !== k2)
+    throw new RangeError(`inner sizes ${k} and ${k2} differ (transposeA ${transposeA}, transposeB ${transposeB})`);
   const batch = tf.backend_util.assertAndGetBroadcastShape(a.shape.slice(0, -2), b.shape.slice(0, -2));
   return { outputs: [{ dtype: 'float32' as const, shape: [...batch, m, n] }], transposeA, transposeB };
 }

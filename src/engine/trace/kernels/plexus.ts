@@ -39,7 +39,10 @@ defineKernel('PlexusRmsNorm', ['x', 'gain'], (inputs, attrs) => ({
 }));
 
 /** GELU, attribute `approximate`: `none` (with erf) or `tanh`. */
-defineKernel('PlexusGelu', ['x'], (inputs, attrs) => ({ outputs: [first(inputs)], attrs: { approximate: attrs.approximate ?? 'none' } }));
+defineKernel('PlexusGelu', ['x'], (inputs, attrs) => ({
+  outputs: [first(inputs)],
+  attrs: { approximate: attrs.approximate ?? 'none' },
+}));
 defineKernel('PlexusGeluGrad', ['dy', 'x'], (inputs, attrs) => ({
   outputs: [first(inputs)],
   attrs: { approximate: attrs.approximate ?? 'none' },
@@ -50,8 +53,17 @@ defineKernel('PlexusSiluGrad', ['dy', 'x'], (inputs) => ({ outputs: [first(input
 
 /** Names of the kernels of this file, for registration. */
 export const plexusKernels = [
-  'PlexusUniform', 'PlexusExperts', 'PlexusExpertsGrad', 'PlexusSoftmaxCrossEntropy', 'PlexusSoftmaxCrossEntropyGrad',
-  'PlexusLayerNorm', 'PlexusRmsNorm', 'PlexusGelu', 'PlexusGeluGrad', 'PlexusSilu', 'PlexusSiluGrad',
+  'PlexusUniform',
+  'PlexusExperts',
+  'PlexusExpertsGrad',
+  'PlexusSoftmaxCrossEntropy',
+  'PlexusSoftmaxCrossEntropyGrad',
+  'PlexusLayerNorm',
+  'PlexusRmsNorm',
+  'PlexusGelu',
+  'PlexusGeluGrad',
+  'PlexusSilu',
+  'PlexusSiluGrad',
 ];
 
 /** Rows and width of a tensor seen as a matrix over its last axis. */

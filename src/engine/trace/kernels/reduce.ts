@@ -6,7 +6,11 @@ import { tf } from '../tf.ts';
 const first = (inputs: readonly Signature[]): Signature => inputs[0] as Signature;
 
 /** Reductions: the axes are a sorted list of non-negative numbers, under tfjs's attribute name. */
-function defineReduction(kernel: string, attribute: 'axis' | 'reductionIndices', dtypeOf: (dtype: GraphDType) => GraphDType) {
+function defineReduction(
+  kernel: string,
+  attribute: 'axis' | 'reductionIndices',
+  dtypeOf: (dtype: GraphDType) => GraphDType,
+) {
   defineKernel(kernel, ['x'], (inputs, attrs) => {
     const x = first(inputs);
     const axes = axesOf(attrs[attribute] ?? null, x.shape.length);
@@ -60,10 +64,28 @@ defineKernel('Cumsum', ['x'], (inputs, attrs) => {
 defineKernel('TopK', ['x'], (inputs, attrs) => {
   const x = first(inputs);
   const shape = [...x.shape.slice(0, -1), attrs.k as number];
-  return { outputs: [{ dtype: x.dtype, shape }, { dtype: 'int32', shape }], attrs: { k: attrs.k as number, sorted: true } };
+  return {
+    outputs: [
+      { dtype: x.dtype, shape },
+      { dtype: 'int32', shape },
+    ],
+    attrs: { k: attrs.k as number, sorted: true },
+  };
 });
 
 /** Names of the kernels of this file, for registration. */
 export const reduceKernels = [
-  'Sum', 'Prod', 'Mean', 'Max', 'Min', 'All', 'Any', 'ArgMax', 'ArgMin', 'Softmax', 'LogSoftmax', 'Cumsum', 'TopK',
+  'Sum',
+  'Prod',
+  'Mean',
+  'Max',
+  'Min',
+  'All',
+  'Any',
+  'ArgMax',
+  'ArgMin',
+  'Softmax',
+  'LogSoftmax',
+  'Cumsum',
+  'TopK',
 ];
