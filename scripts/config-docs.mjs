@@ -36,13 +36,16 @@ function typeText(schema) {
     case 'array':
       return `list of ${schema.items ? typeText(schema.items) : 'anything'}`;
     case 'object':
-      return schema.properties ? 'section' : `mapping to ${schema.additionalProperties ? typeText(schema.additionalProperties) : 'anything'}`;
+      return schema.properties
+        ? 'section'
+        : `mapping to ${schema.additionalProperties ? typeText(schema.additionalProperties) : 'anything'}`;
     default:
       return 'anything';
   }
 }
 
-const isSection = (schema) => schema.type === 'object' && schema.properties && Object.keys(schema.properties).length > 0;
+const isSection = (schema) =>
+  schema.type === 'object' && schema.properties && Object.keys(schema.properties).length > 0;
 /** The alternatives of a union that are sections, e.g. the datasets; null if there are none. */
 function variants(schema) {
   const options = (schema.anyOf ?? schema.oneOf ?? []).filter(isSection);
@@ -74,8 +77,18 @@ function table(section, prefix) {
   return rows.length === 0 ? [] : ['| key | type | default | |', '| --- | --- | --- | --- |', ...rows, ''];
 }
 
+/** One section for each model of the zoo. */
+function models(zoo) {
+  const lines = ['## Models of the zoo', '', 'What `model.args` may be, by `model.name`.', ''];
+  for (const { name, summary, schema } of Object.values(zoo)) {
+    lines.push(`### ${code(name)}`, '', `${capital(summary)}.`, '');
+    lines.push(...table(z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }), 'model.args'));
+  }
+  return lines;
+}
+
 /** The whole page for a config schema. */
-function render(schema) {
+function render(schema, zoo) {
   const json = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' });
   const lines = [
     '# Config',
@@ -104,7 +117,11 @@ function render(schema) {
       lines.push(`### ${code(title)}`, '', ...(about ? [`${capital(about)}.`, ''] : []), ...table(option, name));
     }
   }
-  return `${lines.join('\n').replace(/\n{3,}/g, '\n\n').trimEnd()}\n`;
+  lines.push(...models(zoo));
+  return `${lines
+    .join('\n')
+    .replace(/\n{3,}/g, '\n\n')
+    .trimEnd()}\n`;
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -112,7 +129,8 @@ const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 setup();
 await import('../dist/schedulers/index.js');
 const { configSchema } = await import('../dist/coordinator/index.js');
-const page = render(configSchema());
+const { zoo } = await import('../dist/modules/index.js');
+const page = render(configSchema(), zoo);
 const path = join(root, 'docs', 'config.md');
 if (!process.argv.includes('--check')) writeFileSync(path, page);
 else if (readFileSync(path, 'utf8') !== page) {

@@ -12,7 +12,7 @@ export interface InitOptions {
 
 /** `plexus init [DIR]`: writes a commented config and a module file that train as they are. */
 export async function init(dir: string, options: InitOptions, streams: Streams): Promise<ExitCode> {
-  const files = { 'config.yaml': configTemplate, 'my-model.js': moduleTemplate };
+  const files = { 'config.yaml': configTemplate, 'my-model.ts': moduleTemplate };
   const taken = Object.keys(files).filter((name) => existsSync(join(dir, name)));
   if (taken.length > 0 && !options.force)
     throw new UsageError(

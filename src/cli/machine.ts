@@ -48,14 +48,21 @@ export function hardware(): Finding[] {
   const model = cpus()[0]?.model.trim() ?? 'unknown processor';
   const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   return [
-    { name: 'cores', status: 'ok', detail: `${cores} (${model}); threads a worker = cores ÷ workers unless engine.threads says otherwise` },
+    {
+      name: 'cores',
+      status: 'ok',
+      detail: `${cores} (${model}); threads a worker = cores ÷ workers unless engine.threads says otherwise`,
+    },
     { name: 'memory', status: 'ok', detail: `${gigabytes(totalmem())}, ${gigabytes(freemem())} free` },
   ];
 }
 
 /** NVIDIA GPUs as `nvidia-smi` lists them. */
 export async function gpus(): Promise<Finding> {
-  const listed = await programOutput('nvidia-smi', ['--query-gpu=name,memory.total,driver_version', '--format=csv,noheader']);
+  const listed = await programOutput('nvidia-smi', [
+    '--query-gpu=name,memory.total,driver_version',
+    '--format=csv,noheader',
+  ]);
   if (listed) return { name: 'NVIDIA GPUs', status: 'ok', detail: listed.split('\n').join('; ') };
   return {
     name: 'NVIDIA GPUs',
@@ -69,11 +76,16 @@ export async function gpus(): Promise<Finding> {
 export function vulkan(): Finding[] {
   if (process.platform !== 'linux') return [];
   const folders = ['/usr/share/vulkan/icd.d', '/etc/vulkan/icd.d', '/usr/local/share/vulkan/icd.d'];
-  const installed = folders.filter((folder) => existsSync(folder)).flatMap((folder) => readdirSync(folder).map((file) => join(folder, file)));
-  const swiftshader = ['/usr/lib/chromium/vk_swiftshader_icd.json', '/usr/lib/chromium-browser/vk_swiftshader_icd.json'].filter((file) =>
-    existsSync(file),
-  );
-  const named = (process.env.VK_ICD_FILENAMES ?? process.env.VK_DRIVER_FILES ?? '').split(':').filter((file) => file && existsSync(file));
+  const installed = folders
+    .filter((folder) => existsSync(folder))
+    .flatMap((folder) => readdirSync(folder).map((file) => join(folder, file)));
+  const swiftshader = [
+    '/usr/lib/chromium/vk_swiftshader_icd.json',
+    '/usr/lib/chromium-browser/vk_swiftshader_icd.json',
+  ].filter((file) => existsSync(file));
+  const named = (process.env.VK_ICD_FILENAMES ?? process.env.VK_DRIVER_FILES ?? '')
+    .split(':')
+    .filter((file) => file && existsSync(file));
   const found = [...new Set([...named, ...installed, ...swiftshader])];
   if (found.length > 0) return [{ name: 'Vulkan drivers', status: 'ok', detail: found.join(', ') }];
   return [
@@ -81,7 +93,8 @@ export function vulkan(): Finding[] {
       name: 'Vulkan drivers',
       status: 'missing',
       detail: 'none found',
-      gives: "engine.device: webgpu; the GPU's driver, or Debian's chromium-common for SwiftShader (a driver in software)",
+      gives:
+        "engine.device: webgpu; the GPU's driver, or Debian's chromium-common for SwiftShader (a driver in software)",
     },
   ];
 }
@@ -94,7 +107,8 @@ export async function natsServer(): Promise<Finding> {
     name: 'nats-server',
     status: 'missing',
     detail: 'not found on the PATH',
-    gives: 'workers in other processes and on other hosts (worker threads of one process do not need it); Debian: apt-get install nats-server',
+    gives:
+      'workers in other processes and on other hosts (worker threads of one process do not need it); Debian: apt-get install nats-server',
   };
 }
 

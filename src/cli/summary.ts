@@ -25,7 +25,9 @@ export function formatEnding(ending: Ending): string {
   const resume = `plexus train ${config} --resume ${dir}`;
   if (finished.status === 'interrupted' || finished.summary === null) {
     const saved = finished.checkpoint ? `checkpoint ${shownPath(finished.checkpoint)}` : 'no checkpoint yet';
-    return [`${paint('yellow', '■')} stopped after ${finished.step} steps; ${saved}`, '', `  go on   ${resume}`].join('\n');
+    return [`${paint('yellow', '■')} stopped after ${finished.step} steps; ${saved}`, '', `  go on   ${resume}`].join(
+      '\n',
+    );
   }
   const { summary } = finished;
   const lines = [
@@ -35,7 +37,11 @@ export function formatEnding(ending: Ending): string {
     ...figures(summary, paint),
   ];
   if (sample)
-    lines.push('', `  ${paint('dim', 'sample')}`, ...`${sample.prompt}${sample.text}`.split('\n').map((line) => `    ${line}`));
+    lines.push(
+      '',
+      `  ${paint('dim', 'sample')}`,
+      ...`${sample.prompt}${sample.text}`.split('\n').map((line) => `    ${line}`),
+    );
   lines.push('', `  run     ${dir}`);
   if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
   else lines.push(`  next    plexus eval ${dir}`);

@@ -1,8 +1,8 @@
-import { resolveConfig, resume, type RunEvent, train as start } from '../coordinator/index.ts';
+import { type RunEvent, resolveConfig, resume, train as start } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
+import { expertShares } from './balance.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
-import { expertShares } from './balance.ts';
 import { ProgressLine } from './progress.ts';
 import { formatEnding } from './summary.ts';
 import { formatBytes, formatCount, isInteractive, painter, type Streams } from './terminal.ts';
@@ -29,7 +29,9 @@ export async function train(configPath: string, options: TrainOptions, streams: 
   const config = await resolveConfig(configPath, overrides);
   const view = options.json ? jsonView(streams) : humanView(configPath, options, streams);
   for (const note of notes) view.note(note);
-  const interrupt = listenForInterrupt(() => view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'));
+  const interrupt = listenForInterrupt(() =>
+    view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'),
+  );
   try {
     const events = options.resume
       ? resume(options.resume, config, { signal: interrupt.signal })
@@ -60,7 +62,11 @@ function jsonView(streams: Streams): View {
   };
   return {
     event: (event) =>
-      write(event.type === 'failed' ? { type: 'failed', reports: event.failure.reports, checkpoint: event.failure.checkpoint } : event),
+      write(
+        event.type === 'failed'
+          ? { type: 'failed', reports: event.failure.reports, checkpoint: event.failure.checkpoint }
+          : event,
+      ),
     note: (message) => write({ type: 'note', message }),
     end: () => undefined,
   };
@@ -115,7 +121,9 @@ function humanView(config: string, options: TrainOptions, streams: Streams): Vie
           return;
         case 'finished':
           progress.end();
-          streams.out.write(`${formatEnding({ config, finished: event, sample, unit, colour: isInteractive(streams.err) && colour })}\n`);
+          streams.out.write(
+            `${formatEnding({ config, finished: event, sample, unit, colour: isInteractive(streams.err) && colour })}\n`,
+          );
           return;
         case 'failed':
           progress.end();
@@ -125,7 +133,10 @@ function humanView(config: string, options: TrainOptions, streams: Streams): Vie
 }
 
 /** Overrides that make a config use this many workers. */
-function scaled(config: { readonly parallel: { data: number; pipeline: number; expert: number } }, workers: number): { mesh: string[]; explanation: string } {
+function scaled(
+  config: { readonly parallel: { data: number; pipeline: number; expert: number } },
+  workers: number,
+): { mesh: string[]; explanation: string } {
   const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, workers);
   return { mesh: [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`], explanation };
 }

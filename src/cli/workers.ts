@@ -23,6 +23,10 @@ export function scaleMesh(mesh: MeshShape, workers: number): ScaledMesh {
     before === after ? `${name} ${after}` : `${name} ${after} (was ${before})`;
   const explanation =
     `--workers ${workers}: ` +
-    [axis('data', mesh.data, data), axis('pipeline', mesh.pipeline, pipeline), axis('expert', mesh.expert, expert)].join(' × ');
+    [
+      axis('data', mesh.data, data),
+      axis('pipeline', mesh.pipeline, pipeline),
+      axis('expert', mesh.expert, expert),
+    ].join(' × ');
   return { data, pipeline, expert, explanation };
 }
