@@ -9,14 +9,6 @@ export interface ParamInfo {
   readonly decay: boolean;
 }
 
-/** Values that change from step to step, as float32 scalars in the traced update. */
-export interface StepScalars {
-  /** Learning rate of this step, after the schedule. */
-  readonly lr: Tensor;
-  /** 1 for the first step. */
-  readonly step: Tensor;
-}
-
 /**
  * A first-order optimizer as traced functions of one parameter. It never sees other parameters: what is global (the
  * gradient norm) is computed by the worker and has already been applied to `grad`.
@@ -25,8 +17,15 @@ export interface Optimizer {
   readonly name: string;
   /** Names of the float32 state tensors kept for this parameter, each of the parameter's shape, starting at zero. */
   slots(param: ParamInfo): readonly string[];
+  /**
+   * What changes from step to step, the same for every parameter: computed on the host in double precision (bias
+   * corrections lose five digits in float32) and given to `update` as float32 scalars. Its length never changes.
+   * @param lr learning rate of this step, after the schedule
+   * @param step 1 for the first step
+   */
+  scalars(lr: number, step: number): readonly number[];
   /** Returns the new parameter followed by the new slots. Traced once per shape and group; pure. */
-  update(param: Tensor, grad: Tensor, slots: readonly Tensor[], scalars: StepScalars, info: ParamInfo): readonly Tensor[];
+  update(param: Tensor, grad: Tensor, slots: readonly Tensor[], scalars: readonly Tensor[], info: ParamInfo): readonly Tensor[];
   /** Equal keys mean that two parameters of the same shape share one compiled update. */
   groupKey(param: ParamInfo): string;
 }
@@ -38,4 +37,19 @@ export interface OptimizerPlan {
   lrAt(step: number): number;
   /** Global-norm clipping threshold, or null for none. */
   readonly clipNorm: number | null;
+}
+
+/** What a parameter's group decides: both are constants of the traced update. */
+export interface GroupSettings {
+  /** Factor on the learning rate. */
+  readonly lr: number;
+  readonly weightDecay: number;
+}
+
+/** Settings of the group that a parameter belongs to. */
+export type GroupOf = (param: ParamInfo) => GroupSettings;
+
+/** A key that tells settings apart. */
+export function groupKeyOf({ lr, weightDecay }: GroupSettings): string {
+  return `lr*${lr} wd=${weightDecay}`;
 }

@@ -78,3 +78,14 @@ export function logOfInteger(n: number): number {
   const half = 0.5 * f * f;
   return e * LN2_HI - (half - (s * (half + t1 + t2) + e * LN2_LO) - f);
 }
+
+/** `base` to the power of an integer `exponent` >= 0, by squaring. Unlike `**`, the same bits in every runtime. */
+export function powInteger(base: number, exponent: number): number {
+  let result = 1;
+  let square = base;
+  for (let n = exponent; n >= 1; n = Math.floor(n / 2)) {
+    if (n % 2 === 1) result *= square;
+    square *= square;
+  }
+  return result;
+}
