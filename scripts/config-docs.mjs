@@ -67,8 +67,10 @@ function table(section, prefix) {
       const full = path ? `${path}.${key}` : key;
       const nested = isSection(value) ? [value] : variants(value);
       if ('const' in value && nested === null) continue;
+      const optional = variants(value) && typeText(value).includes('null');
+      const type = nested ? `section${optional ? ' or null' : ''}` : typeText(value);
       rows.push(
-        `| ${code(full)} | ${cell(nested ? 'section' + (variants(value) && typeText(value).includes('null') ? ' or null' : '') : typeText(value))} | ${cell(defaultText(value, schema.required?.includes(key)))} | ${cell(value.description ?? '')} |`,
+        `| ${code(full)} | ${cell(type)} | ${cell(defaultText(value, schema.required?.includes(key)))} | ${cell(value.description ?? '')} |`,
       );
       if (nested) for (const option of nested) walk(option, full);
     }
