@@ -8,7 +8,7 @@ import { describeTensors, ModuleError } from './errors.ts';
 import { expertFunction } from './expert-function.ts';
 import type { LayerFunction, OutputLayout } from './layer-function.ts';
 import type { Layer, Model, Module, TaskInfo } from './module.ts';
-import type { Placed } from './structure.ts';
+import type { PlacedModule } from './structure.ts';
 import { checkModel, LOSS_PATH, namedParams, namedState, sortNamed, walk } from './structure.ts';
 
 /** How a layer is turned into a function. */
@@ -146,7 +146,7 @@ function layoutOf(outputs: readonly Signature[], activations: number, recording:
 }
 
 /** Modules that called their experts, in the order of the calls. @throws ModuleError if one has experts it never calls. */
-function callersOf(layer: Layer, loss: Module | undefined, recording: Recording): Placed[] {
+function callersOf(layer: Layer, loss: Module | undefined, recording: Recording): PlacedModule[] {
   const placed = [
     ...walk(layer.module, layer.name, { experts: false }),
     ...(loss ? walk(loss, LOSS_PATH, { experts: false }) : []),
@@ -154,5 +154,5 @@ function callersOf(layer: Layer, loss: Module | undefined, recording: Recording)
   for (const { path, module } of placed)
     if (!recording.expertCalls.includes(path))
       throw new ModuleError(module.kind, path, 'declares experts, but its forward did not call ctx.experts');
-  return recording.expertCalls.map((path) => placed.find((p) => p.path === path) as Placed);
+  return recording.expertCalls.map((path) => placed.find((p) => p.path === path) as PlacedModule);
 }

@@ -7,7 +7,7 @@ import type { Model, Module, ParamSpec, StateSpec } from './module.ts';
 export const LOSS_PATH = 'loss';
 
 /** A module of a tree with its absolute path. */
-export interface Placed {
+export interface PlacedModule {
   readonly path: string;
   readonly module: Module;
 }
@@ -18,8 +18,8 @@ export function expertPath(path: string, index: number): string {
 }
 
 /** The module at `path` and everything under it, parents first. Experts are listed only when asked for. */
-export function walk(module: Module, path: string, options: { readonly experts: boolean }): Placed[] {
-  const out: Placed[] = [{ path, module }];
+export function walk(module: Module, path: string, options: { readonly experts: boolean }): PlacedModule[] {
+  const out: PlacedModule[] = [{ path, module }];
   for (const [name, child] of Object.entries(module.children ?? {})) out.push(...walk(child, joinPath(path, name), options));
   if (options.experts)
     (module.experts ?? []).forEach((expert, i) => {
@@ -116,7 +116,7 @@ function checkExperts(module: Module, path: string): void {
   });
 }
 
-function inOrder<T>(placed: readonly Placed[], pick: (module: Module) => Readonly<Record<string, T>> | undefined): Named<T>[] {
+function inOrder<T>(placed: readonly PlacedModule[], pick: (module: Module) => Readonly<Record<string, T>> | undefined): Named<T>[] {
   const named: Named<T>[] = [];
   for (const { path, module } of placed)
     for (const [name, spec] of Object.entries(pick(module) ?? {})) named.push({ path: joinPath(path, name), spec });
