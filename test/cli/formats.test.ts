@@ -1,0 +1,164 @@
+import { Writable } from 'node:stream';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { expertShares } from '../../src/cli/balance.ts';
+import { formatFailure } from '../../src/cli/failure.ts';
+import { balanceBars, ProgressLine, progressBar } from '../../src/cli/progress.ts';
+import { describeError } from '../../src/cli/report.ts';
+import { formatBytes, formatCount, formatDuration, truncate } from '../../src/cli/terminal.ts';
+import { scaleMesh } from '../../src/cli/workers.ts';
+import type { FailureReport } from '../../src/worker/index.ts';
+
+const report = (rank: number, secondary: boolean, more: Partial<FailureReport> = {}): FailureReport => ({
+  rank,
+  path: null,
+  instruction: null,
+  microbatch: null,
+  step: 12,
+  name: 'Error',
+  message: secondary ? `rank ${1 - rank} is gone` : 'weights are of bad cheer',
+  stack: `Error: x\n    at forward (/home/me/my-module.ts:14:11)\n    at run (node:internal/x:1:1)\n    at step (/home/me/other.ts:1:1)`,
+  secondary,
+  ...more,
+});
+
+describe('cause block', () => {
+  const cause = report(1, false, { path: 'blocks.1.mine', instruction: 'Forward s0.1 m5', microbatch: 5 });
+
+  it('puts the cause first, whoever reported first, and folds the rest into one line', () => {
+    const text = formatFailure([report(0, true), cause, report(2, true)]);
+    expect(text.split('\n')).toEqual([
+      '✗ worker 1 failed at step 12',
+      '  Error: weights are of bad cheer',
+      '  module       blocks.1.mine',
+      '  instruction  Forward s0.1 m5',
+      '  microbatch   5',
+      '  at           forward (/home/me/my-module.ts:14:11)',
+      '  (--verbose shows the whole stack and 2 more reports from other workers)',
+    ]);
+  });
+
+  it('shows everything when asked', () => {
+    const text = formatFailure([report(0, true), cause], { verbose: true });
+    expect(text).toContain('at step (/home/me/other.ts:1:1)');
+    expect(text).toContain('worker 0 (followed): Error: rank 1 is gone');
+    expect(text).not.toContain('--verbose');
+  });
+
+  it('is what an error with reports becomes, with exit code 1', () => {
+    const failure = Object.assign(new Error('x'), { name: 'RunFailure', reports: [cause] });
+    const { text, code } = describeError(failure, { verbose: false, colour: false });
+    expect(text.startsWith('✗ worker 1 failed at step 12\n')).toBe(true);
+    expect(code).toBe(1);
+  });
+});
+
+describe('errors of commands', () => {
+  const describeNamed = (name: string, message = 'no') =>
+    describeError(Object.assign(new Error(message), { name }), { verbose: false, colour: false });
+
+  it.each([
+    ['ConfigError', 2],
+    ['UsageError', 2],
+    ['PlanError', 2],
+    ['DataError', 3],
+    ['CheckpointError', 3],
+    ['EngineError', 1],
+    ['TypeError', 70],
+  ])('%s ends with code %d', (name, code) => {
+    expect(describeNamed(name).code).toBe(code);
+  });
+
+  it('shows a stack only where the message does not say it all', () => {
+    expect(describeNamed('ConfigError', 'line 3').text).toBe('✗ line 3');
+    expect(describeNamed('TypeError', 'x is undefined').text).toMatch(/^✗ TypeError: x is undefined\n\s+at .*\n.*--verbose/);
+  });
+});
+
+describe('--workers', () => {
+  it('keeps the pipeline, scales the data axis, says what changed', () => {
+    expect(scaleMesh({ data: 1, pipeline: 2, expert: 1 }, 8)).toEqual({
+      data: 4,
+      pipeline: 2,
+      expert: 1,
+      explanation: '--workers 8: data 4 (was 1) × pipeline 2 × expert 1',
+    });
+    expect(scaleMesh({ data: 2, pipeline: 1, expert: 2 }, 1)).toMatchObject({ data: 1, pipeline: 1, expert: 1 });
+    expect(scaleMesh({ data: 2, pipeline: 2, expert: 2 }, 3)).toMatchObject({ data: 3, pipeline: 1, expert: 1 });
+  });
+
+  it('uses exactly that many workers on a mesh that is valid', () => {
+    const size = fc.integer({ min: 1, max: 12 });
+    fc.assert(
+      fc.property(size, size, size, fc.integer({ min: 1, max: 64 }), (data, pipeline, expert, workers) => {
+        const mesh = scaleMesh({ data, pipeline, expert }, workers);
+        expect(mesh.data * mesh.pipeline).toBe(workers);
+        expect(mesh.data % mesh.expert).toBe(0);
+        expect(mesh.expert).toBeLessThanOrEqual(expert);
+        expect(mesh.pipeline).toBeLessThanOrEqual(pipeline);
+      }),
+    );
+  });
+});
+
+describe('progress', () => {
+  const sink = (tty: boolean) => {
+    let text = '';
+    const stream = Object.assign(
+      new Writable({
+        write(chunk, _encoding, done) {
+          text += chunk;
+          done();
+        },
+      }),
+      tty ? { isTTY: true, columns: 60 } : {},
+    );
+    return { stream, text: () => text };
+  };
+  const step = (done: number) => ({ done, steps: 10, loss: 2.5, rate: 15_000, stepMs: 100, balance: [1, 0, 2, 1] });
+
+  it('draws bars', () => {
+    expect(balanceBars([1, 0, 2, 1, 9, Number.NaN])).toBe('▄▁█▄█▁');
+    expect(progressBar(0.5, 4)).toBe('━━··');
+    expect(progressBar(0.625, 4)).toBe('━━╸·');
+    fc.assert(fc.property(fc.double({ min: -1, max: 2, noNaN: true }), (f) => progressBar(f, 7).length === 7));
+  });
+
+  it('prints plain lines where nobody watches: the first, then every few seconds, and the last', () => {
+    const { stream, text } = sink(false);
+    const line = new ProgressLine(stream, 'tok');
+    for (let done = 1; done <= 10; done++) line.step(step(done));
+    line.end();
+    const lines = text().trimEnd().split('\n');
+    expect(lines).toHaveLength(2);
+    expect(lines[0]).toBe('step  1/10  loss 2.5000  15.0k tok/s  ETA 0:01  experts ▄▁█▄');
+    expect(lines[1]).toMatch(/^step 10\/10 .* ETA 0:00/);
+    expect(text()).not.toContain('\x1b');
+  });
+
+  it('says nothing when quiet', () => {
+    const { stream, text } = sink(false);
+    const line = new ProgressLine(stream, 'tok', true);
+    line.step(step(10));
+    line.evaluated(1);
+    line.message('hello');
+    line.end();
+    expect(text()).toBe('');
+  });
+
+  it('shows the experts of the least even mixture', () => {
+    const metrics = { loss: 1, 'a.moe.load': [0.5, 0.5], 'b.moe.load': [0.25, 0.75], 'b.moe.balance': 1 };
+    expect(expertShares(metrics)).toEqual([0.5, 1.5]);
+    expect(expertShares({ loss: 1 })).toEqual([]);
+  });
+});
+
+describe('figures', () => {
+  it('read well', () => {
+    expect([0, 999, 1500, 12_345_678, 3e9].map(formatBytes)).toEqual(['0 B', '999 B', '1.5 kB', '12 MB', '3.0 GB']);
+    expect([3.14159, 912, 48_200, 1_300_000, Number.NaN].map(formatCount)).toEqual(['3.14', '912', '48.2k', '1.3M', '–']);
+    expect([0, 42, 725, 10_810, Number.POSITIVE_INFINITY].map(formatDuration)).toEqual(['0:00', '0:42', '12:05', '3:00:10', '–']);
+    expect(truncate('abcdef', 4)).toBe('abc…');
+    expect(truncate('\x1b[31mabc\x1b[39m', 3)).toBe('\x1b[31mabc\x1b[39m');
+  });
+});
