@@ -1,5 +1,6 @@
 export * from './errors.ts';
 export * from './graph.ts';
 export * from './engine.ts';
+export * from './config.ts';
 export * from './trace/index.ts';
 export * from './ops/index.ts';

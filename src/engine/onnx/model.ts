@@ -80,9 +80,9 @@ export class OnnxBuilder {
 
   /** A constant. Small ones are made once per value. */
   constant(dtype: OnnxDType, shape: Shape, data: ConstantData): Ref {
-    const key = data.length <= 16 ? `${dtype}[${shape}]:${data.join()}` : undefined;
+    const key = data.length <= 16 ? constantKey(dtype, shape, data) : undefined;
     const same = key === undefined ? undefined : this.constants.get(key);
-    if (same && !(data as Float32Array).some((x) => Object.is(x, -0))) return same;
+    if (same) return same;
     const ref: Ref = { name: `c${this.initializers.size}`, dtype, shape };
     this.initializers.set(ref.name, { ref, data });
     if (key !== undefined) this.constants.set(key, ref);
@@ -272,4 +272,9 @@ function encodeValue(ref: Ref): Onnx.IValueInfoProto {
 function encodeConstant({ ref, data }: { readonly ref: Ref; readonly data: ConstantData }): Onnx.ITensorProto {
   const rawData = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return { name: ref.name, dataType: CODES[ref.dtype], dims: [...ref.shape], rawData };
+}
+
+/** Tells constants apart by value; -0 and 0 are different. */
+function constantKey(dtype: OnnxDType, shape: Shape, data: ConstantData): string {
+  return `${dtype}[${shape}]:${Array.from(data as Float32Array, (x) => (Object.is(x, -0) ? '-0' : String(x))).join()}`;
 }

@@ -1,5 +1,6 @@
 import { float, type Ref } from '../model.ts';
 import type { LoweringContext, LoweringTable } from './context.ts';
+import { uniform } from './uniform.ts';
 
 const lastAxis = (x: Ref): number => x.shape.length - 1;
 const perRow = (x: Ref): number[] => [...x.shape.slice(0, -1), 1];
@@ -80,6 +81,7 @@ function siluGrad(c: LoweringContext): Ref {
 
 /** Plexus' own kernels: what passes make of patterns of tfjs kernels. */
 export const plexus: LoweringTable = {
+  PlexusUniform: uniform,
   PlexusSoftmaxCrossEntropy: softmaxCrossEntropy,
   PlexusSoftmaxCrossEntropyGrad: softmaxCrossEntropyGrad,
   PlexusLayerNorm: layerNorm,

@@ -1,0 +1,228 @@
+import ort from 'onnxruntime-node';
+import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import { availableParallelism } from 'node:os';
+import type { HostTensor } from '../../tensor/index.ts';
+import type {
+  CompileOptions, CompileStatistics, DeviceTensor, Engine, EngineOptions, Executable, PhasedFunction, Signature,
+  TensorFunction, TransferStatistics, VjpOptions,
+} from '../engine.ts';
+import { EngineError, signatureText } from '../errors.ts';
+import type { Graph, GraphDType } from '../graph.ts';
+import { type OnnxDevice, deviceOptions, deviceSupport, parseDevice, startHint } from './devices.ts';
+import { type Host, OnnxExecutable, byteLength } from './executable.ts';
+import { graphFlops } from './flops.ts';
+import { graphKey } from './key.ts';
+import { lower } from './lowering/index.ts';
+import { Residence, identityModel } from './residence.ts';
+import { BufferPool, OnnxTensor } from './tensor.ts';
+
+/** Memory of released values that an engine keeps for later ones, in bytes. */
+const POOL_BYTES = 256 * 2 ** 20;
+
+/** Settings of the ONNX engine that are not in the config. */
+export interface OnnxOptions extends Omit<EngineOptions, 'kind'> {
+  /** Writes ONNX Runtime's profile of every session to files of this prefix; see `endProfiling`. */
+  readonly profile?: string;
+}
+
+/** The ONNX engine; see `Engine`. */
+export class OnnxEngine implements Engine, Host {
+  readonly kind = 'onnx';
+  readonly device: string;
+  readonly version: string;
+  readonly threads: number;
+  readonly pool = new BufferPool(POOL_BYTES);
+  readonly residence: Residence | null;
+  private readonly on: OnnxDevice;
+  private readonly profile: string | undefined;
+  private readonly executables = new Map<string, Promise<OnnxExecutable>>();
+  private readonly sessions: InferenceSession[] = [];
+  private statistics = { traces: 0, executables: 0, cacheHits: 0, traceMs: 0, loweringMs: 0, sessionMs: 0 };
+  private transfers = { toDevice: 0, toHost: 0 };
+  private disposed = false;
+
+  constructor(device: OnnxDevice, threads: number, profile?: string) {
+    this.on = device;
+    this.device = device.name;
+    this.threads = threads;
+    this.profile = profile;
+    this.version = `onnxruntime-node ${ort.env.versions.node ?? ort.env.versions.common} ${device.provider}`;
+    this.residence = device.resident ? new Residence((bytes, outputs) => this.session(bytes, outputs)) : null;
+  }
+
+  /** Compiles a graph, or finds the executable of an equal one. `name` is what errors and profiles call it. */
+  compileGraph(graph: Graph, name: string): Promise<Executable> {
+    if (this.disposed) throw new EngineError(`cannot compile "${name}": the engine was disposed`);
+    const key = graphKey(graph);
+    const known = this.executables.get(key);
+    if (known) {
+      this.statistics.cacheHits++;
+      return known;
+    }
+    const made = this.build(graph, name);
+    this.executables.set(key, made);
+    made.catch(() => this.executables.delete(key));
+    return made;
+  }
+
+  upload(tensor: HostTensor): DeviceTensor {
+    const { dtype, shape } = tensor;
+    if (dtype !== 'float32' && dtype !== 'int32' && dtype !== 'bool')
+      throw new EngineError(`a ${dtype} tensor of shape [${shape}] cannot be uploaded; engines compute with float32, int32 and bool`);
+    const bytes = byteLength({ dtype, shape });
+    if (tensor.data.byteLength !== bytes)
+      throw new EngineError(
+        `a tensor of ${signatureText({ dtype, shape })} takes ${bytes} bytes, but its data has ${tensor.data.byteLength}`,
+      );
+    // ONNX Runtime refuses shared memory as an input.
+    const shared = typeof SharedArrayBuffer !== 'undefined' && tensor.data.buffer instanceof SharedArrayBuffer;
+    const data = shared ? tensor.data.slice() : tensor.data;
+    const value = new ort.Tensor(dtype, data as Float32Array, shape);
+    return new OnnxTensor(dtype, shape, bytes, this.residence ? 'device' : 'host', value, false);
+  }
+
+  async download(tensor: DeviceTensor): Promise<HostTensor> {
+    const handle = this.own(tensor, 'download');
+    if (!this.residence) return this.host(tensor) as HostTensor;
+    const value = await this.residence.fetch(handle);
+    return { dtype: handle.dtype, shape: handle.shape, data: value.data as Float32Array };
+  }
+
+  host(tensor: DeviceTensor): HostTensor | null {
+    const handle = this.own(tensor, 'read');
+    if (this.residence) return null;
+    handle.recyclable = false;
+    return { dtype: handle.dtype, shape: handle.shape, data: (handle.value as Tensor).data as Float32Array };
+  }
+
+  release(tensor: DeviceTensor): void {
+    const handle = this.own(tensor, 'release');
+    const value = handle.value as Tensor;
+    handle.value = null;
+    if (handle.recyclable) this.pool.give((value.data as Float32Array).buffer as ArrayBuffer);
+    else if (value.location === 'gpu-buffer') value.dispose();
+  }
+
+  compileStatistics(): CompileStatistics {
+    return { ...this.statistics };
+  }
+
+  transferStatistics(): TransferStatistics {
+    return this.residence ? { toDevice: this.residence.toDevice, toHost: this.residence.toHost } : { ...this.transfers };
+  }
+
+  countRun(toDevice: number, toHost: number): void {
+    if (this.on.provider === 'cpu') return;
+    this.transfers.toDevice += toDevice;
+    this.transfers.toHost += toHost;
+  }
+
+  /** Ends ONNX Runtime's profiles, which writes their files. */
+  endProfiling(): void {
+    for (const session of this.sessions) session.endProfiling();
+  }
+
+  async dispose(): Promise<void> {
+    if (this.disposed) return;
+    this.disposed = true;
+    await Promise.allSettled(this.executables.values());
+    this.executables.clear();
+    this.pool.clear();
+    await this.residence?.dispose();
+    for (const session of this.sessions) await session.release();
+    this.sessions.length = 0;
+  }
+
+  /** Runs the smallest model there is, so that a device that does not work is found before anything else starts. */
+  async probe(): Promise<void> {
+    const session = await this.session(identityModel('float32'), 'host');
+    await session.run({ [session.inputNames[0] as string]: new ort.Tensor('float32', Float32Array.of(1), [1]) });
+  }
+
+  private async build(graph: Graph, name: string): Promise<OnnxExecutable> {
+    const begin = performance.now();
+    const lowered = lower(graph, name, { provider: this.on.provider, threads: this.threads });
+    const signature = (id: number): Signature => {
+      const { dtype, shape } = graph.values.get(id) as { dtype: GraphDType; shape: readonly number[] };
+      return { dtype, shape };
+    };
+    const outputs = graph.outputs.map(signature);
+    const middle = performance.now();
+    this.statistics.loweringMs += middle - begin;
+    const places = Object.fromEntries(
+      lowered.outputs.map((output, i) => [output, byteLength(outputs[i] as Signature) > 0 ? 'gpu-buffer' : 'cpu'] as const),
+    );
+    const session = await this.session(lowered.bytes, 'device', name, places);
+    this.statistics.sessionMs += performance.now() - middle;
+    this.statistics.executables++;
+    const model = {
+      name, session, bytes: lowered.bytes, inputNames: lowered.inputs, outputNames: lowered.outputs,
+      inputs: graph.inputs.map(signature), outputs, flops: graphFlops(graph),
+    };
+    return new OnnxExecutable(model, this);
+  }
+
+  /**
+   * Graph optimisation is off: our passes fuse before a graph is cut, and what ONNX Runtime would fuse after could
+   * change bits with the place of the cut.
+   */
+  private async session(
+    bytes: Uint8Array,
+    outputs: 'host' | 'device',
+    name = 'transfer',
+    places: Readonly<Record<string, 'cpu' | 'gpu-buffer'>> | undefined = undefined,
+  ): Promise<InferenceSession> {
+    const options: InferenceSession.SessionOptions = {
+      ...deviceOptions(this.on),
+      graphOptimizationLevel: 'disabled',
+      intraOpNumThreads: this.threads,
+      interOpNumThreads: 1,
+      executionMode: 'sequential',
+      logSeverityLevel: 4,
+      ...(this.profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: `${this.profile}-${name.replaceAll(/\W/g, '_')}` }),
+      ...(this.residence && outputs === 'device' ? { preferredOutputLocation: places ?? 'gpu-buffer' } : {}),
+    };
+    try {
+      const session = await ort.InferenceSession.create(bytes, options);
+      this.sessions.push(session);
+      return session;
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new EngineError(`"${name}" could not be made into a session on ${this.device}: ${reason}`, { path: name, cause: error });
+    }
+  }
+
+  private own(tensor: DeviceTensor, action: string): OnnxTensor {
+    if (!(tensor instanceof OnnxTensor)) throw new EngineError(`cannot ${action} a tensor that is not of an ONNX engine`);
+    if (tensor.value === null) throw new EngineError(`cannot ${action} a ${signatureText(tensor)} tensor that was released`);
+    return tensor;
+  }
+
+  compile(fn: TensorFunction, signature: readonly Signature[], options: CompileOptions = {}): Promise<Executable> {
+    throw new EngineError(`unfinished ${fn} ${signature} ${options}`);
+  }
+
+  vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction> {
+    throw new EngineError(`unfinished ${fn} ${signature} ${options}`);
+  }
+}
+
+/**
+ * Makes an ONNX engine on a device.
+ * @throws EngineError if the device is not available, naming what to install.
+ */
+export async function createOnnxEngine(options: OnnxOptions): Promise<OnnxEngine> {
+  const device = parseDevice(options.device);
+  const { available, problem } = deviceSupport(device);
+  if (!available) throw new EngineError(`engine.device ${device.name} is not available: ${problem}`);
+  const engine = new OnnxEngine(device, options.threads > 0 ? options.threads : availableParallelism(), options.profile);
+  if (device.provider === 'cpu') return engine;
+  try {
+    await engine.probe();
+  } catch (error) {
+    await engine.dispose();
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new EngineError(`engine.device ${device.name} is not available: ${reason.trim()}; ${startHint(device)}`, { cause: error });
+  }
+  return engine;
+}

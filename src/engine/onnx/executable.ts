@@ -1,0 +1,166 @@
+import ort from 'onnxruntime-node';
+import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import { sizeOf } from '../../tensor/index.ts';
+import type { DeviceTensor, Executable, Signature } from '../engine.ts';
+import { EngineError, signatureText } from '../errors.ts';
+import { type BufferPool, OnnxTensor, hostData } from './tensor.ts';
+import type { Residence } from './residence.ts';
+
+/** What an executable needs from its engine. */
+export interface Host {
+  readonly pool: BufferPool;
+  /** Where values live if not in host memory. */
+  readonly residence: Residence | null;
+  /** Bytes that a run moves though values are said to be on the host: devices whose memory the binding cannot keep. */
+  countRun(toDevice: number, toHost: number): void;
+}
+
+/** What a session was made from. */
+export interface CompiledModel {
+  readonly name: string;
+  readonly session: InferenceSession;
+  readonly bytes: Uint8Array;
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  readonly inputs: readonly Signature[];
+  readonly outputs: readonly Signature[];
+  readonly flops: number;
+}
+
+let runs = 0;
+
+/** A session with inputs and outputs by position. */
+export class OnnxExecutable implements Executable {
+  readonly inputs: readonly Signature[];
+  readonly outputs: readonly Signature[];
+  readonly flops: number;
+  private readonly model: CompiledModel;
+  private readonly host: Host;
+  private readonly outputBytes: readonly number[];
+  private readonly inputBytes: number;
+
+  constructor(model: CompiledModel, host: Host) {
+    this.model = model;
+    this.host = host;
+    this.inputs = model.inputs;
+    this.outputs = model.outputs;
+    this.flops = model.flops;
+    this.outputBytes = model.outputs.map(byteLength);
+    this.inputBytes = model.inputs.map(byteLength).reduce((sum, bytes) => sum + bytes, 0);
+  }
+
+  async run(inputs: readonly DeviceTensor[], into?: readonly (DeviceTensor | null)[]): Promise<DeviceTensor[]> {
+    const { model, host } = this;
+    const run = ++runs;
+    const feeds = this.feeds(inputs, run);
+    if (into !== undefined && into.length !== this.outputs.length)
+      this.fail(`has ${this.outputs.length} outputs, but \`into\` has ${into.length} entries`);
+    if (host.residence !== null) {
+      for (let i = 0; i < inputs.length; i++) {
+        const pending = host.residence.bring(inputs[i] as OnnxTensor);
+        if (pending !== null) {
+          await pending;
+          feeds[model.inputNames[i] as string] = (inputs[i] as OnnxTensor).value as Tensor;
+        }
+      }
+      return this.runOnDevice(feeds, into, run);
+    }
+    const results = new Array<OnnxTensor>(this.outputs.length);
+    const fetches: Record<string, Tensor> = {};
+    for (let i = 0; i < results.length; i++) {
+      const target = into?.[i];
+      const result = target ? this.target(target, i, run) : this.fresh(i);
+      results[i] = result;
+      fetches[model.outputNames[i] as string] = result.value as Tensor;
+    }
+    if (results.length === 0) return results;
+    await this.call(feeds, fetches);
+    host.countRun(this.inputBytes, this.outputBytes.reduce((sum, bytes) => sum + bytes, 0));
+    return results;
+  }
+
+  onnx(): Uint8Array {
+    return this.model.bytes;
+  }
+
+  private feeds(inputs: readonly DeviceTensor[], run: number): Record<string, Tensor> {
+    const { inputNames } = this.model;
+    if (inputs.length !== this.inputs.length) this.fail(`takes ${this.inputs.length} inputs, got ${inputs.length}`);
+    const feeds: Record<string, Tensor> = {};
+    for (let i = 0; i < inputs.length; i++) {
+      const input = inputs[i] as DeviceTensor;
+      const value = this.checked(input, this.inputs[i] as Signature, `input ${i}`);
+      (input as OnnxTensor).usedBy = run;
+      feeds[inputNames[i] as string] = value;
+    }
+    return feeds;
+  }
+
+  /** The tensor behind a handle that fits. */
+  private checked(tensor: DeviceTensor, expected: Signature, what: string): Tensor {
+    if (!(tensor instanceof OnnxTensor)) this.fail(`${what} is not a tensor of an ONNX engine; use engine.upload`);
+    if (tensor.dtype !== expected.dtype || !sameDims(tensor.shape, expected.shape))
+      this.fail(`${what} is ${signatureText(tensor)}, expected ${signatureText(expected)}`);
+    const { value } = tensor;
+    if (value === null) this.fail(`${what} was released; keep it until the runs that use it have ended`);
+    if (tensor.location === 'host' && tensor.byteLength > 0 && (value.data as Float32Array).byteLength === 0)
+      this.fail(`the memory of ${what} was transferred to another thread; upload it again`);
+    return value;
+  }
+
+  private target(tensor: DeviceTensor, i: number, run: number): OnnxTensor {
+    this.checked(tensor, this.outputs[i] as Signature, `into[${i}]`);
+    if ((tensor as OnnxTensor).usedBy === run) this.fail(`into[${i}] is also an input of this run, which would overwrite it`);
+    return tensor as OnnxTensor;
+  }
+
+  private fresh(i: number): OnnxTensor {
+    const { dtype, shape } = this.outputs[i] as Signature;
+    const bytes = this.outputBytes[i] as number;
+    const data = hostData(dtype, this.host.pool.take(bytes), sizeOf(shape));
+    return new OnnxTensor(dtype, shape, bytes, 'host', new ort.Tensor(dtype, data, shape), true);
+  }
+
+  /** ONNX Runtime makes the output buffers; those of `into` take their place. */
+  private async runOnDevice(
+    feeds: Record<string, Tensor>,
+    into: readonly (DeviceTensor | null)[] | undefined,
+    run: number,
+  ): Promise<DeviceTensor[]> {
+    const targets = this.outputs.map((_, i) => (into?.[i] ? this.target(into[i] as DeviceTensor, i, run) : null));
+    const values = await this.call(feeds, undefined);
+    return this.outputs.map(({ dtype, shape }, i) => {
+      const value = values[this.model.outputNames[i] as string] as Tensor;
+      const target = targets[i];
+      if (!target) return new OnnxTensor(dtype, shape, this.outputBytes[i] as number, 'device', value, false);
+      target.value?.dispose();
+      target.value = value;
+      return target;
+    });
+  }
+
+  private async call(feeds: Record<string, Tensor>, fetches: Record<string, Tensor> | undefined) {
+    try {
+      const { session } = this.model;
+      return await (fetches ? session.run(feeds, fetches) : session.run(feeds));
+    } catch (error) {
+      this.fail(`failed in ONNX Runtime: ${error instanceof Error ? error.message : String(error)}`, error);
+    }
+  }
+
+  private fail(problem: string, cause?: unknown): never {
+    throw new EngineError(`executable "${this.model.name}" ${problem}`, { path: this.model.name, cause });
+  }
+}
+
+/** Bytes of a value of this signature. */
+export function byteLength({ dtype, shape }: Signature): number {
+  return sizeOf(shape) * (dtype === 'bool' ? 1 : 4);
+}
+
+function sameDims(a: readonly number[], b: readonly number[]): boolean {
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}

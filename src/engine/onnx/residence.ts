@@ -1,0 +1,79 @@
+import ort from 'onnxruntime-node';
+import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import type { GraphDType } from '../graph.ts';
+import { OnnxBuilder } from './model.ts';
+import type { OnnxTensor } from './tensor.ts';
+
+/** Makes a session of the engine's device from a model. */
+export type SessionMaker = (bytes: Uint8Array, outputs: 'host' | 'device') => Promise<InferenceSession>;
+
+/**
+ * Moves values between host memory and a device whose buffers ONNX Runtime keeps for us. Both ways go through sessions
+ * of a single Identity: `tensor.getData()` of a device buffer aborts the process in the Node binding.
+ */
+export class Residence {
+  toDevice = 0;
+  toHost = 0;
+  private readonly make: SessionMaker;
+  private readonly sessions = new Map<string, Promise<InferenceSession>>();
+  /** Uploads under way, so that two runs do not move the same value twice. */
+  private readonly moving = new Map<OnnxTensor, Promise<void>>();
+
+  constructor(make: SessionMaker) {
+    this.make = make;
+  }
+
+  /** Moves a value to the device if it is not there yet; null if nothing is to be waited for. */
+  bring(tensor: OnnxTensor): Promise<void> | null {
+    if (tensor.byteLength === 0 || tensor.value?.location !== 'cpu') return null;
+    const underway = this.moving.get(tensor);
+    if (underway) return underway;
+    const move = this.upload(tensor).finally(() => this.moving.delete(tensor));
+    this.moving.set(tensor, move);
+    return move;
+  }
+
+  /** Reads a value; one that never left the host costs nothing. */
+  async fetch(tensor: OnnxTensor): Promise<Tensor> {
+    await this.moving.get(tensor);
+    const value = tensor.value as Tensor;
+    if (value.location === 'cpu') return value;
+    const session = await this.identity(tensor.dtype, 'host');
+    const flat = value.dims.length === 1 ? value : value.reshape([value.size]);
+    const { [session.outputNames[0] as string]: read } = await session.run({ [session.inputNames[0] as string]: flat });
+    this.toHost += tensor.byteLength;
+    return read as Tensor;
+  }
+
+  async dispose(): Promise<void> {
+    for (const session of await Promise.all(this.sessions.values())) await session.release();
+    this.sessions.clear();
+  }
+
+  private async upload(tensor: OnnxTensor): Promise<void> {
+    const session = await this.identity(tensor.dtype, 'device');
+    const value = tensor.value as Tensor;
+    const flat = new ort.Tensor(tensor.dtype, value.data as Float32Array, [value.size]);
+    const { [session.outputNames[0] as string]: moved } = await session.run({ [session.inputNames[0] as string]: flat });
+    this.toDevice += tensor.byteLength;
+    if (tensor.value !== null) tensor.value = (moved as Tensor).reshape(tensor.shape);
+    else (moved as Tensor).dispose();
+  }
+
+  private identity(dtype: GraphDType, to: 'host' | 'device'): Promise<InferenceSession> {
+    const key = `${dtype}>${to}`;
+    let session = this.sessions.get(key);
+    if (!session) {
+      session = this.make(identityModel(dtype), to);
+      this.sessions.set(key, session);
+    }
+    return session;
+  }
+}
+
+/** A model that copies a vector of any length. */
+export function identityModel(dtype: GraphDType): Uint8Array {
+  const builder = new OnnxBuilder();
+  const input = builder.input({ dtype, shape: ['n' as unknown as number] });
+  return builder.finish('identity', [input]).bytes;
+}
