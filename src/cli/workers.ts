@@ -10,15 +10,19 @@ const largestDivisor = (of: number, atMost: number): number => {
   return 1;
 };
 
+const greatestCommonDivisor = (a: number, b: number): number => (b === 0 ? a : greatestCommonDivisor(b, a % b));
+
 /**
  * The mesh that uses `workers` ranks: the pipeline keeps its depth if that divides them (otherwise the deepest that
- * does), the data axis takes the rest, and experts are spread over as many ranks as before or the next divisor below.
+ * does), the data axis takes the rest, and experts are spread over as many ranks as before, or as
+ * many as divide both that and the data axis.
  * The result of a run does not depend on it (`numerics: exact`).
  */
 export function scaleMesh(mesh: MeshShape, workers: number): ScaledMesh {
   const pipeline = largestDivisor(workers, mesh.pipeline);
   const data = workers / pipeline;
-  const expert = largestDivisor(data, mesh.expert);
+  // A divisor of what it was, so that it still divides the number of experts.
+  const expert = greatestCommonDivisor(data, mesh.expert);
   const axis = (name: string, before: number, after: number): string =>
     before === after ? `${name} ${after}` : `${name} ${after} (was ${before})`;
   const explanation =
