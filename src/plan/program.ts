@@ -10,13 +10,22 @@ export interface MicrobatchRange {
 /** A piece of a stage between two communication points. */
 export interface Segment {
   readonly stage: number;
-  /** Position within the stage: 0, 1, ...; odd ones are expert segments when experts are sharded. */
+  /**
+   * Position within the stage. A stage has one segment if experts are not sharded (mesh.expert = 1): its parts then
+   * include the experts, which run in place. Otherwise it is cut at every expert call, and odd segments are the experts.
+   */
   readonly index: number;
-  /** What runs, in order. A `layer` part is one forward phase of a layer (all of them if `phase` is null). */
+  /** What runs, in order, in a forward; a backward runs the mirror image. */
   readonly parts: readonly SegmentPart[];
 }
 
-/** `layer` is the index in the model's sequence. `call` is the n-th expert call of that layer. */
+/**
+ * `layer` is the index in the model's sequence. A layer with c expert calls has forward phases 0 .. c (`phase`), and
+ * expert call `call` stands between phases `call` and `call + 1`. In a backward, forward phase q is mirrored by the
+ * layer's backward phase c - q, counted from its first backward phase. The model's last layer, if it has no expert calls,
+ * is fused: its one phase runs forward and backward together in a Forward instruction, and its part of a Backward
+ * instruction only hands out the gradients.
+ */
 export type SegmentPart =
   | { readonly kind: 'layer'; readonly layer: number; readonly phase: number }
   | { readonly kind: 'experts'; readonly layer: number; readonly call: number };
@@ -35,7 +44,7 @@ export interface Stage {
 export type ExchangeKind = 'dispatch' | 'combine' | 'dispatch-gradient' | 'combine-gradient';
 
 /**
- * What one rank executes in one step, one after another. `microbatch` is always a global microbatch. In an expert
+ * What one rank executes in one step, one after another. Collectives over a group of one rank are left out. `microbatch` is always a global microbatch. In an expert
  * segment or exchange it is this rank's own; the peers of the expert group work on theirs of the same round.
  */
 export type Instruction =
@@ -43,23 +52,41 @@ export type Instruction =
   | { readonly op: 'Forward'; readonly stage: number; readonly segment: number; readonly microbatch: number }
   /** Gradient of inputs and parameters together. */
   | { readonly op: 'Backward'; readonly stage: number; readonly segment: number; readonly microbatch: number }
+  /** Gradient of the inputs only. */
   | { readonly op: 'BackwardInput'; readonly stage: number; readonly segment: number; readonly microbatch: number }
+  /** All parameter gradients of the stage (experts held here included) that BackwardInput has put off. */
   | { readonly op: 'BackwardWeight'; readonly stage: number; readonly microbatch: number }
-  /** Activations go from `stage` to `stage + 1`; gradients from `stage` to `stage - 1`. */
+  /**
+   * Activations go from `stage` to `stage + 1`; gradients from `stage` to `stage - 1`. The tag names the receiving
+   * stage. Where both stages are on this rank there is no Send or Recv: the output of one is the input of the other.
+   */
   | { readonly op: 'Send'; readonly what: 'activation' | 'gradient'; readonly stage: number; readonly microbatch: number; readonly to: number; readonly tag: string }
   /** `stage` is the receiving stage. */
   | { readonly op: 'Recv'; readonly what: 'activation' | 'gradient'; readonly stage: number; readonly microbatch: number; readonly from: number; readonly tag: string }
-  /** `segment` is the expert segment that the exchange belongs to. */
+  /**
+   * `segment` is the expert segment that the exchange belongs to: `dispatch` comes before its Forward and `combine`
+   * after; `combine-gradient` before its Backward and `dispatch-gradient` after. The tag names the round (the n-th
+   * microbatch of each rank's share), so it is the same for all members.
+   */
   | { readonly op: 'AllToAll'; readonly what: ExchangeKind; readonly group: string; readonly stage: number; readonly segment: number; readonly microbatch: number; readonly tag: string }
-  /** Finishes the canonical tree of gradients (and state contributions) of a stage over a group. */
+  /**
+   * Finishes the canonical tree of gradients of a stage over a group: `dense` over the data ranks (with the state
+   * contributions), `experts` over the ranks that hold the same experts. Follows the last backward of the stage.
+   */
   | { readonly op: 'AllReduce'; readonly what: 'dense' | 'experts'; readonly group: string; readonly stage: number; readonly tag: string }
   | { readonly op: 'ReduceScatter'; readonly group: string; readonly stage: number; readonly tag: string }
-  /** Squared gradient norms of every parameter, to all ranks that together hold the model. */
+  /**
+   * `norms`: squared gradient norms of every parameter, among the ranks that together hold the model once (a dense
+   * parameter is contributed by every rank that holds it, always with the same bits).
+   */
   | { readonly op: 'AllGather'; readonly what: 'norms' | 'params'; readonly group: string; readonly tag: string }
   | { readonly op: 'Broadcast'; readonly group: string; readonly root: number; readonly tag: string }
   | { readonly op: 'Optimize'; readonly stages: readonly number[] }
   | { readonly op: 'Barrier'; readonly group: string; readonly tag: string }
-  /** Drops what is kept of a microbatch on a stage; implied by Backward, needed after forward-only programs. */
+  /**
+   * Drops what is kept of a microbatch on a stage. Implied by the last Backward (or BackwardWeight); the programs that
+   * only run forward need it.
+   */
   | { readonly op: 'Free'; readonly stage: number; readonly microbatch: number };
 
 /** The program of one rank. Groups are named; every rank that takes part lists the same ranks. */
@@ -68,7 +95,10 @@ export interface Program {
   readonly mesh: MeshShape;
   /** `train` runs forward, backward and optimizer; `evaluate` forward only. */
   readonly mode: 'train' | 'evaluate';
-  /** Global microbatches of a step, over all ranks. */
+  /**
+   * Global microbatches of a step, over all ranks. For `evaluate`: of one round; round r evaluates the microbatches
+   * `r * microbatches + 0 ..` of a split, so an instruction's `microbatch` is relative to its round.
+   */
   readonly microbatches: number;
   /** The contiguous share of them that this rank's data-parallel replica computes. */
   readonly share: MicrobatchRange;

@@ -1,0 +1,156 @@
+import { resolve } from 'node:path';
+import { balance, manualStages } from './balance.ts';
+import { type BatchOptions, type BatchPlan, batchPlan } from './batch.ts';
+import { checkMesh } from './check-mesh.ts';
+import { PlanError } from './errors.ts';
+import { layerCost } from './layer-cost.ts';
+import { type LoweringInput, lowerEvaluation, lowerTraining, type StageContents } from './lower.ts';
+import { type MeshShape, worldSize } from './mesh.ts';
+import type { Program, Stage } from './program.ts';
+import { generateSchedule, type Schedule } from './schedule.ts';
+import { readSchedule } from './schedule-table.ts';
+import type { ParallelOptions, ScheduleName } from './schema.ts';
+import { makeStages } from './segments.ts';
+import type { ModelSummary } from './summary.ts';
+import { type VerifyResult, verifyPrograms } from './verify.ts';
+
+/** What a plan is made of. */
+export interface PlanInput {
+  readonly summary: ModelSummary;
+  readonly parallel: ParallelOptions;
+  readonly batch: BatchOptions;
+  /** Folder that `schedule.file` is relative to. Default: the working directory. */
+  readonly baseDir?: string;
+}
+
+/** A verified plan: who holds what, and what every rank executes. */
+export interface Plan {
+  readonly summary: ModelSummary;
+  readonly mesh: MeshShape;
+  readonly batch: BatchPlan;
+  /** All stages of the model. */
+  readonly stages: readonly Stage[];
+  /** The schedule of the first data rank. */
+  readonly schedule: Schedule;
+  /** Training programs, by rank. */
+  readonly programs: readonly Program[];
+  /** Forward-only programs of one round of evaluation, by rank. */
+  readonly evaluate: readonly Program[];
+  /** What the verifier found out; `credit` must not exceed a transport's window. */
+  readonly verified: { readonly train: VerifyResult; readonly evaluate: VerifyResult };
+  /** Settings that have no effect in this plan. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Compiles model, mesh, batch and schedule into one program per rank, and verifies them.
+ * @throws PlanError if a constraint does not hold, or the programs (of a schedule table, say) could hang
+ */
+export function compilePlan(input: PlanInput): Plan {
+  const { summary, parallel } = input;
+  const mesh: MeshShape = { data: parallel.data, pipeline: parallel.pipeline, expert: parallel.expert };
+  const { name, chunks, table, warnings } = chooseSchedule(input, mesh);
+  checkMesh(mesh, summary, chunks);
+  const batch = batchPlan(input.batch, mesh);
+  const schedules = new Map<number, Schedule>();
+  const schedule = (microbatches: number): Schedule => {
+    if (table) return checkTable(table, mesh, microbatches, summary);
+    const known = schedules.get(microbatches) ?? generateSchedule(name, mesh.pipeline, microbatches, chunks);
+    schedules.set(microbatches, known);
+    return known;
+  };
+  const first = schedule(count(batch, 0));
+  const stages = makeStages(summary, cut(input, first.stageRanks.length), first.stageRanks, mesh.expert > 1);
+  const training: LoweringInput = {
+    mesh,
+    stages,
+    contents: stages.map((stage) => contentsOf(summary, stage)),
+    microbatches: batch.microbatches,
+    shares: batch.shares,
+    schedule,
+  };
+  // Ranks with several stages need several microbatches a round to have something to do in between.
+  const each = stages.length > mesh.pipeline ? mesh.pipeline : 1;
+  const evaluation: LoweringInput = {
+    ...training,
+    microbatches: each * mesh.data,
+    shares: batch.shares.map((_, data) => ({ start: data * each, end: (data + 1) * each })),
+  };
+  const ranks = Array.from({ length: worldSize(mesh) }, (_, rank) => rank);
+  const programs = ranks.map((rank) => lowerTraining(training, rank));
+  const evaluate = ranks.map((rank) => lowerEvaluation(evaluation, rank));
+  const verified = { train: verifyPrograms(programs), evaluate: verifyPrograms(evaluate) };
+  return { summary, mesh, batch, stages, schedule: first, programs, evaluate, verified, warnings };
+}
+
+function count(batch: BatchPlan, data: number): number {
+  const share = batch.shares[data];
+  return share ? share.end - share.start : 0;
+}
+
+/** The schedule that takes effect, and warnings about settings that do not. */
+function chooseSchedule(input: PlanInput, mesh: MeshShape) {
+  const { parallel, summary } = input;
+  const warnings: string[] = [];
+  if (mesh.expert > 1 && summary.layers.every((layer) => layer.expertCalls.length === 0))
+    warnings.push(`parallel.expert ${mesh.expert} has no effect: the model has no experts`);
+  if (typeof parallel.schedule !== 'string') {
+    const table = readSchedule(resolve(input.baseDir ?? '.', parallel.schedule.file));
+    if (parallel.chunks !== null) warnings.push(`parallel.chunks ${parallel.chunks} has no effect: the schedule table says which stages a rank holds`);
+    return { name: '1f1b' as const, chunks: Math.ceil(table.stageRanks.length / mesh.pipeline), table, warnings };
+  }
+  let name: ScheduleName = parallel.schedule;
+  let chunks = parallel.chunks ?? (name === 'interleaved-1f1b' ? 2 : 1);
+  if (mesh.pipeline === 1) {
+    if (name !== '1f1b') warnings.push(`parallel.schedule ${name} has no effect: with parallel.pipeline 1 there is nothing to overlap`);
+    if ((parallel.chunks ?? 1) > 1) warnings.push(`parallel.chunks ${parallel.chunks} has no effect: parallel.pipeline is 1`);
+    if (parallel.stages !== 'auto' && parallel.stages.length > 1)
+      throw new PlanError(`parallel.stages has ${parallel.stages.length} entries, but with parallel.pipeline 1 there is one stage: set parallel.pipeline to ${parallel.stages.length}, or stages to auto`);
+    name = '1f1b';
+    chunks = 1;
+  } else if (name !== 'interleaved-1f1b' && chunks > 1) {
+    warnings.push(`parallel.chunks ${chunks} has no effect: the schedule ${name} has one stage for each rank (interleaved-1f1b has several)`);
+    chunks = 1;
+  } else if (name === 'interleaved-1f1b' && chunks === 1) {
+    warnings.push('parallel.schedule interleaved-1f1b with parallel.chunks 1 is the same as 1f1b');
+  }
+  return { name, chunks, table: null, warnings };
+}
+
+function checkTable(table: Schedule, mesh: MeshShape, microbatches: number, summary: ModelSummary): Schedule {
+  if (table.ranks.length !== mesh.pipeline)
+    throw new PlanError(
+      `the schedule table "${table.name}" has ${table.ranks.length} rows, but parallel.pipeline is ${mesh.pipeline}: a table has one row for each pipeline rank`,
+    );
+  if (table.stageRanks.length > summary.layers.length)
+    throw new PlanError(
+      `the schedule table "${table.name}" has ${table.stageRanks.length} stages, but the model has ${summary.layers.length} layers: every stage needs a layer`,
+    );
+  if (table.microbatches !== microbatches)
+    throw new PlanError(
+      `the schedule table "${table.name}" is for ${table.microbatches} microbatches, but a data rank has ${microbatches}: change batch or parallel.data so that each data rank has ${table.microbatches}`,
+    );
+  return table;
+}
+
+function cut({ summary, parallel }: PlanInput, stages: number): number[][] {
+  if (parallel.stages !== 'auto')
+    return manualStages(
+      summary.layers.map((layer) => layer.name),
+      parallel.stages,
+      stages,
+    );
+  const costs = summary.layers.map((layer) => {
+    const { forward, backward } = layerCost(layer);
+    return forward + backward;
+  });
+  return balance(costs, stages);
+}
+
+function contentsOf(summary: ModelSummary, stage: Stage): StageContents {
+  const layers = stage.layers.map((index) => summary.layers[index]);
+  return {
+    dense: layers.some((layer) => layer && (layer.params.length > 0 || layer.stateBytes > 0)),
+    experts: layers.some((layer) => layer?.expertCalls.some((call) => call.experts.some((expert) => expert.length > 0))),
+  };
+}
