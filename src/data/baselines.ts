@@ -21,9 +21,14 @@ export interface TextBaselines {
  * discounts n1 / (n1 + 2 n2), and continuation counts interpolated with the uniform distribution: the strongest plain
  * bigram there is, so beating it means something.
  */
-export function textBaselines(train: ArrayLike<number>, vocab: number, windows: Windows, examples: Iterable<number>): TextBaselines {
+export function textBaselines(
+  train: ArrayLike<number>,
+  vocab: number,
+  windows: Windows,
+  examples: Iterable<number>,
+): TextBaselines {
   const counts = new Float64Array(vocab);
-  for (let i = 0; i < train.length; i++) counts[train[i] as number]! += 1;
+  for (let i = 0; i < train.length; i++) counts[train[i] as number] = (counts[train[i] as number] as number) + 1;
 
   const pairs = new Map<number, number>();
   for (let i = 0; i + 1 < train.length; i++) {
@@ -35,9 +40,9 @@ export function textBaselines(train: ArrayLike<number>, vocab: number, windows: 
   const predecessors = new Float64Array(vocab); // different tokens before it
   for (const [pair, count] of pairs) {
     const before = Math.floor(pair / vocab);
-    contextCount[before]! += count;
-    followers[before]! += 1;
-    predecessors[pair % vocab]! += 1;
+    contextCount[before] = (contextCount[before] as number) + count;
+    followers[before] = (followers[before] as number) + 1;
+    predecessors[pair % vocab] = (predecessors[pair % vocab] as number) + 1;
   }
   const discount = discountOf(pairs.values());
   const lowerDiscount = discountOf(predecessors);
@@ -61,7 +66,9 @@ export function textBaselines(train: ArrayLike<number>, vocab: number, windows: 
       const backoff = continuation(token);
       const count = pairs.get(before * vocab + token) ?? 0;
       const probability =
-        seen === 0 ? backoff : (Math.max(count - discount, 0) + discount * (followers[before] as number) * backoff) / seen;
+        seen === 0
+          ? backoff
+          : (Math.max(count - discount, 0) + discount * (followers[before] as number) * backoff) / seen;
       bigram -= Math.log(probability);
       scored += 1;
     }

@@ -29,7 +29,10 @@ export class BpeTokenizer implements Tokenizer {
     for (const [i, [left, right]] of merges.entries()) {
       const a = bytes[left];
       const b = bytes[right];
-      if (!a || !b) throw new DataError(`merge ${i} of the bpe tokenizer is [${left}, ${right}], but only tokens 0 to ${bytes.length - 1} exist there`);
+      if (!a || !b)
+        throw new DataError(
+          `merge ${i} of the bpe tokenizer is [${left}, ${right}], but only tokens 0 to ${bytes.length - 1} exist there`,
+        );
       const joined = new Uint8Array(a.length + b.length);
       joined.set(a);
       joined.set(b, a.length);

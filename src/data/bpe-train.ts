@@ -126,7 +126,13 @@ export function trainMerges(corpus: Uint8Array, vocab: number): Merge[] {
 }
 
 /** Replaces (left, right) by `merged` in place; reports every adjacent pair that goes (-1) or comes (+1). */
-function mergeWord(tokens: number[], left: number, right: number, merged: number, report: (pair: number, sign: number) => void): void {
+function mergeWord(
+  tokens: number[],
+  left: number,
+  right: number,
+  merged: number,
+  report: (pair: number, sign: number) => void,
+): void {
   let out = 0;
   for (let i = 0; i < tokens.length; ) {
     const token = tokens[i] as number;

@@ -32,7 +32,9 @@ export function parseCsv(text: string, delimiter: string, file: string): CsvTabl
   for (const [i, name] of header.entries()) {
     if (name === '') throw new DataError(`${file}:${lines[0]}: column ${i + 1} of the header has no name`);
     if (header.indexOf(name) !== i)
-      throw new DataError(`${file}:${lines[0]}: columns ${header.indexOf(name) + 1} and ${i + 1} are both called '${name}'`);
+      throw new DataError(
+        `${file}:${lines[0]}: columns ${header.indexOf(name) + 1} and ${i + 1} are both called '${name}'`,
+      );
   }
   if (body.length === 0) throw new DataError(`${file}: there is a header but no rows`);
   return { header, rows: body, lines: lines.slice(1) };

@@ -21,7 +21,11 @@ export async function readFashionPackage(folder: string): Promise<{ train: Label
   const counts = classes.map((images) => images.length / PIXELS);
   const testStart = counts.map((count) => count - TEST_PER_CLASS);
   return {
-    train: interleave(classes, testStart.map(() => 0), testStart),
+    train: interleave(
+      classes,
+      testStart.map(() => 0),
+      testStart,
+    ),
     test: interleave(classes, testStart, counts),
   };
 }
@@ -47,13 +51,17 @@ export function parseImages(json: Uint8Array, file: string): Uint8Array {
         // A closing bracket ends an image, or the outer list; the package also has empty images.
         const got = length - imageStart;
         if (got !== 0 && got !== PIXELS)
-          throw new DataError(`${file}: image ${imageStart / PIXELS} has ${got} pixels, expected ${PIXELS}; reinstall the package`);
+          throw new DataError(
+            `${file}: image ${imageStart / PIXELS} has ${got} pixels, expected ${PIXELS}; reinstall the package`,
+          );
         imageStart = length;
       }
     }
   }
   if (imageStart !== length || length < (TEST_PER_CLASS + 1) * PIXELS)
-    throw new DataError(`${file}: expected at least ${TEST_PER_CLASS + 1} images, found ${Math.floor(length / PIXELS)}; reinstall the package`);
+    throw new DataError(
+      `${file}: expected at least ${TEST_PER_CLASS + 1} images, found ${Math.floor(length / PIXELS)}; reinstall the package`,
+    );
   return pixels.slice(0, length);
 }
 

@@ -22,7 +22,8 @@ export async function readIdx(folder: string, name: string, rank: number): Promi
   if (bytes === null) {
     file = `${plain}.gz`;
     const packed = await readIfExists(file);
-    if (packed === null) throw new DataError(`${folder} has neither ${name} nor ${name}.gz; expected the four IDX files of MNIST there`);
+    if (packed === null)
+      throw new DataError(`${folder} has neither ${name} nor ${name}.gz; expected the four IDX files of MNIST there`);
     try {
       bytes = gunzipSync(packed);
     } catch (error) {

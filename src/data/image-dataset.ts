@@ -31,7 +31,8 @@ export function openImages(data: PreparedImages): Dataset {
         const images = new Float32Array(indices.length * size);
         let at = 0;
         for (const index of indices)
-          for (let from = index * size; from < (index + 1) * size; from++) images[at++] = scaled[pixels[from] as number] as number;
+          for (let from = index * size; from < (index + 1) * size; from++)
+            images[at++] = scaled[pixels[from] as number] as number;
         const targets = Int32Array.from(indices, (index) => labels[index] as number);
         return { inputs: [float32(images, [indices.length, ...shape])], targets: [int32(targets, [indices.length])] };
       },
@@ -42,6 +43,7 @@ export function openImages(data: PreparedImages): Dataset {
     info: data.info,
     tokensPerExample: 1,
     split,
-    baselines: (examples) => priorLoss(labelsOf('train'), labelsOf('validation'), data.info.classes as number, examples),
+    baselines: (examples) =>
+      priorLoss(labelsOf('train'), labelsOf('validation'), data.info.classes as number, examples),
   };
 }

@@ -27,7 +27,8 @@ function classAt(bytes: Uint8Array, at: number): number {
   const byte = bytes[at] as number;
   if (byte < 128) return ASCII_CLASS[byte] as number;
   const next = bytes[at + 1] ?? 0;
-  const punctuation = byte === 0xc2 || (byte === 0xe2 && next >= 0x80 && next <= 0xaf) || (byte === 0xe3 && next === 0x80);
+  const punctuation =
+    byte === 0xc2 || (byte === 0xe2 && next >= 0x80 && next <= 0xaf) || (byte === 0xe3 && next === 0x80);
   return punctuation ? OTHER : LETTER;
 }
 

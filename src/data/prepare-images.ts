@@ -60,7 +60,9 @@ export async function prepareImages(config: ImageConfig): Promise<PreparedImages
   };
 }
 
-async function readImages(config: ImageConfig): Promise<{ train: LabelledImages; test: LabelledImages; source: string }> {
+async function readImages(
+  config: ImageConfig,
+): Promise<{ train: LabelledImages; test: LabelledImages; source: string }> {
   const folder = config.path ?? idxFolder(config.name);
   if (folder !== null) {
     const [train, test] = [await readPart(folder, 'train'), await readPart(folder, 't10k')];
@@ -95,7 +97,7 @@ async function readPart(folder: string, prefix: 'train' | 't10k'): Promise<Label
 /** Mean and standard deviation of pixels scaled to [0, 1]. */
 function moments(pixels: Uint8Array): { mean: number; std: number } {
   const histogram = new Float64Array(256);
-  for (const value of pixels) histogram[value]! += 1;
+  for (const value of pixels) histogram[value] = (histogram[value] as number) + 1;
   const mean = histogram.reduce((sum, n, value) => sum + n * value, 0) / pixels.length;
   const variance = histogram.reduce((sum, n, value) => sum + n * (value - mean) ** 2, 0) / pixels.length;
   return { mean: mean / 255, std: variance === 0 ? 1 : Math.sqrt(variance) / 255 };

@@ -23,10 +23,15 @@ export async function prepareTable(config: CsvConfig): Promise<PreparedTable> {
   const labelColumn = columnOf(table, labelName, 'data.label', config.path);
   const names = config.columns ?? table.header.filter((name) => name !== labelName);
   for (const name of config.categorical) columnOf(table, name, 'data.categorical', config.path);
-  if (names.includes(labelName)) throw new DataError(`data.columns lists '${labelName}', which is the label; predicting a column from itself is not learning`);
+  if (names.includes(labelName))
+    throw new DataError(
+      `data.columns lists '${labelName}', which is the label; predicting a column from itself is not learning`,
+    );
   if (names.length === 0) throw new DataError(`${config.path}: there are no columns besides the label '${labelName}'`);
 
-  const columns = names.map((name) => encodingOf(table, columnOf(table, name, 'data.columns', config.path), rows.train, config));
+  const columns = names.map((name) =>
+    encodingOf(table, columnOf(table, name, 'data.columns', config.path), rows.train, config),
+  );
   const label = labelEncodingOf(table, labelColumn, config);
   const width = columns.reduce((sum, column) => sum + (column.kind === 'number' ? 1 : column.values.length), 0);
   const part = (indices: Int32Array) => ({
@@ -110,7 +115,9 @@ function encodingOf(table: CsvTable, index: number, train: Int32Array, config: C
   const known = [...train].map((row) => numberIn(cells[row] as string)).filter((value) => !Number.isNaN(value));
   const mean = known.length === 0 ? 0 : known.reduce((a, b) => a + b, 0) / known.length;
   const variance = known.length === 0 ? 0 : known.reduce((a, b) => a + (b - mean) ** 2, 0) / known.length;
-  const scale = config.normalise ? { shift: mean, scale: variance > 0 ? Math.sqrt(variance) : 1 } : { shift: 0, scale: 1 };
+  const scale = config.normalise
+    ? { shift: mean, scale: variance > 0 ? Math.sqrt(variance) : 1 }
+    : { shift: 0, scale: 1 };
   return { kind: 'number', name, index, fill: mean, ...scale };
 }
 
@@ -119,7 +126,9 @@ function labelEncodingOf(table: CsvTable, index: number, config: CsvConfig): Lab
   const cells = table.rows.map((row) => row[index] as string);
   const empty = cells.indexOf('');
   if (empty >= 0)
-    throw new DataError(`${config.path}:${table.lines[empty]}: column '${name}': the label is empty; remove the row or fill it in`);
+    throw new DataError(
+      `${config.path}:${table.lines[empty]}: column '${name}': the label is empty; remove the row or fill it in`,
+    );
   const numbers = cells.map(numberIn);
   const bad = numbers.findIndex(Number.isNaN);
   const different = [...new Set(cells)];
@@ -137,7 +146,9 @@ function labelEncodingOf(table: CsvTable, index: number, config: CsvConfig): Lab
     return { kind: 'number', name };
   }
   if (different.length < 2)
-    throw new DataError(`${config.path}: every label in column '${name}' is ${JSON.stringify(different[0])}; there is nothing to learn`);
+    throw new DataError(
+      `${config.path}: every label in column '${name}' is ${JSON.stringify(different[0])}; there is nothing to learn`,
+    );
   const values = different.sort((a, b) => (bad >= 0 ? (a < b ? -1 : 1) : Number(a) - Number(b)));
   return { kind: 'classes', name, values };
 }

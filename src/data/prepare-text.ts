@@ -17,7 +17,10 @@ import { loadTokenizer } from './tokenizer-file.ts';
  * @param saved tokenizer of the run that is being resumed, if any.
  * @throws DataError if the text is missing, empty or too short for `context`.
  */
-export async function prepareText(config: TextConfig, saved: Tokenizer | null): Promise<{ data: PreparedText; tokenizer: Tokenizer }> {
+export async function prepareText(
+  config: TextConfig,
+  saved: Tokenizer | null,
+): Promise<{ data: PreparedText; tokenizer: Tokenizer }> {
   const { bytes, source } = config.name === 'text' ? await readText(config.path) : await readMobyDick();
   const parts = splitText(bytes, config.validation, config.test);
   const tokenizer = saved ?? (await tokenizerFor(config, bytes, parts.train));
@@ -77,7 +80,9 @@ function notEmpty(bytes: Uint8Array, path: string): Uint8Array {
 /** Cuts text at the given fractions from the end, moving each cut to the next line start nearby, or character. */
 function splitText(bytes: Uint8Array, validation: number, test: number): Record<SplitName, Uint8Array> {
   if (validation + test >= 1)
-    throw new DataError(`data.validation + data.test must be below 1 to leave text to train on, but ${validation} + ${test} is not`);
+    throw new DataError(
+      `data.validation + data.test must be below 1 to leave text to train on, but ${validation} + ${test} is not`,
+    );
   const cut = (fraction: number): number => {
     let at = Math.round(bytes.length * fraction);
     const newline = bytes.indexOf(0x0a, at);

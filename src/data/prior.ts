@@ -11,7 +11,7 @@ export function priorLoss(
   const chosen = examples ?? Int32Array.from({ length: validation.length }, (_, i) => i);
   if (chosen.length === 0) return {};
   const counts = new Float64Array(classes).fill(1);
-  for (let i = 0; i < train.length; i++) counts[train[i] as number]! += 1;
+  for (let i = 0; i < train.length; i++) counts[train[i] as number] = (counts[train[i] as number] as number) + 1;
   const total = train.length + classes;
   const loss = chosen.reduce((sum, i) => sum - Math.log((counts[validation[i] as number] as number) / total), 0);
   return { prior: loss / chosen.length };

@@ -8,7 +8,9 @@ const tokenizerSchema = z
     kind: z
       .enum(['bpe', 'char'])
       .default('bpe')
-      .describe('bpe: byte-level byte-pair encoding, covers any text; char: one token for each character of the corpus'),
+      .describe(
+        'bpe: byte-level byte-pair encoding, covers any text; char: one token for each character of the corpus',
+      ),
     vocab: z
       .int()
       .min(256)
@@ -20,7 +22,9 @@ const tokenizerSchema = z
       .min(1)
       .nullable()
       .default(null)
-      .describe('saved tokenizer (tokenizer.json of a run) to use instead of training one; path from the working directory'),
+      .describe(
+        'saved tokenizer (tokenizer.json of a run) to use instead of training one; path from the working directory',
+      ),
   })
   .prefault({})
   .describe('how text becomes tokens');
@@ -62,7 +66,10 @@ export const dataSchema = z
     z
       .strictObject({
         name: z.literal('text').describe('your own text'),
-        path: z.string().min(1).describe('text file, or folder whose .txt and .md files are joined in order of their names'),
+        path: z
+          .string()
+          .min(1)
+          .describe('text file, or folder whose .txt and .md files are joined in order of their names'),
         ...textFields,
       })
       .describe('any UTF-8 text'),
@@ -82,11 +89,18 @@ export const dataSchema = z
           .enum(['auto', 'classification', 'regression'])
           .default('auto')
           .describe('auto: classification if the labels are not numbers, or are at most 20 different whole numbers'),
-        columns: z.array(z.string()).min(1).nullable().default(null).describe('names of the columns to use; null: all but the label'),
+        columns: z
+          .array(z.string())
+          .min(1)
+          .nullable()
+          .default(null)
+          .describe('names of the columns to use; null: all but the label'),
         categorical: z
           .array(z.string())
           .default([])
-          .describe('numeric columns to treat as categories; columns with other cells than numbers are categories anyway'),
+          .describe(
+            'numeric columns to treat as categories; columns with other cells than numbers are categories anyway',
+          ),
         missing: z
           .enum(['error', 'fill'])
           .default('error')

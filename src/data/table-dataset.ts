@@ -6,7 +6,14 @@ import { type SharedArray, view } from './shared-array.ts';
 
 /** How a column becomes features: (value - shift) / scale, or one-hot over `values`. `index` is its place in the file. */
 export type ColumnEncoding =
-  | { readonly kind: 'number'; readonly name: string; readonly index: number; readonly shift: number; readonly scale: number; readonly fill: number }
+  | {
+      readonly kind: 'number';
+      readonly name: string;
+      readonly index: number;
+      readonly shift: number;
+      readonly scale: number;
+      readonly fill: number;
+    }
   | { readonly kind: 'category'; readonly name: string; readonly index: number; readonly values: readonly string[] };
 
 /** What is predicted: the number in a column, or which of `values` is there. */
@@ -40,7 +47,8 @@ export function openTable(data: PreparedTable): Dataset {
       batch(indices): Batch {
         checkIndices(indices, labels.length, `${data.name} ${name}`);
         const rows = new Float32Array(indices.length * width);
-        for (const [i, index] of indices.entries()) rows.set(features.subarray(index * width, (index + 1) * width), i * width);
+        for (const [i, index] of indices.entries())
+          rows.set(features.subarray(index * width, (index + 1) * width), i * width);
         const values = Array.from(indices, (index) => labels[index] as number);
         const targets = classes === undefined ? float32(values, [indices.length, 1]) : int32(values, [indices.length]);
         return { inputs: [float32(rows, [indices.length, width])], targets: [targets] };
@@ -62,7 +70,11 @@ export function openTable(data: PreparedTable): Dataset {
 }
 
 /** Mean squared error of always predicting the mean training label. */
-function meanLoss(train: ArrayLike<number>, validation: ArrayLike<number>, examples?: Int32Array): Readonly<Record<string, number>> {
+function meanLoss(
+  train: ArrayLike<number>,
+  validation: ArrayLike<number>,
+  examples?: Int32Array,
+): Readonly<Record<string, number>> {
   const chosen = examples ?? Int32Array.from({ length: validation.length }, (_, i) => i);
   if (chosen.length === 0) return {};
   const mean = Array.from(train).reduce((a, b) => a + b, 0) / train.length;

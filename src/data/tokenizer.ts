@@ -13,7 +13,12 @@ export interface Tokenizer {
 
 /** The saved form of a tokenizer. */
 export type TokenizerJSON =
-  | { readonly format: 'plexus-tokenizer'; readonly version: 1; readonly kind: 'char'; readonly characters: readonly string[] }
+  | {
+      readonly format: 'plexus-tokenizer';
+      readonly version: 1;
+      readonly kind: 'char';
+      readonly characters: readonly string[];
+    }
   | {
       readonly format: 'plexus-tokenizer';
       readonly version: 1;

@@ -52,7 +52,9 @@ function matcherOf(match: string | readonly string[]): (path: string) => boolean
 export function unusedGroups(config: OptimConfig, paths: Iterable<string>): string[] {
   const matchers = config.groups.map((group) => matcherOf(group.match));
   const used = new Set([...paths].map((path) => matchers.findIndex((matches) => matches(path))));
-  return config.groups.flatMap((group, i) => (used.has(i) ? [] : [`optim.groups[${i}] (match: ${[group.match].flat().join(', ')})`]));
+  return config.groups.flatMap((group, i) =>
+    used.has(i) ? [] : [`optim.groups[${i}] (match: ${[group.match].flat().join(', ')})`],
+  );
 }
 
 /** Factor that brings gradients of this global norm down to `clipNorm`, as PyTorch's clip_grad_norm_ has it; 1 for none. */

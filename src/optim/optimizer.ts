@@ -25,7 +25,13 @@ export interface Optimizer {
    */
   scalars(lr: number, step: number): readonly number[];
   /** Returns the new parameter followed by the new slots. Traced once per shape and group; pure. */
-  update(param: Tensor, grad: Tensor, slots: readonly Tensor[], scalars: readonly Tensor[], info: ParamInfo): readonly Tensor[];
+  update(
+    param: Tensor,
+    grad: Tensor,
+    slots: readonly Tensor[],
+    scalars: readonly Tensor[],
+    info: ParamInfo,
+  ): readonly Tensor[];
   /** Equal keys mean that two parameters of the same shape share one compiled update. */
   groupKey(param: ParamInfo): string;
 }

@@ -1,7 +1,8 @@
 import { z } from 'zod';
 
 const warmup = z.int().min(0).default(0).describe('steps over which the learning rate first rises linearly from 0');
-const final = (value: number) => z.number().min(0).max(1).default(value).describe('learning rate at the end, as a fraction of lr');
+const final = (value: number) =>
+  z.number().min(0).max(1).default(value).describe('learning rate at the end, as a fraction of lr');
 const decaySteps = z
   .int()
   .min(1)
@@ -12,8 +13,18 @@ const decaySteps = z
 const scheduleSchema = z
   .discriminatedUnion('name', [
     z.strictObject({ name: z.literal('constant').describe('the same rate throughout'), warmup }),
-    z.strictObject({ name: z.literal('linear').describe('a straight line'), warmup, final: final(0), steps: decaySteps }),
-    z.strictObject({ name: z.literal('cosine').describe('half a cosine wave'), warmup, final: final(0.1), steps: decaySteps }),
+    z.strictObject({
+      name: z.literal('linear').describe('a straight line'),
+      warmup,
+      final: final(0),
+      steps: decaySteps,
+    }),
+    z.strictObject({
+      name: z.literal('cosine').describe('half a cosine wave'),
+      warmup,
+      final: final(0.1),
+      steps: decaySteps,
+    }),
     z.strictObject({
       name: z.literal('step').describe('drops by a factor now and then'),
       warmup,
@@ -51,7 +62,8 @@ const lr = (value: number) => z.number().min(0).default(value).describe('peak le
 const weightDecay = (value: number, what: string) =>
   z.number().min(0).default(value).describe(`${what}; not applied to biases, norms and the like`);
 const beta = z.number().min(0).lt(1);
-const betas = (first: number, second: number, what: string) => z.tuple([beta, beta]).default([first, second]).describe(what);
+const betas = (first: number, second: number, what: string) =>
+  z.tuple([beta, beta]).default([first, second]).describe(what);
 const eps = z.number().positive().default(1e-8).describe('added to the root of the second moment');
 const decoupled = 'weight decay, decoupled: weights shrink by lr * weight_decay a step';
 const MOMENTS = 'decay rates of the running mean of gradients and of their squares';
@@ -84,7 +96,9 @@ export const optimSchema = z
       ...common,
     }),
     z.strictObject({
-      name: z.literal('lion').describe('Lion: the sign of an interpolated momentum (Chen et al. 2023); lr 3 to 10 times below AdamW'),
+      name: z
+        .literal('lion')
+        .describe('Lion: the sign of an interpolated momentum (Chen et al. 2023); lr 3 to 10 times below AdamW'),
       lr: lr(1e-4),
       betas: betas(0.9, 0.99, 'interpolation for the update, and decay rate of the momentum'),
       weight_decay: weightDecay(0.1, decoupled),
@@ -93,7 +107,9 @@ export const optimSchema = z
     z.strictObject({
       name: z
         .literal('muon')
-        .describe('Muon: orthogonalised momentum for hidden matrices (Jordan et al. 2024), AdamW for all other parameters'),
+        .describe(
+          'Muon: orthogonalised momentum for hidden matrices (Jordan et al. 2024), AdamW for all other parameters',
+        ),
       lr: lr(1e-3),
       momentum: z.number().min(0).lt(1).default(0.95).describe('decay rate of the momentum of matrices'),
       nesterov: z.boolean().default(true).describe("Nesterov's look-ahead for matrices"),
@@ -101,8 +117,14 @@ export const optimSchema = z
       adjust: z
         .enum(['match_rms_adamw', 'original'])
         .default('match_rms_adamw')
-        .describe('scale of updates of an [in, out] matrix: 0.2 sqrt(max(in, out)), so that lr and decay suit AdamW too (Liu et al. 2025); or sqrt(max(1, out / in)), with lr about 0.02 and adamw_lr about 0.015'),
-      adamw_lr: z.number().positive().default(1).describe('factor on the learning rate of parameters that AdamW updates'),
+        .describe(
+          'scale of updates of an [in, out] matrix: 0.2 sqrt(max(in, out)), so that lr and decay suit AdamW too (Liu et al. 2025); or sqrt(max(1, out / in)), with lr about 0.02 and adamw_lr about 0.015',
+        ),
+      adamw_lr: z
+        .number()
+        .positive()
+        .default(1)
+        .describe('factor on the learning rate of parameters that AdamW updates'),
       adamw: z
         .array(z.string().min(1))
         .default(['embed.*', '*.embed.*', 'head.*', '*.head.*', '*embedding*'])

@@ -13,7 +13,11 @@ export interface UpdateFunction {
 }
 
 /** Builds the update of a parameter; equal shapes and `groupKey`s give the same graph, so they can share an executable. */
-export function updateFunction(optimizer: Optimizer, info: ParamInfo, options: { readonly clipping: boolean }): UpdateFunction {
+export function updateFunction(
+  optimizer: Optimizer,
+  info: ParamInfo,
+  options: { readonly clipping: boolean },
+): UpdateFunction {
   const tensor: Signature = { dtype: 'float32', shape: info.shape };
   const scalar: Signature = { dtype: 'float32', shape: [] };
   const slots = optimizer.slots(info).length;
@@ -26,7 +30,13 @@ export function updateFunction(optimizer: Optimizer, info: ParamInfo, options: {
     fn: (param, gradient, ...rest) => {
       const scale = options.clipping ? rest[slots + scalars] : undefined;
       const grad = scale === undefined ? gradient : tf.mul(gradient as tf.Tensor, scale);
-      return optimizer.update(param as tf.Tensor, grad as tf.Tensor, rest.slice(0, slots), rest.slice(slots, slots + scalars), info);
+      return optimizer.update(
+        param as tf.Tensor,
+        grad as tf.Tensor,
+        rest.slice(0, slots),
+        rest.slice(slots, slots + scalars),
+        info,
+      );
     },
   };
 }

@@ -1,25 +1,11 @@
 /** Element types that a tensor in host memory can have. `bool` is stored as one byte, 0 or 1. */
-export type DType =
-  | 'float32'
-  | 'int32'
-  | 'bool'
-  | 'uint8'
-  | 'int8'
-  | 'float16'
-  | 'bfloat16'
-  | 'int64';
+export type DType = 'float32' | 'int32' | 'bool' | 'uint8' | 'int8' | 'float16' | 'bfloat16' | 'int64';
 
 /** Row-major sizes; `[]` is a scalar. */
 export type Shape = readonly number[];
 
 /** The typed array that backs each dtype. Half precision is kept as raw 16-bit patterns. */
-export type TypedArray =
-  | Float32Array
-  | Int32Array
-  | Uint8Array
-  | Int8Array
-  | Uint16Array
-  | BigInt64Array;
+export type TypedArray = Float32Array | Int32Array | Uint8Array | Int8Array | Uint16Array | BigInt64Array;
 
 /** A dense row-major tensor in host memory. Treated as immutable once handed to someone else. */
 export interface HostTensor {

@@ -146,8 +146,13 @@ class FileReader implements SafetensorsReader {
   async readRows(name: string, start: number, end: number): Promise<HostTensor> {
     const entry = this.entry(name);
     const [rows, ...rest] = entry.shape;
-    if (rows === undefined || !(Number.isInteger(start) && Number.isInteger(end) && 0 <= start && start <= end && end <= rows))
-      throw new RangeError(`${this.file}: rows ${start} to ${end} are not within tensor '${name}' of shape [${entry.shape}]`);
+    if (
+      rows === undefined ||
+      !(Number.isInteger(start) && Number.isInteger(end) && 0 <= start && start <= end && end <= rows)
+    )
+      throw new RangeError(
+        `${this.file}: rows ${start} to ${end} are not within tensor '${name}' of shape [${entry.shape}]`,
+      );
     const rowBytes = sizeOf(rest) * bytesPerElement(entry.dtype);
     return this.load(entry.dtype, [end - start, ...rest], entry.start + start * rowBytes, name);
   }
@@ -156,7 +161,12 @@ class FileReader implements SafetensorsReader {
     return this.handle.close();
   }
 
-  private async load(dtype: TensorSpec['dtype'], shape: TensorSpec['shape'], start: number, name: string): Promise<HostTensor> {
+  private async load(
+    dtype: TensorSpec['dtype'],
+    shape: TensorSpec['shape'],
+    start: number,
+    name: string,
+  ): Promise<HostTensor> {
     const data = allocate(dtype, sizeOf(shape));
     const bytes = bytesOf(data);
     const read = await readInto(this.handle, bytes, this.header.dataStart + start);

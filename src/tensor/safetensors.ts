@@ -1,3 +1,4 @@
+import { bytesOf } from './hash.ts';
 import {
   allocate,
   byteLengthOf,
@@ -7,7 +8,6 @@ import {
   sizeOf,
   type TensorSpec,
 } from './host-tensor.ts';
-import { bytesOf } from './hash.ts';
 import { type FlatTree, pathsInOrder } from './tree.ts';
 
 /**
@@ -136,7 +136,9 @@ export function parseHeader(json: Uint8Array, dataBytes: number, file: string): 
   const byStart = Object.entries(entries).sort(([, a], [, b]) => a.start - b.start || a.end - b.end);
   for (const [name, entry] of byStart) {
     if (entry.start < expected)
-      fail(`tensor '${name}' overlaps the one before it: expected it to start at byte ${expected}, found ${entry.start}`);
+      fail(
+        `tensor '${name}' overlaps the one before it: expected it to start at byte ${expected}, found ${entry.start}`,
+      );
     if (entry.start > expected)
       fail(`bytes ${expected} to ${entry.start} before tensor '${name}' belong to no tensor, which the format forbids`);
     expected = entry.end;
@@ -144,7 +146,9 @@ export function parseHeader(json: Uint8Array, dataBytes: number, file: string): 
   if (expected > dataBytes)
     fail(`the header describes ${expected} bytes of data, but ${dataBytes} follow it: the file is truncated`);
   if (expected < dataBytes)
-    fail(`the header describes ${expected} bytes of data, but ${dataBytes} follow it: the file was appended to or is corrupt`);
+    fail(
+      `the header describes ${expected} bytes of data, but ${dataBytes} follow it: the file was appended to or is corrupt`,
+    );
   return { entries, metadata, dataStart: 8 + json.length };
 }
 

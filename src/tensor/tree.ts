@@ -26,7 +26,10 @@ export function unflatten<T>(flat: FlatTree<T>): Tree<T> {
   for (const [path, value] of Object.entries(flat)) {
     const keys = path.split('.');
     let node = root;
-    for (const key of keys.slice(0, -1)) node = (node[key] ??= {}) as Record<string, unknown>;
+    for (const key of keys.slice(0, -1)) {
+      node[key] ??= {};
+      node = node[key] as Record<string, unknown>;
+    }
     node[keys[keys.length - 1] as string] = value;
   }
   return root as Tree<T>;

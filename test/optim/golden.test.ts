@@ -9,7 +9,9 @@ interface Golden {
   readonly shapes: Readonly<Record<string, readonly number[]>>;
   readonly params: Readonly<Record<string, readonly number[]>>;
   readonly grads: readonly Readonly<Record<string, readonly number[]>>[];
-  readonly cases: Readonly<Record<string, { readonly config: unknown; readonly params: Readonly<Record<string, readonly number[]>> }>>;
+  readonly cases: Readonly<
+    Record<string, { readonly config: unknown; readonly params: Readonly<Record<string, readonly number[]>> }>
+  >;
 }
 
 const golden = JSON.parse(readFileSync(new URL('../golden/optim.json', import.meta.url), 'utf8')) as Golden;
@@ -18,7 +20,10 @@ const golden = JSON.parse(readFileSync(new URL('../golden/optim.json', import.me
 type Update = (inputs: readonly Float32Array[]) => Promise<readonly Float32Array[]>;
 
 /** Ten steps of an optimizer on the golden data; `compile` says what executes the updates. */
-async function follow(config: unknown, compile: (fn: ReturnType<typeof updateFunction>) => Promise<Update>): Promise<Record<string, Float32Array>> {
+async function follow(
+  config: unknown,
+  compile: (fn: ReturnType<typeof updateFunction>) => Promise<Update>,
+): Promise<Record<string, Float32Array>> {
   const { optimizer, lrAt } = buildOptimizer(optimSchema.parse(config), { totalSteps: golden.steps });
   const result: Record<string, Float32Array> = {};
   for (const [path, shape] of Object.entries(golden.shapes)) {

@@ -2,8 +2,15 @@ import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { buildOptimizer, clipScale, optimSchema, type ParamInfo, unusedGroups, updateFunction } from '../../src/optim/index.ts';
 import { pathMatcher } from '../../src/optim/glob.ts';
+import {
+  buildOptimizer,
+  clipScale,
+  optimSchema,
+  type ParamInfo,
+  unusedGroups,
+  updateFunction,
+} from '../../src/optim/index.ts';
 import { orthogonalise } from '../../src/optim/muon.ts';
 import { createRng, powInteger } from '../../src/tensor/index.ts';
 
@@ -67,7 +74,8 @@ describe('parameter groups', () => {
       ['a.b', 'aXb', false],
       ['a[1]', 'a[1]', true],
     ];
-    for (const [pattern, path, expected] of cases) expect(pathMatcher(pattern)(path), `${pattern} ${path}`).toBe(expected);
+    for (const [pattern, path, expected] of cases)
+      expect(pathMatcher(pattern)(path), `${pattern} ${path}`).toBe(expected);
   });
 
   it('give equal keys only where the traced update is the same', () => {
@@ -79,7 +87,10 @@ describe('parameter groups', () => {
   });
 
   it('that match nothing are reported', () => {
-    const config = optimSchema.parse({ name: 'sgd', groups: [{ match: '*.bias' }, { match: '*.gain' }, { match: 'blocks.*.bias' }] });
+    const config = optimSchema.parse({
+      name: 'sgd',
+      groups: [{ match: '*.bias' }, { match: '*.gain' }, { match: 'blocks.*.bias' }],
+    });
     expect(unusedGroups(config, [weight.path, bias.path])).toEqual([
       'optim.groups[1] (match: *.gain)',
       'optim.groups[2] (match: blocks.*.bias)',
@@ -125,7 +136,13 @@ describe('clipping', () => {
     const info: ParamInfo = { path: 'w', shape: [2], decay: true };
     const { fn, signature } = updateFunction(optimizer, info, { clipping: true });
     expect(signature.map(({ shape }) => shape)).toEqual([[2], [2], [2], [], []]);
-    const [param, momentum] = fn(tf.tensor([1, 1]), tf.tensor([4, 8]), tf.zeros([2]), tf.scalar(1), tf.scalar(0.5)) as tf.Tensor[];
+    const [param, momentum] = fn(
+      tf.tensor([1, 1]),
+      tf.tensor([4, 8]),
+      tf.zeros([2]),
+      tf.scalar(1),
+      tf.scalar(0.5),
+    ) as tf.Tensor[];
     expect([...(param as tf.Tensor).dataSync()]).toEqual([-1, -3]);
     expect([...(momentum as tf.Tensor).dataSync()]).toEqual([2, 4]);
   });
@@ -137,7 +154,13 @@ describe('Adam', () => {
       const { optimizer } = plan({ name, weight_decay: 0 });
       const scalars = optimizer.scalars(0.01, 1).map((x) => tf.scalar(x));
       const info: ParamInfo = { path: 'w', shape: [3], decay: true };
-      const [next] = optimizer.update(tf.zeros([3]), tf.tensor([1e-4, -1, 100]), [tf.zeros([3]), tf.zeros([3])], scalars, info) as [tf.Tensor];
+      const [next] = optimizer.update(
+        tf.zeros([3]),
+        tf.tensor([1e-4, -1, 100]),
+        [tf.zeros([3]), tf.zeros([3])],
+        scalars,
+        info,
+      ) as [tf.Tensor];
       const [a, b, c] = next.dataSync() as unknown as [number, number, number];
       expect(a).toBeCloseTo(-0.01, 5);
       expect(b).toBeCloseTo(0.01, 8);
@@ -156,7 +179,11 @@ describe('Adam', () => {
 });
 
 describe('Muon', () => {
-  it.each([[8, 5], [5, 8], [6, 6]])('makes the singular values of a %d x %d matrix about 1', (rows, columns) => {
+  it.each([
+    [8, 5],
+    [5, 8],
+    [6, 6],
+  ])('makes the singular values of a %d x %d matrix about 1', (rows, columns) => {
     const matrix = tf.tensor2d(createRng(rows).fillNormal(new Float32Array(rows * columns)), [rows, columns]);
     const x = orthogonalise(matrix, 8);
     const gram = rows > columns ? tf.matMul(x, x, true, false) : tf.matMul(x, x, false, true);

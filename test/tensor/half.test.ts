@@ -51,7 +51,13 @@ describe.each([
   });
 
   it('keeps signed zeros and infinities, and overflows to infinity', () => {
-    expect([...from(to(Float32Array.of(0, -0, Infinity, -Infinity, largest)))]).toEqual([0, -0, Infinity, -Infinity, largest]);
+    expect([...from(to(Float32Array.of(0, -0, Infinity, -Infinity, largest)))]).toEqual([
+      0,
+      -0,
+      Infinity,
+      -Infinity,
+      largest,
+    ]);
     expect(from(to(one(3.4028234663852886e38)))[0]).toBe(Infinity);
     expect(from(to(one(NaN)))[0]).toBeNaN();
   });

@@ -6,9 +6,21 @@ import { threefry2x32 } from '../../src/tensor/threefry.ts';
 describe('threefry2x32', () => {
   // Known answers of the Random123 distribution (tests/kat_vectors).
   it.each([
-    [[0, 0], [0, 0], [0x6b200159, 0x99ba4efe]],
-    [[0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], [0x1cb996fc, 0xbb002be7]],
-    [[0x13198a2e, 0x03707344], [0x243f6a88, 0x85a308d3], [0xc4923a9c, 0x483df7a0]],
+    [
+      [0, 0],
+      [0, 0],
+      [0x6b200159, 0x99ba4efe],
+    ],
+    [
+      [0xffffffff, 0xffffffff],
+      [0xffffffff, 0xffffffff],
+      [0x1cb996fc, 0xbb002be7],
+    ],
+    [
+      [0x13198a2e, 0x03707344],
+      [0x243f6a88, 0x85a308d3],
+      [0xc4923a9c, 0x483df7a0],
+    ],
   ])('of key %j and counter %j is %j', (key, counter, expected) => {
     const out = new Uint32Array(2);
     threefry2x32(key[0] as number, key[1] as number, counter[0] as number, counter[1] as number, out, 0);
@@ -88,7 +100,10 @@ describe('createRng', () => {
   it('draws unbiased integers and refuses impossible bounds', () => {
     const rng = createRng(2);
     const counts = new Int32Array(10);
-    for (let i = 0; i < 100_000; i++) counts[rng.integer(10)]! += 1;
+    for (let i = 0; i < 100_000; i++) {
+      const value = rng.integer(10);
+      counts[value] = (counts[value] as number) + 1;
+    }
     const chi2 = counts.reduce((sum, c) => sum + (c - 10_000) ** 2 / 10_000, 0);
     expect(chi2).toBeLessThan(27.9); // 0.1 % point with nine degrees of freedom
     for (const bound of [0, -1, 1.5, NaN, 2 ** 32 + 1]) expect(() => rng.integer(bound)).toThrow(RangeError);

@@ -28,10 +28,13 @@ const tensor = fc
   .map(([dtype, shape, seed]): HostTensor => {
     const data = allocate(dtype, sizeOf(shape));
     const bytes = bytesOf(data);
-    for (let i = 0; i < bytes.length; i++) bytes[i] = dtype === 'bool' ? (seed >> i) & 1 : Math.imul(seed + i, 2654435761) >>> 24;
+    for (let i = 0; i < bytes.length; i++)
+      bytes[i] = dtype === 'bool' ? (seed >> i) & 1 : Math.imul(seed + i, 2654435761) >>> 24;
     return { dtype, shape, data };
   });
-const name = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).filter((n) => n !== '__metadata__' && n !== '__proto__');
+const name = fc
+  .string({ unit: 'grapheme', minLength: 1, maxLength: 12 })
+  .filter((n) => n !== '__metadata__' && n !== '__proto__');
 const tensors = fc.dictionary(name, tensor, { maxKeys: 6, noNullPrototype: true });
 
 let dir: string;
@@ -53,22 +56,29 @@ function craft(header: unknown, dataBytes: number): Uint8Array {
 describe('the codec', () => {
   it('gives back what it was given, bit by bit', () => {
     fc.assert(
-      fc.property(tensors, fc.dictionary(name, fc.string(), { maxKeys: 3, noNullPrototype: true }), (given, metadata) => {
-        const decoded = decodeSafetensors(encodeSafetensors(given, metadata));
-        expect({ ...decoded.metadata }).toEqual(metadata);
-        expect(Object.keys(decoded.tensors).sort()).toEqual(Object.keys(given).sort());
-        for (const [key, t] of Object.entries(given)) {
-          expect(decoded.tensors[key]?.dtype).toBe(t.dtype);
-          expect(decoded.tensors[key]?.shape).toEqual(t.shape);
-          expect(bytesOf(decoded.tensors[key]!.data)).toEqual(bytesOf(t.data));
-        }
-      }),
+      fc.property(
+        tensors,
+        fc.dictionary(name, fc.string(), { maxKeys: 3, noNullPrototype: true }),
+        (given, metadata) => {
+          const decoded = decodeSafetensors(encodeSafetensors(given, metadata));
+          expect({ ...decoded.metadata }).toEqual(metadata);
+          expect(Object.keys(decoded.tensors).sort()).toEqual(Object.keys(given).sort());
+          for (const [key, t] of Object.entries(given)) {
+            expect(decoded.tensors[key]?.dtype).toBe(t.dtype);
+            expect(decoded.tensors[key]?.shape).toEqual(t.shape);
+            expect(bytesOf((decoded.tensors[key] as HostTensor).data)).toEqual(bytesOf(t.data));
+          }
+        },
+      ),
       { numRuns: 60 },
     );
   });
 
   it('lays out bytes as the specification says', () => {
-    const bytes = encodeSafetensors({ b: int32([7], []), a: float32([1, 2], [2]), z: { dtype: 'bool', shape: [1], data: Uint8Array.of(1) } }, { format: 'pt' });
+    const bytes = encodeSafetensors(
+      { b: int32([7], []), a: float32([1, 2], [2]), z: { dtype: 'bool', shape: [1], data: Uint8Array.of(1) } },
+      { format: 'pt' },
+    );
     const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
     expect(length % 8).toBe(0);
     const header = new TextDecoder().decode(bytes.subarray(8, 8 + length));
@@ -104,7 +114,11 @@ describe('the codec', () => {
     expect(encodeSafetensors(tensors, metadata).length).toBe(bytes.length);
   });
 
-  const entry = (start: number, end: number, shape = [(end - start) / 4], dtype = 'F32') => ({ dtype, shape, data_offsets: [start, end] });
+  const entry = (start: number, end: number, shape = [(end - start) / 4], dtype = 'F32') => ({
+    dtype,
+    shape,
+    data_offsets: [start, end],
+  });
   it.each([
     ['too short', new Uint8Array(3), /at least 8 bytes, found 3/],
     ['a huge header', new Uint8Array(16).fill(255), /at most 100000000/],
@@ -114,9 +128,21 @@ describe('the codec', () => {
     ['invalid UTF-8', craft('{"a"', 0).fill(0xff, 10, 11), /not valid JSON/],
     ['an unknown dtype', craft({ a: entry(0, 4, [1], 'F64') }, 4), /tensor 'a' has dtype "F64"; supported are F32/],
     ['a bad shape', craft({ a: entry(0, 4, [-1]) }, 4), /list of sizes as shape, found \[-1\]/],
-    ['bad offsets', craft({ a: { dtype: 'F32', shape: [1], data_offsets: [0] } }, 4), /data_offsets \[start, end\], found \[0\]/],
-    ['a size that does not fit', craft({ a: entry(0, 8, [3]) }, 8), /takes 12 bytes, but its data_offsets \[0,8\] span 8/],
-    ['an overlap', craft({ a: entry(0, 8), b: entry(4, 12) }, 12), /tensor 'b' overlaps .* expected it to start at byte 8, found 4/],
+    [
+      'bad offsets',
+      craft({ a: { dtype: 'F32', shape: [1], data_offsets: [0] } }, 4),
+      /data_offsets \[start, end\], found \[0\]/,
+    ],
+    [
+      'a size that does not fit',
+      craft({ a: entry(0, 8, [3]) }, 8),
+      /takes 12 bytes, but its data_offsets \[0,8\] span 8/,
+    ],
+    [
+      'an overlap',
+      craft({ a: entry(0, 8), b: entry(4, 12) }, 12),
+      /tensor 'b' overlaps .* expected it to start at byte 8, found 4/,
+    ],
     ['a gap', craft({ a: entry(0, 4), b: entry(8, 12) }, 12), /bytes 4 to 8 before tensor 'b' belong to no tensor/],
     ['missing data', craft({ a: entry(0, 8) }, 7), /describes 8 bytes of data, but 7 follow it: the file is truncated/],
     ['trailing data', craft({ a: entry(0, 8) }, 9), /describes 8 bytes of data, but 9 follow it/],
@@ -130,11 +156,14 @@ describe('the codec', () => {
 
   it('refuses every truncation of a valid file', () => {
     const bytes = encodeSafetensors({ a: float32([1, 2, 3], [3]) });
-    for (let n = 0; n < bytes.length; n++) expect(() => decodeSafetensors(bytes.subarray(0, n))).toThrow(SafetensorsError);
+    for (let n = 0; n < bytes.length; n++)
+      expect(() => decodeSafetensors(bytes.subarray(0, n))).toThrow(SafetensorsError);
   });
 
   it('refuses a tensor whose memory does not fit its shape', () => {
-    expect(() => encodeSafetensors({ a: { dtype: 'float32', shape: [3], data: new Float32Array(2) } })).toThrow(/should hold 12 bytes/);
+    expect(() => encodeSafetensors({ a: { dtype: 'float32', shape: [3], data: new Float32Array(2) } })).toThrow(
+      /should hold 12 bytes/,
+    );
   });
 });
 
@@ -154,12 +183,17 @@ describe('files', () => {
     const lazy = { dtype: 'float32', shape: [3, 2], load: async () => given['a.w'] } as const;
     await writeSafetensors(path, { ...given, 'a.w': lazy }, { step: '3' });
     const reader = await openSafetensors(path);
-    expect({ ...reader.specs }).toEqual({ 'a.w': { dtype: 'float32', shape: [3, 2] }, b: { dtype: 'int32', shape: [2] } });
+    expect({ ...reader.specs }).toEqual({
+      'a.w': { dtype: 'float32', shape: [3, 2] },
+      b: { dtype: 'int32', shape: [2] },
+    });
     expect(reader.metadata).toEqual({ step: '3' });
     expect(await reader.read('b')).toEqual(given.b);
     expect(await reader.readRows('a.w', 1, 3)).toEqual(float32([3, 4, 5, 6], [2, 2]));
     expect((await reader.readRows('a.w', 2, 2)).shape).toEqual([0, 2]);
-    await expect(reader.readRows('a.w', 1, 4)).rejects.toThrow(/rows 1 to 4 are not within tensor 'a.w' of shape \[3,2\]/);
+    await expect(reader.readRows('a.w', 1, 4)).rejects.toThrow(
+      /rows 1 to 4 are not within tensor 'a.w' of shape \[3,2\]/,
+    );
     await expect(reader.read('c')).rejects.toThrow(/y\.safetensors: there is no tensor 'c'; the file has a\.w, b/);
     await reader.close();
     expect({ ...(await readSafetensors(path, ['b'])).tensors }).toEqual({ b: given.b });
@@ -181,7 +215,9 @@ describe('files', () => {
     const failing = { dtype: 'float32', shape: [1], load: () => Promise.reject(new Error('device lost')) } as const;
     await expect(writeSafetensors(path, { ...given, z: failing })).rejects.toThrow('device lost');
     const other = { dtype: 'float32', shape: [1], load: async () => float32([1, 2], [2]) } as const;
-    await expect(writeSafetensors(path, { z: other })).rejects.toThrow(/announced as float32 \[1\], but float32 \[2\] was loaded/);
+    await expect(writeSafetensors(path, { z: other })).rejects.toThrow(
+      /announced as float32 \[1\], but float32 \[2\] was loaded/,
+    );
     expect(await readdir(dir)).not.toContain('failed.safetensors');
   });
 });
