@@ -48,10 +48,11 @@ export function documentation(schema: Schema): string | null {
   }
 }
 
-/** Whether a schema is a literal or enum that rules `value` out. */
+/** Whether a schema is a literal, an enum or `undefined` that rules `value` out. */
 function rulesOut(schema: Schema, value: unknown): boolean {
   const def = (unwrap(schema) as z.core.$ZodTypes)._zod.def;
   if (def.type === 'literal') return !(def.values as unknown[]).includes(value);
+  if (def.type === 'undefined') return value !== undefined;
   if (def.type === 'enum') return !Object.values(def.entries).includes(value as string);
   return false;
 }

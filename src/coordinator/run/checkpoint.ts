@@ -188,6 +188,9 @@ export interface ExpectedParam {
 /** Prefix of parameters among the tensors of a checkpoint. */
 export const PARAM_PREFIX = 'param/';
 
+/** Prefix of state tensors (running statistics, router biases) among the tensors of a checkpoint. */
+export const STATE_PREFIX = 'state/';
+
 /** Where each tensor of a checkpoint lies. Open files are closed by `close`. */
 export class CheckpointReader {
   readonly #byTensor: ReadonlyMap<string, SafetensorsReader>;

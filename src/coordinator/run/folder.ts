@@ -12,10 +12,8 @@ export interface RunFolder {
   readonly checkpoints: string;
   readonly trace: string;
   readonly summary: string;
-  /** Tokenizer and other things that the data section made from the corpus. */
-  readonly data: string;
-  /** The user's module file as it was when the run began. */
-  readonly module: string;
+  /** The model as the run was started with it. */
+  readonly model: string;
 }
 
 /** Names the files of a run folder, which need not exist. */
@@ -29,8 +27,7 @@ export function runFolderAt(path: string): RunFolder {
     checkpoints: join(root, 'checkpoints'),
     trace: join(root, 'trace.json'),
     summary: join(root, 'summary.json'),
-    data: join(root, 'data'),
-    module: join(root, 'module.mjs'),
+    model: join(root, 'model.json'),
   };
 }
 

@@ -3,3 +3,4 @@ export * from './errors.ts';
 export * from './folder.ts';
 export * from './metrics-log.ts';
 export * from './summary.ts';
+export * from './model-file.ts';

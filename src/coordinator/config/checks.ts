@@ -1,0 +1,44 @@
+import { batchPlan, checkMesh, PlanError } from '../../plan/index.ts';
+import type { Finding } from './read.ts';
+import type { Config } from './schema.ts';
+import type { ResolvedConfig } from './resolve.ts';
+
+/** Constraints between keys, which no single key's schema can state; the planner's own, at the place of the value. */
+export function checkConfig(config: Config): Finding[] {
+  const { batch, parallel } = config;
+  const dividing = batch.global % batch.micro === 0;
+  return [
+    ...findingOf(['parallel', 'expert'], () => checkMesh(parallel)),
+    ...findingOf(dividing ? ['parallel', 'data'] : ['batch', 'micro'], () => batchPlan(batch, parallel)),
+  ];
+}
+
+function findingOf(path: readonly string[], check: () => unknown): Finding[] {
+  try {
+    check();
+    return [];
+  } catch (error) {
+    if (error instanceof PlanError) return [{ path, message: error.message }];
+    throw error;
+  }
+}
+
+/**
+ * Settings that were given but change nothing in this config: each is worth one warning. (The planner knows those of the
+ * `parallel` section.)
+ */
+export function settingsWithoutEffect(config: ResolvedConfig): string[] {
+  const given = (path: string): boolean => config.origin.given.has(path);
+  const { train } = config;
+  const warnings: string[] = [];
+  const note = (path: string, because: string): void => {
+    if (given(path)) warnings.push(`${path} has no effect: ${because}`);
+  };
+  if (train.eval_every === 0 || train.eval_every >= train.steps)
+    note('train.eval_microbatches', 'it limits evaluations on the way, and there are none (train.eval_every)');
+  if (train.checkpoint_every === 0 || train.checkpoint_every >= train.steps)
+    note('train.keep_last', 'only the last step is checkpointed (train.checkpoint_every)');
+  if (config.generate.characters === 0 && config.data.name !== 'moby-dick' && config.data.name !== 'text')
+    note('generate', `the data '${config.data.name}' is not text`);
+  return warnings;
+}

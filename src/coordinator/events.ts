@@ -1,0 +1,106 @@
+import type { SplitName } from '../data/index.ts';
+import type { MeshShape } from '../plan/index.ts';
+import type { RunFailure } from './failure.ts';
+import type { Metrics } from './metrics.ts';
+import type { RunSummary } from './run/index.ts';
+
+/** What the workers said when they were ready. */
+export interface WorkerStart {
+  readonly rank: number;
+  /** Bytes of the parameters and of the optimizer state that this rank holds. */
+  readonly paramBytes: number;
+  readonly optimizerBytes: number;
+  readonly executables: number;
+  readonly cacheHits: number;
+  /** Milliseconds spent tracing, lowering and making sessions. */
+  readonly compileMs: number;
+}
+
+/** All workers are ready; the first step follows. */
+export interface StartedEvent {
+  readonly type: 'started';
+  readonly runId: string;
+  /** Absolute path of the run folder. */
+  readonly dir: string;
+  readonly mesh: MeshShape;
+  readonly world: number;
+  /** Engine threads of each worker. */
+  readonly threads: number;
+  readonly engine: string;
+  /** Parameters of the model, in elements. */
+  readonly parameters: number;
+  readonly microbatches: number;
+  /** Completed steps to continue from; 0 for a new run. */
+  readonly step: number;
+  /** Steps of the whole run. */
+  readonly steps: number;
+  readonly unit: 'tokens' | 'examples';
+  readonly baselines: Readonly<Record<string, number>>;
+  readonly workers: readonly WorkerStart[];
+  /** Milliseconds from the call to here. */
+  readonly startMs: number;
+}
+
+/** One optimizer step is complete. */
+export interface StepEvent {
+  readonly type: 'step';
+  /** Completed steps, this one included. */
+  readonly step: number;
+  /** Mean over the global batch, float32. */
+  readonly loss: number;
+  /** Global gradient norm before clipping. */
+  readonly gradNorm: number;
+  readonly lr: number;
+  /** Tokens (or examples) a second, from the end of the step before to the end of this one. */
+  readonly perSecond: number;
+  /** Longest of the ranks. */
+  readonly stepMs: number;
+  /** Longest of the ranks: waiting for and moving tensors. */
+  readonly commMs: number;
+  /** Everything that modules report, `loss` included. */
+  readonly metrics: Metrics;
+}
+
+/** An evaluation is complete. */
+export interface EvaluatedEvent {
+  readonly type: 'evaluated';
+  /** Completed steps. */
+  readonly step: number;
+  readonly split: SplitName;
+  readonly microbatches: number;
+  readonly loss: number;
+  readonly metrics: Metrics;
+  readonly ms: number;
+}
+
+/** A checkpoint is safe on disk. */
+export interface CheckpointedEvent {
+  readonly type: 'checkpointed';
+  readonly step: number;
+  readonly path: string;
+  readonly bytes: number;
+  readonly ms: number;
+}
+
+/** What happens in a run, in order. The last one is `finished` or `failed`. */
+export type RunEvent =
+  /** Something that takes a moment before the workers start. */
+  | { readonly type: 'preparing'; readonly what: 'data' | 'model' | 'plan' | 'workers' }
+  | StartedEvent
+  | StepEvent
+  | EvaluatedEvent
+  | CheckpointedEvent
+  | { readonly type: 'warning'; readonly message: string }
+  /** Text that the model wrote when training had ended. */
+  | { readonly type: 'sampled'; readonly prompt: string; readonly text: string }
+  /** `summary` is null where the run was interrupted; it can be resumed from `checkpoint`. */
+  | {
+      readonly type: 'finished';
+      readonly status: 'completed' | 'interrupted';
+      readonly runId: string;
+      readonly dir: string;
+      readonly step: number;
+      readonly summary: RunSummary | null;
+      readonly checkpoint: string | null;
+    }
+  | { readonly type: 'failed'; readonly failure: RunFailure };

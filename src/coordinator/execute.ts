@@ -1,0 +1,197 @@
+import { sampleText } from './generate/index.ts';
+import { formatInstruction, type Program } from '../plan/index.ts';
+import type { ResolvedModel } from '../modules/index.ts';
+import type { WorkerJob } from '../worker/index.ts';
+import type { RunEvent } from './events.ts';
+import { RunFailure } from './failure.ts';
+import { RunSession, WorkerPool, workerEntry } from './launch/index.ts';
+import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
+import { writeFileAtomically } from './run/atomic.ts';
+import { CheckpointReader, MetricsLog, type RunFolder, type RunSummary, type UsableCheckpoint, verifyCheckpoint, writeSummary } from './run/index.ts';
+import { schedulerNamed } from './scheduler.ts';
+
+/** A run that is about to launch its workers. */
+export interface Execution {
+  readonly prepared: PreparedRun;
+  readonly folder: RunFolder;
+  readonly model: ResolvedModel;
+  /** `performance.now()` when the user asked for the run. */
+  readonly began: number;
+  readonly signal: AbortSignal | null;
+  /** The checkpoint to continue from, or null. */
+  readonly from: UsableCheckpoint | null;
+}
+
+/** Builds each rank's job. */
+export function jobsOf(
+  prepared: PreparedRun,
+  options: { readonly runId: string; readonly model: ResolvedModel; readonly checkpoint: string | null },
+): WorkerJob[] {
+  const { config, plan, data, engine } = prepared;
+  return plan.programs.map((train, rank) => ({
+    runId: options.runId,
+    rank,
+    seed: config.seed,
+    model: options.model,
+    optim: config.optim,
+    totalSteps: config.train.steps,
+    data,
+    engine,
+    batch: config.batch,
+    numerics: config.numerics,
+    remat: config.remat,
+    train,
+    evaluate: plan.evaluate[rank] as Program,
+    deadlineMs: config.comm.deadline_s * 1000,
+    checkpoint: options.checkpoint,
+    trace: config.run.trace,
+  }));
+}
+
+/** Launches workers, lets the scheduler drive them, and ends everything, whatever happens. */
+export async function* execute(execution: Execution): AsyncGenerator<RunEvent, void> {
+  const { prepared, folder, began, from } = execution;
+  const { config, plan, dataset, engine, unit } = prepared;
+  const signal = execution.signal ?? new AbortController().signal;
+  const before = { step: from?.index.step ?? 0, wall: from?.index.wall_s ?? 0, recoveries: from?.index.recoveries ?? 0 };
+  for (const message of prepared.warnings) yield { type: 'warning', message };
+  const wall = (): number => before.wall + (performance.now() - began) / 1000;
+  const log = await MetricsLog.open(folder.metrics, before.step);
+  let pool: WorkerPool | null = null;
+  let session: RunSession | null = null;
+  const finished = (summary: RunSummary | null): RunEvent => ({
+    type: 'finished',
+    status: summary ? 'completed' : 'interrupted',
+    runId: folder.id,
+    dir: folder.path,
+    step: session?.position ?? before.step,
+    summary,
+    checkpoint: session ? session.checkpointPath : (from?.path ?? null),
+  });
+  try {
+    yield { type: 'preparing', what: 'workers' };
+    const jobs = jobsOf(prepared, { runId: folder.id, model: execution.model, checkpoint: from?.path ?? null });
+    const started = await WorkerPool.start(
+      { jobs, entry: workerEntry(), deadlineMs: config.comm.deadline_s * 1000, names: instructionNames(prepared) },
+      signal,
+    ).catch((error: unknown) => {
+      if (signal.aborted && error === signal.reason) return null;
+      throw error;
+    });
+    if (!started) {
+      yield finished(null);
+      return;
+    }
+    const { ready } = started;
+    pool = started.pool;
+    const engineVersion = ready[0]?.engineVersion ?? engine.kind;
+    session = new RunSession(
+      {
+        config,
+        pool,
+        folder,
+        log,
+        signal,
+        step: before.step,
+        microbatches: plan.batch.microbatches,
+        tokensPerExample: dataset.tokensPerExample,
+        unit,
+        evaluationMicrobatches: (split) => evaluationSize(prepared, split),
+        checkpointInfo: () => ({
+          seed: config.seed,
+          batch: config.batch,
+          engine: `${engineVersion}, ${engine.threads} threads`,
+          mesh: plan.mesh,
+          wall_s: wall(),
+          recoveries: before.recoveries,
+        }),
+      },
+      from?.path ?? null,
+    );
+    const baselines = baselinesOf(prepared);
+    yield {
+      type: 'started',
+      runId: folder.id,
+      dir: folder.path,
+      mesh: plan.mesh,
+      world: jobs.length,
+      threads: engine.threads,
+      engine: engineVersion,
+      parameters: prepared.params.reduce((sum, { bytes }) => sum + bytes / 4, 0),
+      microbatches: plan.batch.microbatches,
+      step: before.step,
+      steps: config.train.steps,
+      unit,
+      baselines,
+      workers: ready.map(({ paramBytes, optimizerBytes, compile }, rank) => ({
+        rank,
+        paramBytes,
+        optimizerBytes,
+        executables: compile.executables,
+        cacheHits: compile.cacheHits,
+        compileMs: compile.totalMs,
+      })),
+      startMs: performance.now() - began,
+    };
+    const { name, ...own } = config.scheduler;
+    yield* schedulerNamed(name).run(session, own);
+    const traces = await pool.stop();
+    await log.close();
+    if (config.run.trace) await writeFileAtomically(folder.trace, JSON.stringify({ traceEvents: traces.flat() }));
+    if (session.position < config.train.steps) {
+      yield finished(null);
+      return;
+    }
+    const summary = await summarise(prepared, session, { baselines, log, wall_s: wall(), recoveries: before.recoveries });
+    await writeSummary(folder.summary, summary);
+    if (config.generate.characters > 0 && unit === 'tokens' && session.checkpointPath)
+      yield { type: 'sampled', ...(await sampleText(prepared, session.checkpointPath)) };
+    yield finished(summary);
+  } catch (error) {
+    if (error instanceof RunFailure) {
+      error.checkpoint = session ? session.checkpointPath : (from?.path ?? null);
+      yield { type: 'failed', failure: error };
+    }
+    throw error;
+  } finally {
+    await pool?.terminate();
+    await log.close();
+  }
+}
+
+async function summarise(
+  { config, dataset }: PreparedRun,
+  session: RunSession,
+  known: { baselines: Readonly<Record<string, number>>; log: MetricsLog; wall_s: number; recoveries: number },
+): Promise<RunSummary> {
+  const path = session.checkpointPath;
+  if (path === null) throw new Error('the scheduler ended without a checkpoint of the last step');
+  const reader = await CheckpointReader.open(path, await verifyCheckpoint(path));
+  try {
+    const evaluation = session.evaluations.get(config.train.eval_split);
+    const accuracy = evaluation?.metrics.accuracy;
+    const steps = session.position;
+    return {
+      steps,
+      loss: known.log.losses[steps - 1] as number,
+      val_loss: evaluation?.loss ?? null,
+      ...(typeof accuracy === 'number' ? { accuracy } : {}),
+      baselines: known.baselines,
+      wall_s: Math.round(known.wall_s * 1000) / 1000,
+      tokens_per_s: session.ratePerSecond(config.batch.global * dataset.tokensPerExample),
+      weights_sha256: await reader.weightsSha256(),
+      losses_sha256: known.log.sha256(),
+      samples_seen: steps * config.batch.global,
+      recoveries: known.recoveries,
+    };
+  } finally {
+    await reader.close();
+  }
+}
+
+function instructionNames({ plan }: PreparedRun) {
+  return (rank: number, mode: number, index: number): string => {
+    const instruction = (mode === 1 ? plan.evaluate : plan.programs)[rank]?.instructions[index];
+    return instruction ? formatInstruction(instruction) : `instruction ${index}`;
+  };
+}

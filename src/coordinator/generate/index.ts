@@ -1,0 +1,3 @@
+export * from './predictor.ts';
+export * from './sampling.ts';
+export * from './text.ts';

@@ -1,0 +1,4 @@
+export * from './entry.ts';
+export * from './pool.ts';
+export * from './progress.ts';
+export * from './run-session.ts';

@@ -1,0 +1,296 @@
+import { Worker } from 'node:worker_threads';
+import { createLocalLinks } from '../../comm/index.ts';
+import type { SplitName } from '../../data/index.ts';
+import type {
+  FailureReport,
+  LeafValues,
+  ShardReport,
+  StepReport,
+  WorkerCommand,
+  WorkerEvent,
+  WorkerJob,
+} from '../../worker/index.ts';
+import { formatLastSeen, RunFailure } from '../failure.ts';
+import { type InstructionNames, ProgressBoard } from './progress.ts';
+
+/** What a worker says when it can begin. */
+export type ReadyEvent = Extract<WorkerEvent, { type: 'ready' }>;
+
+/** How to launch workers. */
+export interface PoolOptions {
+  /** One job a rank, without the progress buffer, which the pool adds. */
+  readonly jobs: readonly WorkerJob[];
+  /** The module that a worker thread runs. It gets `{ job, links }` as workerData. */
+  readonly entry: URL;
+  /** How long a rank may be silent, in milliseconds. */
+  readonly deadlineMs: number;
+  /** How long starting (reading weights, tracing, compiling) may take, in milliseconds. Default five minutes. */
+  readonly startDeadlineMs?: number;
+  /** How long a report that only follows from another waits for the cause, in milliseconds. */
+  readonly graceMs?: number;
+  readonly names: InstructionNames;
+}
+
+interface Gather {
+  readonly values: Map<number, unknown>;
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+}
+
+/** Reports that come in shortly after the cause are folded behind it. */
+const FOLD_MS = 50;
+
+/**
+ * The worker threads of one run. Whatever happens to one of them (an exception, an exit, silence) ends all of them and
+ * rejects whatever is being waited for with one `RunFailure`. After `stop` or `terminate` no thread, port or timer is
+ * left.
+ */
+export class WorkerPool {
+  readonly world: number;
+  readonly #workers: readonly Worker[];
+  readonly #exited: readonly Promise<void>[];
+  readonly #board: ProgressBoard;
+  readonly #options: PoolOptions;
+  readonly #gathers = new Map<string, Gather>();
+  /** What is being waited for: silence of a rank matters only while this is not empty. */
+  readonly #awaited = new Set<Gather>();
+  readonly #reports: FailureReport[] = [];
+  readonly #failed: Promise<never>;
+  #rejectFailed: (failure: RunFailure) => void = () => undefined;
+  #failure: RunFailure | null = null;
+  #settling: NodeJS.Timeout | null = null;
+  #watchdog: NodeJS.Timeout | null = null;
+  readonly #stopped = new Set<number>();
+  #closing = false;
+  #requests = 0;
+
+  private constructor(options: PoolOptions) {
+    const { jobs, entry, names } = options;
+    this.#options = options;
+    this.world = jobs.length;
+    this.#board = new ProgressBoard(this.world, names, Date.now());
+    this.#failed = new Promise((_, reject) => {
+      this.#rejectFailed = reject;
+    });
+    // Nobody may be waiting when a failure comes; the next wait will see it.
+    this.#failed.catch(() => undefined);
+    const links = createLocalLinks(this.world);
+    this.#workers = jobs.map((job, rank) => {
+      const own = links[rank] as (typeof links)[number];
+      const progress = this.#board.buffers[rank] as SharedArrayBuffer;
+      return new Worker(entry, {
+        workerData: { job: { ...job, progress }, links: own },
+        transferList: own.ports.filter((port) => port !== null),
+        name: `plexus rank ${rank}`,
+      });
+    });
+    this.#exited = this.#workers.map((worker, rank) => this.#listen(worker, rank));
+  }
+
+  /**
+   * Starts the workers and waits until all are ready.
+   * @throws RunFailure if one of them fails to start.
+   */
+  static async start(options: PoolOptions, signal?: AbortSignal): Promise<{ pool: WorkerPool; ready: ReadyEvent[] }> {
+    const pool = new WorkerPool(options);
+    pool.#watch(options.startDeadlineMs ?? Math.max(300_000, options.deadlineMs));
+    try {
+      const ready = await pool.#await<ReadyEvent>('ready', signal);
+      pool.#watch(options.deadlineMs);
+      return { pool, ready };
+    } catch (error) {
+      await pool.terminate();
+      throw error;
+    }
+  }
+
+  /** Lets every rank run steps up to `until` (exclusive). */
+  grant(until: number): void {
+    this.#broadcast({ type: 'run', until });
+  }
+
+  /** Every rank's report of a step, in order of ranks. */
+  step(step: number): Promise<StepReport[]> {
+    return this.#await<StepReport>(`step ${step}`);
+  }
+
+  /** Evaluates; every rank's leaf values of each metric. */
+  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>[]> {
+    const id = this.#requests++;
+    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches });
+    return this.#await(`evaluated ${id}`);
+  }
+
+  /** Lets every rank write its shards into an existing folder. */
+  async checkpoint(dir: string): Promise<ShardReport[]> {
+    const id = this.#requests++;
+    this.#broadcast({ type: 'checkpoint', id, dir });
+    return (await this.#await<readonly ShardReport[]>(`saved ${id}`)).flat();
+  }
+
+  /** Lets the workers end in good order and returns what they traced, by rank. */
+  async stop(): Promise<unknown[]> {
+    this.#broadcast({ type: 'stop' });
+    const traces = await this.#await<unknown>('stopped');
+    this.#closing = true;
+    await this.terminate();
+    return traces;
+  }
+
+  /** Ends all threads and waits until they are gone. */
+  async terminate(): Promise<void> {
+    this.#closing = true;
+    if (this.#watchdog) clearInterval(this.#watchdog);
+    if (this.#settling) clearTimeout(this.#settling);
+    await Promise.all(this.#workers.map((worker) => worker.terminate()));
+    await Promise.all(this.#exited);
+  }
+
+  #broadcast(command: WorkerCommand): void {
+    for (const worker of this.#workers) worker.postMessage(command);
+  }
+
+  #gather(key: string): Gather {
+    let gather = this.#gathers.get(key);
+    if (!gather) {
+      let resolve = (): void => undefined;
+      const promise = new Promise<void>((done) => {
+        resolve = done;
+      });
+      gather = { values: new Map(), promise, resolve };
+      this.#gathers.set(key, gather);
+    }
+    return gather;
+  }
+
+  #put(key: string, rank: number, value: unknown): void {
+    const gather = this.#gather(key);
+    gather.values.set(rank, value);
+    if (gather.values.size === this.world) gather.resolve();
+  }
+
+  /** Waits for the answers of all ranks. */
+  async #await<T>(key: string, signal?: AbortSignal): Promise<T[]> {
+    const gather = this.#gather(key);
+    const now = Date.now();
+    for (let rank = 0; rank < this.world; rank++) this.#board.touch(rank, now);
+    this.#awaited.add(gather);
+    let onAbort = (): void => undefined;
+    const aborted = new Promise<never>((_, reject) => {
+      onAbort = () => reject(signal?.reason);
+      if (signal?.aborted) onAbort();
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+    try {
+      await Promise.race(signal ? [gather.promise, this.#failed, aborted] : [gather.promise, this.#failed]);
+      return Array.from({ length: this.world }, (_, rank) => gather.values.get(rank) as T);
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+      this.#awaited.delete(gather);
+      this.#gathers.delete(key);
+    }
+  }
+
+  #listen(worker: Worker, rank: number): Promise<void> {
+    worker.on('message', (event: WorkerEvent) => this.#receive(rank, event));
+    worker.on('messageerror', (error) => this.#report(this.#synthetic(rank, error)));
+    worker.on('error', (error) => this.#report(this.#synthetic(rank, error)));
+    return new Promise((resolve) => {
+      worker.on('exit', (code) => {
+        resolve();
+        if (this.#closing || this.#stopped.has(rank) || this.#reports.some((report) => report.rank === rank)) return;
+        const error = new Error(`the worker thread exited with code ${code} without saying why`);
+        error.name = 'WorkerExit';
+        error.stack = '';
+        this.#report(this.#synthetic(rank, error));
+      });
+    });
+  }
+
+  #receive(rank: number, event: WorkerEvent): void {
+    this.#board.touch(rank, Date.now());
+    switch (event.type) {
+      case 'ready':
+        return this.#put('ready', rank, event);
+      case 'step':
+        return this.#put(`step ${event.report.step}`, rank, event.report);
+      case 'evaluated':
+        return this.#put(`evaluated ${event.id}`, rank, event.metrics);
+      case 'saved':
+        return this.#put(`saved ${event.id}`, rank, event.shards);
+      case 'stopped':
+        this.#stopped.add(rank);
+        return this.#put('stopped', rank, event.trace);
+      case 'failed':
+        return this.#report(event.report);
+    }
+  }
+
+  #synthetic(rank: number, error: unknown): FailureReport {
+    const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+    const seen = this.#board.look(Date.now())[rank];
+    return {
+      rank,
+      path: null,
+      instruction: seen?.doing ?? null,
+      microbatch: null,
+      step: null,
+      name,
+      message,
+      stack: stack ?? '',
+      secondary: false,
+    };
+  }
+
+  /** Notes a failure. A cause ends the run at once; a consequence waits for its cause first. */
+  #report(report: FailureReport): void {
+    if (this.#closing || this.#failure) return;
+    this.#reports.push(report);
+    const primary = !report.secondary;
+    if (this.#settling && !primary) return;
+    if (this.#settling) clearTimeout(this.#settling);
+    const wait = this.#reports.some((other) => !other.secondary) ? FOLD_MS : (this.#options.graceMs ?? 1000);
+    this.#settling = setTimeout(() => this.#settle(), wait);
+  }
+
+  #settle(): void {
+    const cause = this.#reports.find((report) => !report.secondary) ?? this.#reports[0];
+    if (!cause) return;
+    const others = this.#reports.filter((report) => report !== cause);
+    const seen = this.#board.look(Date.now());
+    const waited = cause.name === 'CommTimeout' || cause.name === 'Hang';
+    const shown = waited ? { ...cause, message: `${cause.message}\nlast seen:\n${formatLastSeen(seen)}` } : cause;
+    this.#failure = new RunFailure([shown, ...others], seen);
+    const failure = this.#failure;
+    // Rejected only when everything is gone, so that whoever sees the failure finds nothing left behind.
+    void this.terminate().finally(() => this.#rejectFailed(failure));
+  }
+
+  #watch(deadlineMs: number): void {
+    if (this.#watchdog) clearInterval(this.#watchdog);
+    // Transports have the same deadline and say more (who waits for whom): leave them the first word.
+    const limit = deadlineMs * 1.25 + 500;
+    this.#watchdog = setInterval(() => this.#inspect(limit), Math.min(1000, limit / 4));
+    this.#watchdog.unref();
+  }
+
+  #inspect(limit: number): void {
+    if (this.#awaited.size === 0 || this.#reports.length > 0) return;
+    const seen = this.#board.look(Date.now());
+    const late = seen.find(
+      ({ rank, sinceMs }) => sinceMs > limit && [...this.#awaited].some((gather) => !gather.values.has(rank)),
+    );
+    if (!late) return;
+    this.#report({
+      rank: late.rank,
+      path: null,
+      instruction: late.doing,
+      microbatch: null,
+      step: null,
+      name: 'Hang',
+      message: `the worker has been silent for ${(late.sinceMs / 1000).toFixed(0)} s; if its work takes that long, raise comm.deadline_s`,
+      stack: '',
+      secondary: false,
+    });
+  }
+}

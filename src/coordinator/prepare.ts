@@ -1,0 +1,109 @@
+import { availableParallelism } from 'node:os';
+import { type Dataset, evaluationBatches, openDataset, type PreparedData, prepareData, type SplitName } from '../data/index.ts';
+import { buildModel, type Model, type ModelConfig, type ResolvedModel } from '../modules/index.ts';
+import { buildOptimizer, unusedGroups } from '../optim/index.ts';
+import { compilePlan, type ParamSummary, type Plan, summariseModel, worldSize } from '../plan/index.ts';
+import type { EngineOptions } from '../engine/index.ts';
+import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
+import type { RunEvent } from './events.ts';
+
+/** A config with everything that is derived from it before workers are launched. */
+export interface PreparedRun {
+  readonly config: ResolvedConfig;
+  readonly data: PreparedData;
+  readonly dataset: Dataset;
+  readonly model: Model;
+  readonly plan: Plan;
+  /** All parameters of the model, experts included. */
+  readonly params: readonly ParamSummary[];
+  readonly unit: 'tokens' | 'examples';
+  /** The engine of each worker, with its threads worked out. */
+  readonly engine: EngineOptions;
+  /** What the user should be told once. */
+  readonly warnings: readonly string[];
+}
+
+/** Where to take things from that an earlier run has made. */
+export interface PrepareSources {
+  /** Run folder whose tokenizer is used. */
+  readonly runDir?: string;
+  /** The model of an earlier run, in place of the config's. */
+  readonly model?: ResolvedModel;
+}
+
+/**
+ * Reads the data, builds and measures the model, and plans who computes what. Starts no worker and writes nothing.
+ * @throws DataError, ModuleError or PlanError stating what does not fit
+ */
+export async function* prepareRun(
+  config: ResolvedConfig,
+  sources: PrepareSources = {},
+): AsyncGenerator<RunEvent, PreparedRun> {
+  yield { type: 'preparing', what: 'data' };
+  const data = await prepareData(config.data, sources.runDir === undefined ? {} : { runDir: sources.runDir });
+  const dataset = openDataset(data);
+  yield { type: 'preparing', what: 'model' };
+  const built = await buildModel(sources.model ?? modelConfig(config), data.info);
+  yield { type: 'preparing', what: 'plan' };
+  const optimizer = buildOptimizer(config.optim, { totalSteps: config.train.steps });
+  const summary = await summariseModel(built.model, data.info, config.batch.micro, optimizer.optimizer);
+  const plan = compilePlan({
+    summary,
+    parallel: config.parallel,
+    batch: config.batch,
+    baseDir: config.origin.directory,
+  });
+  const params = summary.layers.flatMap((layer) => [...layer.params, ...layer.expertCalls.flatMap((call) => call.experts.flat())]);
+  const unused = unusedGroups(
+    config.optim,
+    params.map(({ path }) => path),
+  );
+  return {
+    config,
+    data,
+    dataset,
+    model: built.model,
+    plan,
+    params,
+    unit: dataset.tokensPerExample > 1 ? 'tokens' : 'examples',
+    engine: { ...config.engine, threads: threadsOf(config) },
+    warnings: [
+      ...settingsWithoutEffect(config),
+      ...built.warnings,
+      ...plan.warnings,
+      ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
+    ],
+  };
+}
+
+/** Prepares without anyone watching: for planning, evaluation and generation. */
+export async function prepareQuietly(config: ResolvedConfig, sources?: PrepareSources): Promise<PreparedRun> {
+  const preparing = prepareRun(config, sources);
+  for (;;) {
+    const next = await preparing.next();
+    if (next.done) return next.value;
+  }
+}
+
+/** Engine threads of each worker: cores divided by workers, at least one, unless the config says. */
+export function threadsOf({ engine, parallel }: Pick<ResolvedConfig, 'engine' | 'parallel'>): number {
+  if (engine.threads > 0) return engine.threads;
+  return Math.max(1, Math.floor(availableParallelism() / worldSize(parallel)));
+}
+
+/** Microbatches of an evaluation of a whole split. */
+export function evaluationSize({ dataset, config }: Pick<PreparedRun, 'dataset' | 'config'>, split: SplitName): number {
+  return evaluationBatches({ examples: dataset.split(split).examples, micro: config.batch.micro }).length;
+}
+
+/** Reference losses on exactly the examples that an evaluation of the whole validation split uses. */
+export function baselinesOf({ dataset, config }: Pick<PreparedRun, 'dataset' | 'config'>): Readonly<Record<string, number>> {
+  if (config.train.eval_split !== 'validation') return {};
+  const batches = evaluationBatches({ examples: dataset.split('validation').examples, micro: config.batch.micro });
+  const examples = Int32Array.from(batches.flatMap((batch) => [...batch]));
+  return examples.length === 0 ? {} : dataset.baselines(examples);
+}
+
+function modelConfig(config: ResolvedConfig): ModelConfig {
+  return config.model;
+}

@@ -1,0 +1,54 @@
+import { type ZodType, z } from 'zod';
+import type { RunEvent } from './events.ts';
+import type { Session } from './session.ts';
+
+/**
+ * A training strategy: decides rounds, tasks, who trains what, how results are combined. `config` describes its own
+ * keys of the `scheduler` section (without `name`); `run` drives a session to the end and yields what happened.
+ */
+export interface Scheduler<C = unknown> {
+  readonly name: string;
+  readonly config: ZodType<C>;
+  run(session: Session, config: C): AsyncIterable<RunEvent>;
+}
+
+/** The `scheduler` section of a config: the strategy's name and its own keys. */
+export type SchedulerSection = { readonly name: string; readonly [key: string]: unknown };
+
+const DEFAULT_SCHEDULER = 'sync';
+const registry = new Map<string, Scheduler>();
+
+/** Makes a scheduler known to configs by its name. The built-in ones are registered by importing the schedulers room. */
+export function registerScheduler<C>(scheduler: Scheduler<C>): void {
+  registry.set(scheduler.name, scheduler as Scheduler<unknown>);
+}
+
+/** Names of the registered schedulers. */
+export function schedulerNames(): string[] {
+  return [...registry.keys()];
+}
+
+/** @throws Error if no scheduler of that name is registered, with the known names. */
+export function schedulerNamed(name: string): Scheduler {
+  const found = registry.get(name);
+  if (!found)
+    throw new Error(
+      `there is no scheduler '${name}'; known: ${schedulerNames().join(', ') || "none (import 'plexus/schedulers' to register the built-in ones)"}`,
+    );
+  return found;
+}
+
+/** Schema of the `scheduler` section: `name` and the keys of the scheduler of that name. */
+export function schedulerSchema(): ZodType<SchedulerSection> {
+  const options = [...registry.values()].map((scheduler) => {
+    const own = scheduler.config instanceof z.ZodObject ? scheduler.config.shape : {};
+    return z.strictObject({ name: z.literal(scheduler.name).describe('training strategy'), ...own });
+  });
+  const [first, ...rest] = options;
+  if (!first) throw new Error("no scheduler is registered: import 'plexus/schedulers' first");
+  const named = (value: unknown): unknown =>
+    typeof value === 'object' && value !== null && !('name' in value) ? { name: DEFAULT_SCHEDULER, ...value } : value;
+  return z
+    .preprocess(named, z.discriminatedUnion('name', [first, ...rest]))
+    .prefault({ name: DEFAULT_SCHEDULER }) as unknown as ZodType<SchedulerSection>;
+}

@@ -1,0 +1,115 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
+import { prepareModel, type ResolvedModel } from '../modules/index.ts';
+import { type Config, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
+import type { RunEvent } from './events.ts';
+import { execute } from './execute.ts';
+import { prepareRun } from './prepare.ts';
+import {
+  CheckpointReader,
+  createRunFolder,
+  findRunFolder,
+  newestCheckpoint,
+
+  readModelFile,
+  writeModelFile,
+} from './run/index.ts';
+import { writeFileAtomically } from './run/atomic.ts';
+
+/** Options of a run. */
+export interface RunOptions {
+  /** `a.b=c` overrides of the config. */
+  readonly overrides?: readonly string[];
+  /** Raise it to stop: the step is finished, a checkpoint written, everything ended. */
+  readonly signal?: AbortSignal;
+}
+
+/** What `train` takes: a YAML file, an object with the same keys, or a config that is resolved already. */
+export type ConfigInput = string | Readonly<Record<string, unknown>> | ResolvedConfig;
+
+/**
+ * Trains from a config. Yields what happens; the last event is `finished` (completed or interrupted) or `failed`, after
+ * which the failure is thrown. Ending the iteration early ends the run at once, without a checkpoint.
+ * @throws ConfigError, DataError, ModuleError or PlanError before anything is started; RunFailure when a worker fails
+ */
+export async function* train(source: ConfigInput, options: RunOptions = {}): AsyncGenerator<RunEvent, void> {
+  const began = performance.now();
+  const config = resolveConfig(source, options.overrides);
+  const prepared = yield* prepareRun(config);
+  const folder = await createRunFolder(config.run.dir, config.name, config.run.id);
+  let stepped = false;
+  try {
+    const model = await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
+    await writeModelFile(folder, model);
+    await writeFileAtomically(folder.config, formatConfig(config));
+    const tokenizer = tokenizerOf(prepared.data);
+    if (tokenizer) await saveTokenizer(tokenizer, join(folder.path, TOKENIZER_FILE));
+    for await (const event of execute({ prepared, folder, model, began, signal: options.signal ?? null, from: null })) {
+      stepped ||= event.type === 'step' || event.type === 'checkpointed';
+      yield event;
+    }
+  } finally {
+    // A run that never made a step leaves nothing worth keeping.
+    if (!stepped) await rm(folder.path, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Continues a run from its newest whole checkpoint, in its folder. `change` is a list of `a.b=c` overrides of the run's
+ * own config, or a whole config to take its place; the mesh, the number of steps and the engine may differ.
+ * @throws CheckpointError if there is no usable checkpoint, or it is of another model
+ */
+export async function* resume(
+  run: string,
+  change: readonly string[] | ConfigInput = [],
+  options: RunOptions & { readonly step?: number } = {},
+): AsyncGenerator<RunEvent, void> {
+  const began = performance.now();
+  const given = isOverrides(change) ? null : resolveConfig(change, options.overrides);
+  const folder = await findRunFolder(run, given?.run.dir);
+  const stored = resolveConfig(folder.config);
+  const config = given ?? resolveConfig(folder.config, [...(change as readonly string[]), ...(options.overrides ?? [])]);
+  const usable = await newestCheckpoint(folder.checkpoints, options.step);
+  for (const message of [...usable.warnings, ...differences(stored, config)]) yield { type: 'warning', message };
+  const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
+  const model: ResolvedModel = sameModel
+    ? await readModelFile(folder)
+    : await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
+  const prepared = yield* prepareRun(config, { runDir: folder.path, model });
+  const reader = await CheckpointReader.open(usable.path, usable.index);
+  try {
+    reader.checkModel(prepared.params);
+  } finally {
+    await reader.close();
+  }
+  await writeModelFile(folder, model);
+  await writeFileAtomically(folder.config, formatConfig(config));
+  yield* execute({ prepared, folder, model, began, signal: options.signal ?? null, from: usable });
+}
+
+/** Runs to the end and returns the last event. @throws what `train` or `resume` throw */
+export async function complete(
+  events: AsyncIterable<RunEvent>,
+  onEvent?: (event: RunEvent) => void,
+): Promise<Extract<RunEvent, { type: 'finished' }>> {
+  let finished: Extract<RunEvent, { type: 'finished' }> | null = null;
+  for await (const event of events) {
+    onEvent?.(event);
+    if (event.type === 'finished') finished = event;
+  }
+  if (!finished) throw new Error('the run ended without saying how');
+  return finished;
+}
+
+function isOverrides(change: readonly string[] | ConfigInput): change is readonly string[] {
+  return Array.isArray(change);
+}
+
+/** Changes after which a resumed run is not what an undisturbed one would have been. */
+function differences(before: ResolvedConfig, after: ResolvedConfig): string[] {
+  const keys: readonly (keyof Config)[] = ['seed', 'data', 'batch', 'optim', 'numerics'];
+  return keys
+    .filter((key) => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
+    .map((key) => `'${key}' differs from what the run was started with: the result will not be that of an uninterrupted run`);
+}

@@ -1,0 +1,9 @@
+import { registerScheduler } from '../coordinator/index.ts';
+import { sync } from './sync.ts';
+
+export type { Scheduler, Session } from '../coordinator/index.ts';
+export { registerScheduler, schedulerNamed, schedulerNames } from '../coordinator/index.ts';
+export * from './sync.ts';
+
+// A new strategy is one file and one line here.
+registerScheduler(sync);
