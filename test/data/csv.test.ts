@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseCsv } from '../../src/data/csv.ts';
-import { dataSchema, openDataset, prepareData } from '../../src/data/index.ts';
+import { type Batch, dataSchema, openDataset, prepareData } from '../../src/data/index.ts';
 import type { HostTensor } from '../../src/tensor/index.ts';
+
+const firstInput = (batch: Batch) => batch.inputs[0] as HostTensor;
 
 let dir: string;
 let files = 0;
@@ -88,7 +90,12 @@ describe('tables', () => {
           number,
         ];
         seen.add(x);
-        expect([blue, red, half, (targets[0] as HostTensor).data[i]]).toEqual([x % 2 ? 0 : 1, x % 2 ? 1 : 0, x / 2, x % 3]);
+        expect([blue, red, half, (targets[0] as HostTensor).data[i]]).toEqual([
+          x % 2 ? 0 : 1,
+          x % 2 ? 1 : 0,
+          x / 2,
+          x % 3,
+        ]);
       }
     }
     expect(seen.size).toBe(40);
@@ -98,7 +105,7 @@ describe('tables', () => {
   it('are normalised by their training rows', async () => {
     const train = openDataset(await prepare(text, { columns: ['x'] })).split('train');
     const values = Array.from(
-      train.batch(Int32Array.from({ length: train.examples }, (_, i) => i)).(inputs[0] as HostTensor).data as Float32Array,
+      firstInput(train.batch(Int32Array.from({ length: train.examples }, (_, i) => i))).data as Float32Array,
     );
     expect(values.reduce((a, b) => a + b, 0) / values.length).toBeCloseTo(0, 5);
     expect(values.reduce((a, b) => a + b * b, 0) / values.length).toBeCloseTo(1, 5);
@@ -109,7 +116,7 @@ describe('tables', () => {
       const split = openDataset(await prepare(text, { columns: ['x'], normalise: false, split_seed })).split(
         'validation',
       );
-      return [...split.batch(Int32Array.of(0, 1, 2, 3)).(inputs[0] as HostTensor).data];
+      return [...firstInput(split.batch(Int32Array.of(0, 1, 2, 3))).data];
     };
     expect(await first(1)).toEqual(await first(1));
     expect(await first(1)).not.toEqual(await first(2));

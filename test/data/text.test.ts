@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { textBaselines } from '../../src/data/baselines.ts';
 import {
+  type Batch,
   BpeTokenizer,
   type DataConfig,
   dataSchema,
@@ -15,6 +16,8 @@ import {
   tokenizerOf,
 } from '../../src/data/index.ts';
 import { createRng, type HostTensor } from '../../src/tensor/index.ts';
+
+const firstInput = (batch: Batch) => batch.inputs[0] as HostTensor;
 
 let dir: string;
 const config = (section: object): DataConfig => dataSchema.parse(section);
@@ -98,7 +101,7 @@ describe('text', () => {
     const prepared = await prepareData(config({ name: 'text', path: folder, context: 4, tokenizer: { kind: 'char' } }));
     expect(prepared.info.vocabSize).toBe(2);
     const batch = openDataset(prepared).split('train').batch(Int32Array.of(0));
-    expect([...batch.(inputs[0] as HostTensor).data]).toEqual([0, 0, 0, 0]);
+    expect([...firstInput(batch).data]).toEqual([0, 0, 0, 0]);
   });
 
   it('crosses to another thread without a copy', async () => {
@@ -111,7 +114,7 @@ describe('text', () => {
     worker.postMessage(prepared);
     await new Promise((resolve) => worker.once('message', resolve));
     await worker.terminate();
-    expect(openDataset(prepared).split('train').batch(Int32Array.of(0)).(inputs[0] as HostTensor).data[0]).toBe(65535);
+    expect(firstInput(openDataset(prepared).split('train').batch(Int32Array.of(0))).data[0]).toBe(65535);
   });
 
   it.each([
