@@ -57,7 +57,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
       .option('-v, --verbose', 'show whole stacks, and everything that followed from a failure');
 
   sub('train', 'train what a config describes, and report the result')
-    .argument('<config>', 'YAML file, e.g. configs/quickstart.yaml')
+    .argument('[config]', 'YAML file, e.g. configs/quickstart.yaml; with --resume the config of the run if left out')
     .option(...SET)
     .option('--resume <run>', 'continue a run (folder or id) from its newest checkpoint, on any mesh')
     .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
@@ -75,7 +75,9 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
 
   sub('eval', 'evaluate the newest checkpoint of a run on a whole split')
     .argument('<run>', 'run folder or id')
-    .option('--split <name>', 'validation or test')
+    .option('--split <name>', "train, validation or test; the run's train.eval_split if left out")
+    .option('--step <n>', 'checkpoint of this step instead of the newest', wholeNumber(0))
+    .option(...SET)
     .option('--json', 'print the figures as one JSON object')
     .action(async (run, options) => done(await (await import('./eval.ts')).evaluate(run, options, streams)));
 
@@ -86,6 +88,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     .option('--temperature <x>', '0 takes the likeliest token, 1 samples from the model as it is', decimal(0))
     .option('--top-k <k>', 'sample among the k likeliest tokens; 0 among all', wholeNumber(0))
     .option('--seed <n>', 'seed of the sampling', wholeNumber(0))
+    .option('--step <n>', 'checkpoint of this step instead of the newest', wholeNumber(0))
     .action(async (run, options) => done(await (await import('./generate.ts')).generate(run, options, streams)));
 
   sub('doctor', 'show versions, engines, devices, and what each missing part would give')

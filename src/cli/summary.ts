@@ -4,7 +4,8 @@ import { formatCount, formatDuration, painter } from './terminal.ts';
 
 /** A run that has ended, for its closing words. */
 export interface Ending {
-  readonly config: string;
+  /** The config file as given, or null where the run's own was used. */
+  readonly config: string | null;
   readonly finished: Extract<RunEvent, { type: 'finished' }>;
   readonly sample: Extract<RunEvent, { type: 'sampled' }> | null;
   readonly unit: 'tokens' | 'examples';
@@ -22,7 +23,7 @@ export function formatEnding(ending: Ending): string {
   const { finished, sample, config, colour } = ending;
   const paint = painter(colour);
   const dir = shownPath(finished.dir);
-  const resume = `plexus train ${config} --resume ${dir}`;
+  const resume = `plexus train ${config === null ? '' : `${config} `}--resume ${dir}`;
   if (finished.status === 'interrupted' || finished.summary === null) {
     const saved = finished.checkpoint ? `checkpoint ${shownPath(finished.checkpoint)}` : 'no checkpoint yet';
     return [`${paint('yellow', '■')} stopped after ${finished.step} steps; ${saved}`, '', `  go on   ${resume}`].join(
@@ -45,7 +46,7 @@ export function formatEnding(ending: Ending): string {
   lines.push('', `  run     ${dir}`);
   if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
   else lines.push(`  next    plexus eval ${dir}`);
-  lines.push(`          plexus train ${config} --resume ${dir} --set train.steps=${summary.steps * 2}`);
+  lines.push(`          ${resume} --set train.steps=${summary.steps * 2}`);
   return lines.join('\n');
 }
 

@@ -1,7 +1,7 @@
-import { type RunEvent, resolveConfig, resume, train as start } from '../coordinator/index.ts';
+import { findRunFolder, type RunEvent, resolveConfig, resume, train as start } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
 import { expertShares } from './balance.ts';
-import { type ExitCode, exitCodes } from './exit.ts';
+import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
 import { ProgressLine } from './progress.ts';
 import { formatEnding } from './summary.ts';
@@ -18,28 +18,30 @@ export interface TrainOptions {
 }
 
 /** `plexus train CONFIG`: trains, shows progress on standard error and the result on standard output. */
-export async function train(configPath: string, options: TrainOptions, streams: Streams): Promise<ExitCode> {
+export async function train(file: string | undefined, options: TrainOptions, streams: Streams): Promise<ExitCode> {
+  if (file === undefined && options.resume === undefined)
+    throw new UsageError('give a config to train (e.g. configs/quickstart.yaml), or a run to go on with (--resume)');
+  const source = file ?? (await findRunFolder(options.resume as string)).config;
+  let config = resolveConfig(source, options.set);
   const notes: string[] = [];
-  let overrides = [...options.set];
   if (options.workers !== undefined) {
-    const { mesh, explanation } = scaled(await resolveConfig(configPath, overrides), options.workers);
-    overrides = [...overrides, ...mesh];
+    const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, options.workers);
+    const mesh = [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`];
+    config = resolveConfig(source, [...options.set, ...mesh]);
     notes.push(explanation);
   }
-  const config = await resolveConfig(configPath, overrides);
-  const view = options.json ? jsonView(streams) : humanView(configPath, options, streams);
+  const view = options.json ? jsonView(streams) : humanView(file ?? null, options, streams);
   for (const note of notes) view.note(note);
   const interrupt = listenForInterrupt(() =>
     view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'),
   );
+  const { signal } = interrupt;
   try {
-    const events = options.resume
-      ? resume(options.resume, config, { signal: interrupt.signal })
-      : start(config, { signal: interrupt.signal });
+    const events =
+      options.resume === undefined ? start(config, { signal }) : resume(options.resume, config, { signal });
     let code: ExitCode = exitCodes.ok;
     for await (const event of events) {
       view.event(event);
-      if (event.type === 'failed') throw event.failure;
       if (event.type === 'finished' && event.status === 'interrupted') code = interrupt.code();
     }
     return code;
@@ -72,7 +74,7 @@ function jsonView(streams: Streams): View {
   };
 }
 
-function humanView(config: string, options: TrainOptions, streams: Streams): View {
+function humanView(config: string | null, options: TrainOptions, streams: Streams): View {
   const colour = isInteractive(streams.err);
   const paint = painter(colour);
   let progress = new ProgressLine(streams.err, 'tok', options.quiet);
@@ -121,22 +123,11 @@ function humanView(config: string, options: TrainOptions, streams: Streams): Vie
           return;
         case 'finished':
           progress.end();
-          streams.out.write(
-            `${formatEnding({ config, finished: event, sample, unit, colour: isInteractive(streams.err) && colour })}\n`,
-          );
+          streams.out.write(`${formatEnding({ config, finished: event, sample, unit, colour })}\n`);
           return;
         case 'failed':
           progress.end();
       }
     },
   };
-}
-
-/** Overrides that make a config use this many workers. */
-function scaled(
-  config: { readonly parallel: { data: number; pipeline: number; expert: number } },
-  workers: number,
-): { mesh: string[]; explanation: string } {
-  const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, workers);
-  return { mesh: [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`], explanation };
 }
