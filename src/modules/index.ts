@@ -1,6 +1,6 @@
 export * from './module.ts';
 export * from './layer-function.ts';
-export * from './errors.ts';
+export { ModuleError } from './errors.ts';
 export * from './param.ts';
 export * from './structure.ts';
 export * from './key.ts';

@@ -74,8 +74,8 @@ export function dispatchRows(x: Tensor, plan: DispatchPlan): Tensor {
   const [tokens, width] = x.shape as [number, number];
   const topK = plan.source.size / tokens;
   // The gradient of a copy is a sum. Gathering the copies first makes it a sum in a fixed order, without a scatter.
-  return gatherRows(x, plan.token, (dy) => {
-    const copies = tf.gather(dy, plan.destination as tf.Tensor1D);
+  return gatherRows(x, plan.token, [plan.destination], (dy, [destination]) => {
+    const copies = tf.gather(dy, destination as tf.Tensor1D);
     return topK === 1 ? copies : tf.sum(tf.reshape(copies, [tokens, topK, width]), 1);
   });
 }
@@ -84,17 +84,32 @@ export function dispatchRows(x: Tensor, plan: DispatchPlan): Tensor {
 export function combineRows(rows: Tensor, gates: Tensor, plan: DispatchPlan): Tensor {
   const [tokens, topK] = gates.shape as [number, number];
   const width = rows.shape[1] as number;
-  const back = gatherRows(rows, plan.destination, (dy) => tf.gather(dy, plan.source as tf.Tensor1D));
+  const back = gatherRows(rows, plan.destination, [plan.source], (dy, [source]) => tf.gather(dy, source as tf.Tensor1D));
   if (topK === 1) return tf.mul(back, gates);
   return tf.sum(tf.mul(tf.reshape(back, [tokens, topK, width]), tf.reshape(gates, [tokens, topK, 1])), 1);
 }
 
-/** `x[indices]` with a gradient of its own, for when the inverse of the selection is known. */
-export function gatherRows(x: Tensor, indices: Tensor, gradient: (dy: Tensor) => Tensor): Tensor {
-  return tf.customGrad((input) => ({
-    value: tf.gather(input as Tensor, indices as tf.Tensor1D),
-    gradFunc: (dy: Tensor) => gradient(dy),
-  }))(x);
+/** `x[indices]` with a gradient of its own, for when the inverse of the selection is known. `keep` is kept for it. */
+export function gatherRows(
+  x: Tensor,
+  indices: Tensor,
+  keep: Tensor[],
+  gradient: (dy: Tensor, kept: readonly Tensor[]) => Tensor,
+): Tensor {
+  return withGradient(x, (input) => tf.gather(input, indices as tf.Tensor1D), keep, gradient);
+}
+
+/** A function of one tensor with a gradient of its own. tfjs may free what the gradient needs unless it is in `keep`. */
+export function withGradient(
+  x: Tensor,
+  forward: (x: Tensor) => Tensor,
+  keep: Tensor[],
+  gradient: (dy: Tensor, kept: readonly Tensor[]) => Tensor,
+): Tensor {
+  return tf.customGrad((input, save) => {
+    (save as tf.GradSaveFunc)(keep);
+    return { value: forward(input as Tensor), gradFunc: (dy: Tensor, saved: Tensor[]) => gradient(dy, saved) };
+  })(x);
 }
 
 /** 1 where fewer than `capacity` earlier rows ask for the same expert. */

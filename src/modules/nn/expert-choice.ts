@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import * as init from '../init.ts';
 import type { Module } from '../module.ts';
 import { withoutGradient } from '../no-gradient.ts';
-import { gatherRows } from './dispatch.ts';
+import { gatherRows, withGradient } from './dispatch.ts';
 import { linear } from './linear.ts';
 
 /** Options of `expertChoice`. */
@@ -47,20 +47,27 @@ export function expertChoice(options: ExpertChoiceOptions): Module {
       const plan = withoutGradient(() => chooseTokens(scores, capacity));
       ctx.metric('unserved', withoutGradient(() => tf.mean(tf.cast(tf.equal(tf.max(plan.served, 1), 0), 'float32'))));
 
-      // Row 0 of `padded` is zeros, which slot 0 means; so adding up is a gather, in a fixed order.
-      const bySlot = (rows: tf.Tensor) => tf.gather(tf.pad(rows as tf.Tensor2D, [[1, 0], [0, 0]]), plan.slots);
-      const rows = gatherRows(tokens, plan.token, (dy) => tf.sum(tf.reshape(bySlot(dy), [size, count, dim]), 1));
+      const rows = gatherRows(tokens, plan.token, [plan.slots], (dy, [slots]) =>
+        tf.sum(tf.reshape(bySlot(dy, slots as tf.Tensor1D), [size, count, dim]), 1),
+      );
       const results = ctx.experts(rows, tf.fill([count], capacity, 'int32'));
-      const back = tf.customGrad((r) => ({
-        value: bySlot(r as tf.Tensor),
-        gradFunc: (dy: tf.Tensor) => tf.gather(dy, plan.cell),
-      }))(results);
+      const back = withGradient(
+        results,
+        (r) => bySlot(r, plan.slots),
+        [plan.cell],
+        (dy, [cell]) => tf.gather(dy, cell as tf.Tensor1D),
+      );
       const gates = tf.mul(scores, plan.served);
       const mixed = tf.sum(tf.mul(tf.reshape(back, [size, count, dim]), tf.expandDims(gates, 2)), 1);
       const output = shared ? tf.add(mixed, ctx.run('shared', tokens)) : mixed;
       return tf.reshape(output, x.shape);
     },
   };
+}
+
+/** Rows by slot; slot 0 stands for none and gives zeros. So adding up rows is a gather, in a fixed order. */
+function bySlot(rows: tf.Tensor, slots: tf.Tensor1D): tf.Tensor {
+  return tf.gather(tf.pad(rows as tf.Tensor2D, [[1, 0], [0, 0]]), slots);
 }
 
 /**

@@ -42,6 +42,8 @@ export function route(logits: Tensor, bias: Tensor | null, options: RouterOption
   const [tokens, experts] = logits.shape as [number, number];
   const scores = kind === 'softmax' ? tf.softmax(logits) : tf.sigmoid(logits);
   const chosen = withoutGradient(() => {
+    // With one expert there is no choice (and tfjs refuses a one-hot of depth 1).
+    if (experts === 1) return tf.ones([tokens, 1, 1]);
     const { indices } = tf.topk(bias ? tf.add(scores, bias) : scores, topK, true);
     return tf.reshape(tf.oneHot(tf.reshape(indices, [-1]), experts, 1, 0, 'float32'), [tokens, topK, experts]);
   });
