@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer';
 import { type Merge, trainMerges } from './bpe-train.ts';
 import { DataError } from './errors.ts';
 import { pieceEnd } from './pieces.ts';

@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer';
 import { pieceEnd } from './pieces.ts';
 
 /** Two token ids that become one. */

@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
