@@ -23,11 +23,14 @@ const runFolder = (folder: string): string => join(folder, 'runs', readdirSync(j
 const summaryOf = (run: string) => JSON.parse(readFileSync(join(run, 'summary.json'), 'utf8'));
 
 describe('help and usage', () => {
-  it.each([[['--help']], [['train', '--help']], [['--version']]])('%j goes to standard output with code 0', async (args) => {
-    const result = await runCli(args);
-    expect(result).toMatchObject({ code: 0, stderr: '' });
-    expect(result.stdout).not.toBe('');
-  });
+  it.each([[['--help']], [['train', '--help']], [['--version']]])(
+    '%j goes to standard output with code 0',
+    async (args) => {
+      const result = await runCli(args);
+      expect(result).toMatchObject({ code: 0, stderr: '' });
+      expect(result.stdout).not.toBe('');
+    },
+  );
 
   it.each([
     [['trian', 'x.yaml'], /unknown command 'trian'[\s\S]*Did you mean train/],
@@ -108,7 +111,10 @@ describe('a run', () => {
     const other = project();
     const result = await runCli(['train', 'config.yaml', '--json', '--workers', '1'], { cwd: other });
     expect(result).toMatchObject({ code: 0, stderr: '' });
-    const events = result.stdout.trimEnd().split('\n').map((line) => JSON.parse(line));
+    const events = result.stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line));
     const types = new Set(events.map((event) => event.type));
     for (const type of ['started', 'step', 'evaluated', 'checkpointed', 'finished']) expect(types).toContain(type);
     const { summary, status } = events.at(-1);
@@ -153,7 +159,16 @@ describe('init', () => {
     const made = await runCli(['init', 'mine'], { cwd: folder });
     expect(made.code).toBe(0);
     expect(made.stdout.trim().split('\n')).toEqual([join('mine', 'config.yaml'), join('mine', 'my-model.ts')]);
-    const short = ['--set', 'train.steps=2', '--set', 'train.eval_every=0', '--set', 'data.validation=0.002', '--set', 'generate.characters=5'];
+    const short = [
+      '--set',
+      'train.steps=2',
+      '--set',
+      'train.eval_every=0',
+      '--set',
+      'data.validation=0.002',
+      '--set',
+      'generate.characters=5',
+    ];
     const result = await runCli(['train', 'mine/config.yaml', ...short], { cwd: folder, timeoutMs: 90_000 });
     expect(result.stderr).toMatch(/step +2\/2/);
     expect(result.code).toBe(0);
@@ -170,12 +185,22 @@ describe('init', () => {
 });
 
 describe('Ctrl-C', () => {
-  const long = ['train', 'config.yaml', '--set', 'train.steps=100000', '--set', 'train.eval_every=0', '--set', 'train.checkpoint_every=0'];
+  const long = [
+    'train',
+    'config.yaml',
+    '--set',
+    'train.steps=100000',
+    '--set',
+    'train.eval_every=0',
+    '--set',
+    'train.checkpoint_every=0',
+  ];
   const afterFirstStep = (kills: readonly NodeJS.Signals[]) => {
     let sent = 0;
     return (text: string, kill: (signal: NodeJS.Signals) => void) => {
       if (sent === 0 && /step +\d+\/100000/.test(text)) kill(kills[sent++] as NodeJS.Signals);
-      else if (sent > 0 && sent < kills.length && text.includes('stopping after this step')) kill(kills[sent++] as NodeJS.Signals);
+      else if (sent > 0 && sent < kills.length && text.includes('stopping after this step'))
+        kill(kills[sent++] as NodeJS.Signals);
     };
   };
 
@@ -231,7 +256,9 @@ describe('failures', () => {
 
   it('stops at a loss that is not finite', async () => {
     const folder = project();
-    const result = await runCli(['train', 'config.yaml', '--set', 'optim.lr=1e30', '--set', 'optim.clip_norm=null'], { cwd: folder });
+    const result = await runCli(['train', 'config.yaml', '--set', 'optim.lr=1e30', '--set', 'optim.clip_norm=null'], {
+      cwd: folder,
+    });
     expect(result.code).toBe(1);
     expect(result.stderr).toMatch(/step/);
     expect(result.stderr).toMatch(/NaN|finite/);

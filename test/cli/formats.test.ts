@@ -71,7 +71,9 @@ describe('errors of commands', () => {
 
   it('shows a stack only where the message does not say it all', () => {
     expect(describeNamed('ConfigError', 'line 3').text).toBe('✗ line 3');
-    expect(describeNamed('TypeError', 'x is undefined').text).toMatch(/^✗ TypeError: x is undefined\n\s+at .*\n.*--verbose/);
+    expect(describeNamed('TypeError', 'x is undefined').text).toMatch(
+      /^✗ TypeError: x is undefined\n\s+at .*\n.*--verbose/,
+    );
   });
 });
 
@@ -156,8 +158,20 @@ describe('progress', () => {
 describe('figures', () => {
   it('read well', () => {
     expect([0, 999, 1500, 12_345_678, 3e9].map(formatBytes)).toEqual(['0 B', '999 B', '1.5 kB', '12 MB', '3.0 GB']);
-    expect([3.14159, 912, 48_200, 1_300_000, Number.NaN].map(formatCount)).toEqual(['3.14', '912', '48.2k', '1.3M', '–']);
-    expect([0, 42, 725, 10_810, Number.POSITIVE_INFINITY].map(formatDuration)).toEqual(['0:00', '0:42', '12:05', '3:00:10', '–']);
+    expect([2.5, 912, 48_200, 1_300_000, Number.NaN].map(formatCount)).toEqual([
+      '2.50',
+      '912',
+      '48.2k',
+      '1.3M',
+      '–',
+    ]);
+    expect([0, 42, 725, 10_810, Number.POSITIVE_INFINITY].map(formatDuration)).toEqual([
+      '0:00',
+      '0:42',
+      '12:05',
+      '3:00:10',
+      '–',
+    ]);
     expect(truncate('abcdef', 4)).toBe('abc…');
     expect(truncate('\x1b[31mabc\x1b[39m', 3)).toBe('\x1b[31mabc\x1b[39m');
   });

@@ -49,7 +49,9 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       child.kill('SIGKILL');
-      reject(new Error(`'plexus ${args.join(' ')}' had not ended after ${limit} ms; it printed:\n${stdout}\n${stderr}`));
+      reject(
+        new Error(`'plexus ${args.join(' ')}' had not ended after ${limit} ms; it printed:\n${stdout}\n${stderr}`),
+      );
     }, limit);
     child.on('error', reject);
     child.on('close', (code, signal) => {

@@ -1,0 +1,40 @@
+import { prepareQuietly, resolveConfig } from '../coordinator/index.ts';
+import { formatInstruction, formatPlan } from '../plan/index.ts';
+import '../schedulers/index.ts';
+import { type ExitCode, exitCodes } from './exit.ts';
+import { isInteractive, painter, type Streams } from './terminal.ts';
+import { scaleMesh } from './workers.ts';
+
+/** Options of `plexus plan`. */
+export interface PlanOptions {
+  readonly set: readonly string[];
+  readonly workers?: number;
+  readonly programs?: boolean;
+  readonly json?: boolean;
+}
+
+/** `plexus plan CONFIG`: what each rank would hold and do. Reads the data and traces the model, but starts no worker. */
+export async function plan(file: string, options: PlanOptions, streams: Streams): Promise<ExitCode> {
+  const paint = painter(isInteractive(streams.err));
+  let config = resolveConfig(file, options.set);
+  if (options.workers !== undefined) {
+    const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, options.workers);
+    const mesh = [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`];
+    config = resolveConfig(file, [...options.set, ...mesh]);
+    streams.err.write(`${explanation}\n`);
+  }
+  const { plan: made, warnings } = await prepareQuietly(config);
+  for (const warning of warnings) streams.err.write(`${paint('yellow', '!')} ${warning}\n`);
+  if (options.json) {
+    const { mesh, batch, stages, schedule, programs } = made;
+    streams.out.write(`${JSON.stringify({ mesh, batch, stages, schedule, warnings, programs })}\n`);
+    return exitCodes.ok;
+  }
+  streams.out.write(`${formatPlan(made)}\n`);
+  if (options.programs)
+    for (const { rank, instructions } of made.programs) {
+      streams.out.write(`\n${paint('bold', `rank ${rank}`)}, ${instructions.length} instructions a step\n`);
+      for (const instruction of instructions) streams.out.write(`  ${formatInstruction(instruction)}\n`);
+    }
+  return exitCodes.ok;
+}
