@@ -39,7 +39,10 @@ export async function evaluateRun(run: string, options: EvaluateRunOptions = {})
   const folder = await findRunFolder(run);
   const stored = resolveConfig(folder.config, options.overrides);
   const split = options.split ?? stored.train.eval_split;
-  const config = { ...stored, train: { ...stored.train, eval_split: split === 'train' ? stored.train.eval_split : split } };
+  const config = {
+    ...stored,
+    train: { ...stored.train, eval_split: split === 'train' ? stored.train.eval_split : split },
+  };
   const usable = await newestCheckpoint(folder.checkpoints, options.step);
   const model = await readModelFile(folder);
   const prepared = await prepareQuietly(config, { runDir: folder.path, model });
@@ -53,7 +56,12 @@ export async function evaluateRun(run: string, options: EvaluateRunOptions = {})
   if (microbatches === 0) throw new Error(`the dataset has no ${split} part to evaluate on; use another split`);
   const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: usable.path });
   const { pool } = await WorkerPool.start(
-    { jobs, entry: workerEntry(), deadlineMs: config.comm.deadline_s * 1000, names: (_, __, index) => `instruction ${index}` },
+    {
+      jobs,
+      entry: workerEntry(),
+      deadlineMs: config.comm.deadline_s * 1000,
+      names: (_, __, index) => `instruction ${index}`,
+    },
     options.signal,
   );
   try {

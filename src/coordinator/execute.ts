@@ -1,13 +1,21 @@
-import { sampleText } from './generate/index.ts';
-import { formatInstruction, type Program } from '../plan/index.ts';
 import type { ResolvedModel } from '../modules/index.ts';
+import { formatInstruction, type Program } from '../plan/index.ts';
 import type { WorkerJob } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
+import { sampleText } from './generate/index.ts';
 import { RunSession, WorkerPool, workerEntry } from './launch/index.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
-import { CheckpointReader, MetricsLog, type RunFolder, type RunSummary, type UsableCheckpoint, verifyCheckpoint, writeSummary } from './run/index.ts';
+import {
+  CheckpointReader,
+  MetricsLog,
+  type RunFolder,
+  type RunSummary,
+  type UsableCheckpoint,
+  verifyCheckpoint,
+  writeSummary,
+} from './run/index.ts';
 import { schedulerNamed } from './scheduler.ts';
 
 /** A run that is about to launch its workers. */
@@ -53,7 +61,11 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   const { prepared, folder, began, from } = execution;
   const { config, plan, dataset, engine, unit } = prepared;
   const signal = execution.signal ?? new AbortController().signal;
-  const before = { step: from?.index.step ?? 0, wall: from?.index.wall_s ?? 0, recoveries: from?.index.recoveries ?? 0 };
+  const before = {
+    step: from?.index.step ?? 0,
+    wall: from?.index.wall_s ?? 0,
+    recoveries: from?.index.recoveries ?? 0,
+  };
   for (const message of prepared.warnings) yield { type: 'warning', message };
   const wall = (): number => before.wall + (performance.now() - began) / 1000;
   const log = await MetricsLog.open(folder.metrics, before.step);
@@ -142,7 +154,12 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       yield finished(null);
       return;
     }
-    const summary = await summarise(prepared, session, { baselines, log, wall_s: wall(), recoveries: before.recoveries });
+    const summary = await summarise(prepared, session, {
+      baselines,
+      log,
+      wall_s: wall(),
+      recoveries: before.recoveries,
+    });
     await writeSummary(folder.summary, summary);
     if (config.generate.characters > 0 && unit === 'tokens' && session.checkpointPath)
       yield { type: 'sampled', ...(await sampleText(prepared, session.checkpointPath)) };

@@ -39,5 +39,7 @@ function describe(report: FailureReport): string {
 
 /** One line for each rank: what it was last seen doing and for how long. */
 export function formatLastSeen(seen: readonly LastSeen[]): string {
-  return seen.map(({ rank, doing, sinceMs }) => `rank ${rank}: ${doing}, for ${(sinceMs / 1000).toFixed(1)} s`).join('\n');
+  return seen
+    .map(({ rank, doing, sinceMs }) => `rank ${rank}: ${doing}, for ${(sinceMs / 1000).toFixed(1)} s`)
+    .join('\n');
 }

@@ -1,9 +1,16 @@
 import { availableParallelism } from 'node:os';
-import { type Dataset, evaluationBatches, openDataset, type PreparedData, prepareData, type SplitName } from '../data/index.ts';
+import {
+  type Dataset,
+  evaluationBatches,
+  openDataset,
+  type PreparedData,
+  prepareData,
+  type SplitName,
+} from '../data/index.ts';
+import type { EngineOptions } from '../engine/index.ts';
 import { buildModel, type Model, type ModelConfig, type ResolvedModel } from '../modules/index.ts';
 import { buildOptimizer, unusedGroups } from '../optim/index.ts';
 import { compilePlan, type ParamSummary, type Plan, summariseModel, worldSize } from '../plan/index.ts';
-import type { EngineOptions } from '../engine/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 
@@ -53,7 +60,10 @@ export async function* prepareRun(
     batch: config.batch,
     baseDir: config.origin.directory,
   });
-  const params = summary.layers.flatMap((layer) => [...layer.params, ...layer.expertCalls.flatMap((call) => call.experts.flat())]);
+  const params = summary.layers.flatMap((layer) => [
+    ...layer.params,
+    ...layer.expertCalls.flatMap((call) => call.experts.flat()),
+  ]);
   const unused = unusedGroups(
     config.optim,
     params.map(({ path }) => path),
@@ -97,7 +107,10 @@ export function evaluationSize({ dataset, config }: Pick<PreparedRun, 'dataset' 
 }
 
 /** Reference losses on exactly the examples that an evaluation of the whole validation split uses. */
-export function baselinesOf({ dataset, config }: Pick<PreparedRun, 'dataset' | 'config'>): Readonly<Record<string, number>> {
+export function baselinesOf({
+  dataset,
+  config,
+}: Pick<PreparedRun, 'dataset' | 'config'>): Readonly<Record<string, number>> {
   if (config.train.eval_split !== 'validation') return {};
   const batches = evaluationBatches({ examples: dataset.split('validation').examples, micro: config.batch.micro });
   const examples = Int32Array.from(batches.flatMap((batch) => [...batch]));

@@ -1,6 +1,6 @@
 import type { SplitName } from '../data/index.ts';
-import type { CheckpointedEvent, EvaluatedEvent, StepEvent } from './events.ts';
 import type { ResolvedConfig } from './config/index.ts';
+import type { CheckpointedEvent, EvaluatedEvent, StepEvent } from './events.ts';
 
 /** Which part of the data to evaluate on, and how much of it. */
 export interface EvaluateOptions {

@@ -6,16 +6,15 @@ import { type Config, formatConfig, type ResolvedConfig, resolveConfig } from '.
 import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
 import { prepareRun } from './prepare.ts';
+import { writeFileAtomically } from './run/atomic.ts';
 import {
   CheckpointReader,
   createRunFolder,
   findRunFolder,
   newestCheckpoint,
-
   readModelFile,
   writeModelFile,
 } from './run/index.ts';
-import { writeFileAtomically } from './run/atomic.ts';
 
 /** Options of a run. */
 export interface RunOptions {
@@ -69,7 +68,8 @@ export async function* resume(
   const given = isOverrides(change) ? null : resolveConfig(change, options.overrides);
   const folder = await findRunFolder(run, given?.run.dir);
   const stored = resolveConfig(folder.config);
-  const config = given ?? resolveConfig(folder.config, [...(change as readonly string[]), ...(options.overrides ?? [])]);
+  const config =
+    given ?? resolveConfig(folder.config, [...(change as readonly string[]), ...(options.overrides ?? [])]);
   const usable = await newestCheckpoint(folder.checkpoints, options.step);
   for (const message of [...usable.warnings, ...differences(stored, config)]) yield { type: 'warning', message };
   const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
@@ -111,5 +111,8 @@ function differences(before: ResolvedConfig, after: ResolvedConfig): string[] {
   const keys: readonly (keyof Config)[] = ['seed', 'data', 'batch', 'optim', 'numerics'];
   return keys
     .filter((key) => JSON.stringify(before[key]) !== JSON.stringify(after[key]))
-    .map((key) => `'${key}' differs from what the run was started with: the result will not be that of an uninterrupted run`);
+    .map(
+      (key) =>
+        `'${key}' differs from what the run was started with: the result will not be that of an uninterrupted run`,
+    );
 }

@@ -28,16 +28,28 @@ const bad: readonly (readonly [title: string, text: string, parts: readonly stri
   ['a misspelt section', 'trian:\n  steps: 3\n', ['bad.yaml:1:1', "unknown key 'trian'", "did you mean 'train'?"]],
   ['a misspelt key', 'train:\n  step: 3\n', [':2:3', "did you mean 'steps'?", 'eval_every']],
   ['an unknown model', 'model:\n  name: transfomer-lm\n', [':2:9', "did you mean 'transformer-lm'?"]],
-  ['an unknown argument of a model', 'model:\n  name: transformer-lm\n  args: {layres: 3}\n', [':3:10', "did you mean 'layers'?"]],
+  [
+    'an unknown argument of a model',
+    'model:\n  name: transformer-lm\n  args: {layres: 3}\n',
+    [':3:10', "did you mean 'layers'?"],
+  ],
   ['a model with name and file', 'model: {name: cnn, file: x.ts}\n', ["unknown key 'file'"]],
-  ['a model file that is not there', 'model: {file: none.ts}\n', ['there is no file', 'none.ts', 'relative to the config']],
-  ['an unknown dataset', 'data: {name: mobydick}\n', [":1:14", "did you mean 'moby-dick'?"]],
+  [
+    'a model file that is not there',
+    'model: {file: none.ts}\n',
+    ['there is no file', 'none.ts', 'relative to the config'],
+  ],
+  ['an unknown dataset', 'data: {name: mobydick}\n', [':1:14', "did you mean 'moby-dick'?"]],
   ['a dataset file that is not there', 'data: {name: text, path: x.txt}\n', ['there is no file', 'x.txt']],
   ['an unknown optimizer', 'optim: {name: adm}\n', ["did you mean 'adam'?"]],
   ['an unknown scheduler', 'scheduler: {name: snyc}\n', ["did you mean 'sync'?"]],
   ['a key that the scheduler lacks', 'scheduler: {rounds: 3}\n', ["unknown key 'rounds' in 'scheduler'"]],
   ['an unknown schedule', 'parallel: {schedule: gpip}\n', ["'parallel.schedule'", 'gpipe']],
-  ['a microbatch that does not divide', 'batch:\n  global: 10\n  micro: 4\n', [':3:10', '4 does not divide 10', 'set batch.micro']],
+  [
+    'a microbatch that does not divide',
+    'batch:\n  global: 10\n  micro: 4\n',
+    [':3:10', '4 does not divide 10', 'set batch.micro'],
+  ],
   ['too few microbatches', 'batch: {global: 8, micro: 8}\nparallel:\n  data: 2\n', [':3:9', 'parallel.data 2']],
   ['experts that do not divide the data axis', 'parallel:\n  data: 4\n  expert: 3\n', [':3:11', '3 does not divide 4']],
   ['an unknown engine', 'engine: {kind: torch}\n', ['onnx, tfjs']],
@@ -67,7 +79,9 @@ describe('resolveConfig', () => {
     writeFileSync(join(folder, 'corpus.txt'), 'text');
     const file = write('paths.yaml', 'data: {name: text, path: corpus.txt}\n');
     expect(resolveConfig(file).data).toMatchObject({ path: join(folder, 'corpus.txt') });
-    expect(resolveConfig(file, ['data.path=package.json']).data).toMatchObject({ path: join(process.cwd(), 'package.json') });
+    expect(resolveConfig(file, ['data.path=package.json']).data).toMatchObject({
+      path: join(process.cwd(), 'package.json'),
+    });
   });
 
   it('returns a resolved config as it is, and can change it further', () => {
@@ -79,18 +93,26 @@ describe('resolveConfig', () => {
   });
 
   it('writes a config that reads back as itself, every section documented', () => {
-    const config = resolveConfig({ model: { name: 'transformer-lm', args: { moe: { experts: 8 } } }, remat: { 'blocks.0': 'full' } });
+    const config = resolveConfig({
+      model: { name: 'transformer-lm', args: { moe: { experts: 8 } } },
+      remat: { 'blocks.0': 'full' },
+    });
     const text = formatConfig(config);
     const { origin, ...values } = resolveConfig(write('full.yaml', text));
     const { origin: before, ...expected } = config;
     expect(before.file).toBeNull();
     expect(origin.file).not.toBeNull();
     expect(values).toEqual(expected);
-    for (const line of text.split('\n')) if (/^ {2}\w+: [^\s[{]/.test(line) && !/name/.test(line)) expect(line).toMatch(/ # ./);
+    for (const line of text.split('\n'))
+      if (/^ {2}\w+: [^\s[{]/.test(line) && !/name/.test(line)) expect(line).toMatch(/ # ./);
   });
 
   it('knows settings that change nothing', () => {
-    const config = resolveConfig({ train: { eval_microbatches: 3, keep_last: 5 }, data: { name: 'mnist' }, generate: { top_k: 3 } });
+    const config = resolveConfig({
+      train: { eval_microbatches: 3, keep_last: 5 },
+      data: { name: 'mnist' },
+      generate: { top_k: 3 },
+    });
     expect(settingsWithoutEffect(config)).toEqual([
       expect.stringContaining('train.eval_microbatches has no effect'),
       expect.stringContaining('train.keep_last has no effect'),

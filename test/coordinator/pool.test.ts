@@ -92,7 +92,9 @@ describe('a pool of workers', () => {
     pool.grant(1);
     const { message, reports } = await failureOf(pool.step(0));
     expect(reports[0]).toMatchObject({ step: 0, path: 'blocks.1.mlp', microbatch: 1, instruction: 'Forward s0.0 m1' });
-    expect(message).toBe('rank 1, step 0, module blocks.1.mlp, Forward s0.0 m1, microbatch 1: ModuleError: shape mismatch');
+    expect(message).toBe(
+      'rank 1, step 0, module blocks.1.mlp, Forward s0.0 m1, microbatch 1: ModuleError: shape mismatch',
+    );
   });
 
   it('says of a dead worker what it was last seen doing', async () => {

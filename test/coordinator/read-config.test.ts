@@ -40,19 +40,47 @@ function issuesOf(text: string, overrides: string[] = []): ConfigError {
 }
 
 const bad: readonly (readonly [title: string, text: string, parts: readonly string[], overrides?: string[]])[] = [
-  ['an unknown key', 'name: a\nparallell:\n  data: 2\n', ['c.yaml:2:1', "unknown key 'parallell'", 'parallell:', "did you mean 'parallel'?", 'keys: name, seed']],
-  ['an unknown nested key', 'parallel:\n  data: 2\n  shedule: gpipe\n', [':3:3', "'shedule' in 'parallel'", "did you mean 'schedule'?", 'data, schedule']],
+  [
+    'an unknown key',
+    'name: a\nparallell:\n  data: 2\n',
+    ['c.yaml:2:1', "unknown key 'parallell'", 'parallell:', "did you mean 'parallel'?", 'keys: name, seed'],
+  ],
+  [
+    'an unknown nested key',
+    'parallel:\n  data: 2\n  shedule: gpipe\n',
+    [':3:3', "'shedule' in 'parallel'", "did you mean 'schedule'?", 'data, schedule'],
+  ],
   ['a key in camel case', 'parallel: {Data: 2}\n', [':1:12', "did you mean 'data'?"]],
-  ['a wrong type', 'parallel:\n  data: two\n', [':2:9', "'parallel.data' must be a number", "the text 'two'", 'data-parallel replicas']],
+  [
+    'a wrong type',
+    'parallel:\n  data: two\n',
+    [':2:9', "'parallel.data' must be a number", "the text 'two'", 'data-parallel replicas'],
+  ],
   ['a fraction where a whole number is due', 'seed: 1.5\n', [':1:7', "'seed' must be a whole number", '1.5']],
   ['a value out of range', 'parallel:\n  data: 0\n', [':2:9', 'at least 1', 'but is 0']],
   ['an unknown choice', 'parallel:\n  schedule: 1fb1\n', [':2:13', 'gpipe, 1f1b', "did you mean '1f1b'?"]],
   ['a section that is a value', 'parallel: 4\n', [':1:11', "'parallel' must be a section, but is 4"]],
-  ['an unknown variant', 'optim:\n  name: adma\n  lr: 1\n', [':2:9', "'optim.name' is the text 'adma'", "did you mean 'adam'?", 'sgd, adam']],
-  ['a key of another variant', 'optim:\n  name: sgd\n  beta1: 0.5\n', [':3:3', "unknown key 'beta1' in 'optim'", 'name, lr']],
-  ['a wrong value in an open mapping', 'remat:\n  blocks.0: fll\n', [':2:13', "must be one of none, full", "did you mean 'full'?"]],
+  [
+    'an unknown variant',
+    'optim:\n  name: adma\n  lr: 1\n',
+    [':2:9', "'optim.name' is the text 'adma'", "did you mean 'adam'?", 'sgd, adam'],
+  ],
+  [
+    'a key of another variant',
+    'optim:\n  name: sgd\n  beta1: 0.5\n',
+    [':3:3', "unknown key 'beta1' in 'optim'", 'name, lr'],
+  ],
+  [
+    'a wrong value in an open mapping',
+    'remat:\n  blocks.0: fll\n',
+    [':2:13', 'must be one of none, full', "did you mean 'full'?"],
+  ],
   ['neither alternative of a union', 'remat: 3\n', [':1:8', "'remat' must be"]],
-  ['a wrong element of a list', 'layers:\n  - width: 3\n  - widht: 4\n', [':3:5', "unknown key 'widht' in 'layers[1]'", "did you mean 'width'?"]],
+  [
+    'a wrong element of a list',
+    'layers:\n  - width: 3\n  - widht: 4\n',
+    [':3:5', "unknown key 'widht' in 'layers[1]'", "did you mean 'width'?"],
+  ],
   ['an empty text', 'name: ""\n', [':1:7', 'is empty']],
   ['a duplicate key', 'seed: 1\nname: x\nseed: 2\n', [':3:1', 'invalid YAML', 'stands twice']],
   ['a tab', 'parallel:\n\tdata: 2\n', [':2:', 'invalid YAML', 'spaces']],
@@ -61,8 +89,18 @@ const bad: readonly (readonly [title: string, text: string, parts: readonly stri
   ['a file of comments', '# nothing\n', ['is empty']],
   ['a list at the root', '- 1\n- 2\n', [':1:1', 'must be a mapping', 'a list']],
   ['a scalar at the root', 'hello\n', ['must be a mapping', 'single value']],
-  ['a flag with a wrong type', 'seed: 1\n', ['--set parallel.data=two', "'parallel.data' must be a number"], ['parallel.data=two']],
-  ['a flag with an unknown key', '', ['--set parallel.dta=2', "unknown key 'dta'", "did you mean 'data'?"], ['parallel.dta=2']],
+  [
+    'a flag with a wrong type',
+    'seed: 1\n',
+    ['--set parallel.data=two', "'parallel.data' must be a number"],
+    ['parallel.data=two'],
+  ],
+  [
+    'a flag with an unknown key',
+    '',
+    ['--set parallel.dta=2', "unknown key 'dta'", "did you mean 'data'?"],
+    ['parallel.dta=2'],
+  ],
   ['a flag without a value', 'seed: 1\n', ['--set seed', "expected 'key=value'"], ['seed']],
   ['a flag with bad YAML', 'seed: 1\n', ['--set name=[', 'not valid YAML'], ['name=[']],
   ['a flag through a value', 'seed: 1\n', ['--set seed.x=1', 'not a section'], ['seed.x=1']],
@@ -92,7 +130,9 @@ describe('readConfig refuses', () => {
     const file = join(folder, 'd.yaml');
     writeFileSync(file, 'parallel:\n  data: 3\n');
     const { fail } = readConfig(schema, file);
-    expect(fail([{ path: ['parallel', 'data'], message: 'does not divide' }]).message).toMatch(/d\.yaml:2:9: does not divide/);
+    expect(fail([{ path: ['parallel', 'data'], message: 'does not divide' }]).message).toMatch(
+      /d\.yaml:2:9: does not divide/,
+    );
   });
 });
 

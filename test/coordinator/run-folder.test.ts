@@ -49,7 +49,10 @@ const weights: Record<string, HostTensor> = {
 function save(step: number): Promise<string> {
   return saveCheckpoint(folder, info(step), async (temporary) => {
     const entries = Object.entries(weights).map(([path, tensor]) => [PARAM_PREFIX + path, tensor] as const);
-    const shards = [entries.slice(0, 2), [...entries.slice(2), ['slot/head.weight/m', float32([9, 9, 9, 9], [2, 2])] as const]];
+    const shards = [
+      entries.slice(0, 2),
+      [...entries.slice(2), ['slot/head.weight/m', float32([9, 9, 9, 9], [2, 2])] as const],
+    ];
     return Promise.all(
       shards.map(async (tensors, i) => {
         const file = `rank-${i}.safetensors`;
@@ -99,8 +102,16 @@ describe('checkpoints', () => {
   });
 
   const damages: readonly (readonly [string, (path: string) => Promise<void>, RegExp])[] = [
-    ['a truncated shard', (p) => truncate(join(p, 'rank-0.safetensors'), 50), /rank-0\.safetensors has 50 bytes.*truncated/],
-    ['a shard that grew', (p) => appendFile(join(p, 'rank-1.safetensors'), 'x'), /rank-1.*not the one that was written/],
+    [
+      'a truncated shard',
+      (p) => truncate(join(p, 'rank-0.safetensors'), 50),
+      /rank-0\.safetensors has 50 bytes.*truncated/,
+    ],
+    [
+      'a shard that grew',
+      (p) => appendFile(join(p, 'rank-1.safetensors'), 'x'),
+      /rank-1.*not the one that was written/,
+    ],
     [
       'a flipped bit',
       async (p) => {
@@ -114,7 +125,11 @@ describe('checkpoints', () => {
     ['a missing shard', (p) => rm(join(p, 'rank-0.safetensors')), /rank-0\.safetensors is missing/],
     ['no index', (p) => rm(join(p, 'index.json')), /has no index\.json/],
     ['a truncated index', (p) => truncate(join(p, 'index.json'), 30), /not valid JSON/],
-    ['an index of another format', (p) => writeFile(join(p, 'index.json'), '{"format": 7}'), /format 7.*reads format 1/],
+    [
+      'an index of another format',
+      (p) => writeFile(join(p, 'index.json'), '{"format": 7}'),
+      /format 7.*reads format 1/,
+    ],
     ['a damaged index', (p) => writeFile(join(p, 'index.json'), '{"format": 1, "step": "x"}'), /'step'/],
   ];
   for (const [title, damage, message] of damages)
@@ -160,7 +175,9 @@ describe('checkpoints', () => {
 describe('the metrics log', () => {
   const line = (step: number, loss: number) => ({ step, loss: Math.fround(loss), lr: 0.1 });
   const hashOf = (losses: number[]) =>
-    createHash('sha256').update(new Uint8Array(Float32Array.from(losses).buffer)).digest('hex');
+    createHash('sha256')
+      .update(new Uint8Array(Float32Array.from(losses).buffer))
+      .digest('hex');
 
   it('keeps float32 losses exactly and hashes them', async () => {
     const path = join(folder, 'metrics.jsonl');

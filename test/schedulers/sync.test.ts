@@ -99,7 +99,12 @@ describe('the sync scheduler', () => {
   });
 
   it('evaluates and checkpoints when due and at the end, and keeps the last ones', async () => {
-    const { events, folder, error } = await trial('due', { steps: 7, eval_every: 3, checkpoint_every: 2, keep_last: 2 });
+    const { events, folder, error } = await trial('due', {
+      steps: 7,
+      eval_every: 3,
+      checkpoint_every: 2,
+      keep_last: 2,
+    });
     expect(error).toBeNull();
     expect(order(events)).toEqual([
       'step 1',
@@ -137,7 +142,8 @@ describe('the sync scheduler', () => {
     const { folder } = await trial('lines', { steps: 2 });
     const lines: MetricsLine[] = await readMetrics(folder.metrics);
     expect(lines.map(({ step }) => step)).toEqual([1, 2]);
-    for (const key of ['loss', 'grad_norm', 'lr', 'tokens_per_s', 'step_ms', 'comm_ms', 'vector']) expect(lines[0]).toHaveProperty(key);
+    for (const key of ['loss', 'grad_norm', 'lr', 'tokens_per_s', 'step_ms', 'comm_ms', 'vector'])
+      expect(lines[0]).toHaveProperty(key);
     expect(lines[0]).toMatchObject({ step_ms: 2, comm_ms: 1, grad_norm: 1 });
     expect(await readFile(folder.metrics, 'utf8')).toMatch(/^\{.*\}\n\{.*\}\n$/);
   });
@@ -157,7 +163,11 @@ describe('the sync scheduler', () => {
   });
 
   it('stops when the loss is not finite and keeps the last good checkpoint', async () => {
-    const { error, folder } = await trial('nan', { steps: 9, checkpoint_every: 2 }, { model: { misbehave: 'nan', at: 5 } });
+    const { error, folder } = await trial(
+      'nan',
+      { steps: 9, checkpoint_every: 2 },
+      { model: { misbehave: 'nan', at: 5 } },
+    );
     expect(error).toBeInstanceOf(RunFailure);
     expect((error as RunFailure).reports[0]).toMatchObject({ name: 'NotFinite', step: 5 });
     expect((error as RunFailure).message).toMatch(/loss is NaN.*step-4[\s\S]*optim\.lr/);

@@ -1,7 +1,7 @@
 import { batchPlan, checkMesh, PlanError } from '../../plan/index.ts';
 import type { Finding } from './read.ts';
-import type { Config } from './schema.ts';
 import type { ResolvedConfig } from './resolve.ts';
+import type { Config } from './schema.ts';
 
 /** Constraints between keys, which no single key's schema can state; the planner's own, at the place of the value. */
 export function checkConfig(config: Config): Finding[] {

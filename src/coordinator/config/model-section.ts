@@ -14,13 +14,18 @@ export function modelSection(): ZodType<ModelConfig> {
   );
   const fromFile = z.strictObject({
     name: z.undefined().optional(),
-    file: z.string().min(1).describe(
-      `TypeScript or JavaScript file that exports \`model\` or \`module\`, a function of (args, info); in place of a name (${Object.keys(zoo).join(', ')})`,
-    ),
+    file: z
+      .string()
+      .min(1)
+      .describe(
+        `TypeScript or JavaScript file that exports \`model\` or \`module\`, a function of (args, info); in place of a name (${Object.keys(zoo).join(', ')})`,
+      ),
     args: z.record(z.string(), z.unknown()).default({}).describe('given to that function'),
   });
   const sections = z.discriminatedUnion('name', [fromFile, ...named]);
-  return (sections as unknown as ZodType<ModelConfig>).prefault({ name: 'transformer-lm', args: {} }).describe('what to train');
+  return (sections as unknown as ZodType<ModelConfig>)
+    .prefault({ name: 'transformer-lm', args: {} })
+    .describe('what to train');
 }
 
 /** Arguments may be left out where all of them have defaults. */

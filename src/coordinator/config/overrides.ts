@@ -26,7 +26,11 @@ export function parseOverride(text: string): Override {
   if (path === null) return fail(`'${text.slice(0, equals)}' is not a path of keys`, 'e.g. --set train.steps=100');
   const doc = parseDocument(text.slice(equals + 1), { prettyErrors: false });
   const error = doc.errors[0];
-  if (error) fail(`the value is not valid YAML: ${error.message}`, "put text with special characters in quotes: --set 'name=\"a: b\"'");
+  if (error)
+    fail(
+      `the value is not valid YAML: ${error.message}`,
+      'put text with special characters in quotes: --set \'name="a: b"\'',
+    );
   return { flag, path, value: doc.toJS() as unknown };
 }
 
@@ -46,7 +50,10 @@ function splitPath(text: string): KeyPath | null {
  * Applies overrides to a copy of `values`, making sections that are missing.
  * @throws ConfigError where a path leads through something that is not a section.
  */
-export function applyOverrides(values: Record<string, unknown>, overrides: readonly Override[]): Record<string, unknown> {
+export function applyOverrides(
+  values: Record<string, unknown>,
+  overrides: readonly Override[],
+): Record<string, unknown> {
   const root = structuredClone(values);
   for (const { flag, path, value } of overrides) {
     let at = root as Record<string | number, unknown>;

@@ -70,7 +70,8 @@ function readFile(source: string): ConfigSource {
     throw new ConfigError([{ path: '', message, hint, location: null, flag: null }]);
   };
   const stat = statSync(source, { throwIfNoEntry: false });
-  if (!stat) fail(`there is no file '${name}'`, 'check the path; `plexus init` writes a commented config to start from');
+  if (!stat)
+    fail(`there is no file '${name}'`, 'check the path; `plexus init` writes a commented config to start from');
   if (stat?.isDirectory()) fail(`'${name}' is a folder, not a config file`, 'give the YAML file in it');
   let text = '';
   try {

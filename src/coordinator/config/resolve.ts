@@ -34,7 +34,10 @@ export function resolveConfig(
     if (overrides.length === 0) return source;
     const { origin, ...values } = source;
     const changed = resolveConfig(values, overrides);
-    const given = new Set([...origin.given, ...overrides.map((item) => (typeof item === 'string' ? parseOverride(item) : item).path.join('.'))]);
+    const given = new Set([
+      ...origin.given,
+      ...overrides.map((item) => (typeof item === 'string' ? parseOverride(item) : item).path.join('.')),
+    ]);
     return { ...changed, origin: { ...origin, given } };
   }
   const parsed = overrides.map((item) => (typeof item === 'string' ? parseOverride(item) : item));
@@ -45,7 +48,11 @@ export function resolveConfig(
   for (const path of INPUT_PATHS) {
     const file = valueAt(config, path);
     if (typeof file === 'string' && !existsSync(file))
-      findings.push({ path, message: `there is no file '${file}'`, hint: `'${path.join('.')}' is relative to the config file` });
+      findings.push({
+        path,
+        message: `there is no file '${file}'`,
+        hint: `'${path.join('.')}' is relative to the config file`,
+      });
   }
   if (findings.length > 0) throw fail(findings);
   return { ...config, origin };

@@ -5,7 +5,15 @@ import { optimSchema } from '../../optim/index.ts';
 import { parallelSchema } from '../../plan/index.ts';
 import { schedulerSchema } from '../scheduler.ts';
 import { modelSection } from './model-section.ts';
-import { batchSchema, commSchema, generateSchema, numericsSchema, rematSchema, runSchema, trainSchema } from './sections.ts';
+import {
+  batchSchema,
+  commSchema,
+  generateSchema,
+  numericsSchema,
+  rematSchema,
+  runSchema,
+  trainSchema,
+} from './sections.ts';
 
 /** The whole config: one section a room, the same keys for every scheduler. */
 export function configSchema() {

@@ -26,15 +26,23 @@ export const trainSchema = z
       .default(null)
       .describe('microbatches of an evaluation on the way (the last one always uses the whole split); null for all'),
     checkpoint_every: count(0).default(0).describe('steps between checkpoints; 0 writes one at the end only'),
-    keep_last: count(1).default(2).describe('checkpoints kept; older ones are deleted once a newer one is safe on disk'),
+    keep_last: count(1)
+      .default(2)
+      .describe('checkpoints kept; older ones are deleted once a newer one is safe on disk'),
   })
   .prefault({});
 
 /** How ranks talk. */
 export const commSchema = z
   .strictObject({
-    control: z.enum(['local']).default('local').describe('how the coordinator reaches the workers: local (worker threads)'),
-    data: z.enum(['local']).default('local').describe('transport of tensors between ranks: local (transferred buffers between threads)'),
+    control: z
+      .enum(['local'])
+      .default('local')
+      .describe('how the coordinator reaches the workers: local (worker threads)'),
+    data: z
+      .enum(['local'])
+      .default('local')
+      .describe('transport of tensors between ranks: local (transferred buffers between threads)'),
     compression: z.enum(['none']).default('none').describe('codec of tensors in transit'),
     deadline_s: z
       .number()
@@ -47,14 +55,21 @@ export const commSchema = z
 /** Where results go. */
 export const runSchema = z
   .strictObject({
-    dir: z.string().min(1).default('runs').describe('folder in which run folders are made, relative to the working directory'),
+    dir: z
+      .string()
+      .min(1)
+      .default('runs')
+      .describe('folder in which run folders are made, relative to the working directory'),
     id: z
       .string()
       .regex(/^[\w.-]+$/, 'must consist of letters, digits, dots, dashes and underscores')
       .nullable()
       .default(null)
       .describe('name of the run folder; null makes one from name and time'),
-    trace: z.boolean().default(false).describe('write trace.json (Chrome trace of every instruction, opens in Perfetto)'),
+    trace: z
+      .boolean()
+      .default(false)
+      .describe('write trace.json (Chrome trace of every instruction, opens in Perfetto)'),
   })
   .prefault({});
 
@@ -63,7 +78,11 @@ export const generateSchema = z
   .strictObject({
     characters: count(0).default(0).describe('characters to sample when training has ended; 0 for none'),
     prompt: z.string().default('').describe('text to continue; empty begins with a line break'),
-    temperature: z.number().min(0).default(0.8).describe('sharpness of sampling: 0 takes the likeliest token, 1 the model as it is'),
+    temperature: z
+      .number()
+      .min(0)
+      .default(0.8)
+      .describe('sharpness of sampling: 0 takes the likeliest token, 1 the model as it is'),
     top_k: count(0).default(40).describe('sample among this many likeliest tokens; 0 among all'),
     seed: count(0).default(0).describe('seed of the sampling'),
   })

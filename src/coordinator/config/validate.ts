@@ -1,4 +1,4 @@
-import { type ZodType, z } from 'zod';
+import type { ZodType, z } from 'zod';
 import type { ConfigIssue, SourceLocation } from './error.ts';
 import { nearest, suggestion } from './suggest.ts';
 import { documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';
@@ -8,7 +8,9 @@ import { formatPath, type KeyPath } from './yaml-source.ts';
 export type Locator = (path: KeyPath, of: 'key' | 'value') => { location: SourceLocation | null; flag: string | null };
 
 /** A validated value, or everything that is wrong with it. */
-export type Validation<T> = { readonly value: T; readonly issues: readonly [] } | { readonly issues: readonly ConfigIssue[] };
+export type Validation<T> =
+  | { readonly value: T; readonly issues: readonly [] }
+  | { readonly issues: readonly ConfigIssue[] };
 
 const MISSING = Symbol('missing');
 
@@ -83,15 +85,25 @@ function translate(schema: ZodType, input: unknown, found: z.core.$ZodIssue, loc
   const subject = name ? `'${name}'` : 'the config';
   switch (found.code) {
     case 'invalid_type':
-      if (value === MISSING) return [make(`${subject} is missing; expected ${typeNames[found.expected] ?? found.expected}`)];
+      if (value === MISSING)
+        return [make(`${subject} is missing; expected ${typeNames[found.expected] ?? found.expected}`)];
       return [make(`${subject} must be ${typeNames[found.expected] ?? found.expected}, but is ${show(value)}`)];
     case 'too_small':
     case 'too_big': {
       const limit = found.code === 'too_small' ? found.minimum : found.maximum;
-      const bound = found.code === 'too_small' ? (found.inclusive ? 'at least' : 'more than') : found.inclusive ? 'at most' : 'less than';
+      const bound =
+        found.code === 'too_small'
+          ? found.inclusive
+            ? 'at least'
+            : 'more than'
+          : found.inclusive
+            ? 'at most'
+            : 'less than';
       if (found.origin === 'string') {
         const length = (value as string).length;
-        return [make(`${subject} must have ${bound} ${limit} characters, but ${length === 0 ? 'is empty' : `has ${length}`}`)];
+        return [
+          make(`${subject} must have ${bound} ${limit} characters, but ${length === 0 ? 'is empty' : `has ${length}`}`),
+        ];
       }
       if (found.origin === 'array' || found.origin === 'set')
         return [make(`${subject} must have ${bound} ${limit} elements, but has ${(value as unknown[]).length}`)];
@@ -103,8 +115,10 @@ function translate(schema: ZodType, input: unknown, found: z.core.$ZodIssue, loc
       const choices = found.values.map(String);
       const near = typeof value === 'string' ? nearest(value, choices) : null;
       const message =
-        value === MISSING ? `${subject} is missing` : `${subject} must be one of ${choices.join(', ')}, but is ${show(value)}`;
-      return [make(message, near === null ? (doc && `${name}: ${doc}`) : `did you mean '${near}'?`)];
+        value === MISSING
+          ? `${subject} is missing`
+          : `${subject} must be one of ${choices.join(', ')}, but is ${show(value)}`;
+      return [make(message, near === null ? doc && `${name}: ${doc}` : `did you mean '${near}'?`)];
     }
     case 'unrecognized_keys':
       return found.keys.map((key) => {
@@ -140,7 +154,9 @@ function translateUnion(
     const known = schemasAt(schema, input, owner).flatMap((option) => literalsAt(option, discriminator));
     const list = suggestion(typeof given === 'string' ? given : '', [...new Set(known)], 'known');
     const label = formatPath(at);
-    return [make(given === MISSING ? `'${label}' is missing` : `'${label}' is ${show(given)}, which is not known`, list, at)];
+    return [
+      make(given === MISSING ? `'${label}' is missing` : `'${label}' is ${show(given)}, which is not known`, list, at),
+    ];
   }
   // Show what is wrong with the alternative that got furthest: fewest issues, none at the union's own root.
   const options = found.errors.filter((errors) => errors.length > 0);
@@ -148,11 +164,17 @@ function translateUnion(
     .filter((errors) => errors.every((error) => error.path.length > 0))
     .sort((a, b) => a.length - b.length)[0];
   if (deep)
-    return deep.flatMap((error) => translate(schema, input, { ...error, path: [...path, ...error.path] } as z.core.$ZodIssue, locate));
+    return deep.flatMap((error) =>
+      translate(schema, input, { ...error, path: [...path, ...error.path] } as z.core.$ZodIssue, locate),
+    );
   const expected = options
     .flat()
     .map((error) =>
-      error.code === 'invalid_type' ? (typeNames[error.expected] ?? error.expected) : error.code === 'invalid_value' ? error.values.join(', ') : error.message,
+      error.code === 'invalid_type'
+        ? (typeNames[error.expected] ?? error.expected)
+        : error.code === 'invalid_value'
+          ? error.values.join(', ')
+          : error.message,
     );
   return [make(`${subject} must be ${[...new Set(expected)].join(' or ')}, but is ${show(value)}`)];
 }

@@ -1,4 +1,15 @@
-import { type Document, isAlias, isMap, isNode, isScalar, isSeq, LineCounter, type Node, type Pair, parseDocument } from 'yaml';
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isNode,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  type Pair,
+  parseDocument,
+} from 'yaml';
 import { ConfigError, type ConfigIssue, type SourceLocation } from './error.ts';
 
 /** Keys from the root of a config to a value; list positions are numbers. */
@@ -40,12 +51,18 @@ export function parseYaml(text: string, file: string): ConfigSource {
   });
   if (doc.errors.length > 0)
     throw new ConfigError(
-      doc.errors.map((error) => issue(`invalid YAML: ${error.message.split('\n')[0]}`, yamlHint(error.code), at(error.pos[0]))),
+      doc.errors.map((error) =>
+        issue(`invalid YAML: ${error.message.split('\n')[0]}`, yamlHint(error.code), at(error.pos[0])),
+      ),
     );
   const root = doc.contents;
   if (root === null || (isScalar(root) && root.value === null))
     throw new ConfigError([
-      issue(`${file} is empty`, "a config is a mapping such as 'name: my-run'; `plexus init` writes a commented one", null),
+      issue(
+        `${file} is empty`,
+        "a config is a mapping such as 'name: my-run'; `plexus init` writes a commented one",
+        null,
+      ),
     ]);
   if (!isMap(root))
     throw new ConfigError([

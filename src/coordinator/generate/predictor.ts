@@ -1,5 +1,12 @@
 import type { DeviceTensor, Engine, PhasedFunction, Signature, SlotId } from '../../engine/index.ts';
-import { evaluationKey, type ExpertFunction, type LayerFunction, type Model, modelFunctions, type TaskInfo } from '../../modules/index.ts';
+import {
+  type ExpertFunction,
+  evaluationKey,
+  type LayerFunction,
+  type Model,
+  modelFunctions,
+  type TaskInfo,
+} from '../../modules/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
 
 /** Gives a parameter or state tensor by its path; `kind` tells which. */
@@ -36,7 +43,13 @@ export class Predictor {
   }
 
   /** Compiles a model for batches of `batch` examples and loads its weights. */
-  static async create(engine: Engine, model: Model, info: TaskInfo, batch: number, weights: WeightSource): Promise<Predictor> {
+  static async create(
+    engine: Engine,
+    model: Model,
+    info: TaskInfo,
+    batch: number,
+    weights: WeightSource,
+  ): Promise<Predictor> {
     const key = engine.upload(evaluationKey());
     const load = async (path: string, kind: 'param' | 'state') => engine.upload(await weights(path, kind));
     const layers: PredictorLayer[] = [];
@@ -71,7 +84,10 @@ export class Predictor {
     return own;
   }
 
-  async #layer({ fn, phased, fixed, experts }: PredictorLayer, activations: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
+  async #layer(
+    { fn, phased, fixed, experts }: PredictorLayer,
+    activations: readonly DeviceTensor[],
+  ): Promise<DeviceTensor[]> {
     const values = new Map<SlotId, DeviceTensor>();
     const made = new Set<SlotId>();
     [...fixed, ...activations].forEach((value, i) => {
@@ -83,7 +99,8 @@ export class Predictor {
     };
     const get = (slot: SlotId): DeviceTensor => {
       const value = values.get(slot);
-      if (!value) throw new Error(`layer ${fn.name}: slot ${slot} is read before it is written; this is a defect of the engine`);
+      if (!value)
+        throw new Error(`layer ${fn.name}: slot ${slot} is read before it is written; this is a defect of the engine`);
       return value;
     };
     for (const phase of phased.phases) {
@@ -141,7 +158,11 @@ export class Predictor {
     let compiled = this.#buckets.get(id);
     if (!compiled) {
       const params = (fn.params[0] ?? []).map(({ spec }): Signature => ({ dtype: 'float32', shape: spec.shape }));
-      const signature: Signature[] = [...params, { dtype: 'int32', shape: [2] }, { dtype: 'float32', shape: [bucket, width] }];
+      const signature: Signature[] = [
+        ...params,
+        { dtype: 'int32', shape: [2] },
+        { dtype: 'float32', shape: [bucket, width] },
+      ];
       compiled = this.#engine.vjp(fn.fn, signature, {
         name: `${fn.path}.experts`,
         wrt: signature.map(() => false),

@@ -211,18 +211,23 @@ export class WorkerPool {
     this.#board.touch(rank, Date.now());
     switch (event.type) {
       case 'ready':
-        return this.#put('ready', rank, event);
+        this.#put('ready', rank, event);
+        break;
       case 'step':
-        return this.#put(`step ${event.report.step}`, rank, event.report);
+        this.#put(`step ${event.report.step}`, rank, event.report);
+        break;
       case 'evaluated':
-        return this.#put(`evaluated ${event.id}`, rank, event.metrics);
+        this.#put(`evaluated ${event.id}`, rank, event.metrics);
+        break;
       case 'saved':
-        return this.#put(`saved ${event.id}`, rank, event.shards);
+        this.#put(`saved ${event.id}`, rank, event.shards);
+        break;
       case 'stopped':
         this.#stopped.add(rank);
-        return this.#put('stopped', rank, event.trace);
+        this.#put('stopped', rank, event.trace);
+        break;
       case 'failed':
-        return this.#report(event.report);
+        this.#report(event.report);
     }
   }
 

@@ -32,12 +32,21 @@ export class ProgressBoard {
   /** Looks at every rank; those that have begun another instruction count as heard of. */
   look(now: number): LastSeen[] {
     return this.#views.map((view, rank) => {
-      const [step, mode, instruction, count] = [0, 1, 2, 3].map((i) => Atomics.load(view, i)) as [number, number, number, number];
+      const [step, mode, instruction, count] = [0, 1, 2, 3].map((i) => Atomics.load(view, i)) as [
+        number,
+        number,
+        number,
+        number,
+      ];
       if (count !== this.#counts[rank]) {
         this.#counts[rank] = count;
         this.#since[rank] = now;
       }
-      return { rank, doing: this.#describe(rank, step, mode, instruction), sinceMs: now - (this.#since[rank] as number) };
+      return {
+        rank,
+        doing: this.#describe(rank, step, mode, instruction),
+        sinceMs: now - (this.#since[rank] as number),
+      };
     });
   }
 

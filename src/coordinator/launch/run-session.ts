@@ -4,7 +4,14 @@ import type { ResolvedConfig } from '../config/index.ts';
 import type { CheckpointedEvent, EvaluatedEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
 import { finishMetrics, type Metrics } from '../metrics.ts';
-import { type CheckpointInfo, type MetricsLog, pruneCheckpoints, type RunFolder, saveCheckpoint, verifyCheckpoint } from '../run/index.ts';
+import {
+  type CheckpointInfo,
+  type MetricsLog,
+  pruneCheckpoints,
+  type RunFolder,
+  saveCheckpoint,
+  verifyCheckpoint,
+} from '../run/index.ts';
 import type { EvaluateOptions, Session } from '../session.ts';
 import type { WorkerPool } from './pool.ts';
 
@@ -99,7 +106,8 @@ export class RunSession implements Session {
     const before = performance.now();
     const whole = this.#parts.evaluationMicrobatches(split);
     const count = microbatches === null ? whole : Math.min(whole, microbatches);
-    if (count === 0) throw new Error(`the dataset has no ${split} part to evaluate on; set train.eval_split to another`);
+    if (count === 0)
+      throw new Error(`the dataset has no ${split} part to evaluate on; set train.eval_split to another`);
     const reports = await this.#parts.pool.evaluate(split, count);
     const metrics = finishMetrics(reports, count);
     const loss = numberOf(metrics, 'loss');
@@ -174,7 +182,8 @@ export class RunSession implements Session {
   }
 
   #notFinite(loss: number, gradNorm: number): RunFailure {
-    const kept = this.#checkpoint === null ? 'no checkpoint had been written' : `the last good checkpoint is ${this.#checkpoint}`;
+    const kept =
+      this.#checkpoint === null ? 'no checkpoint had been written' : `the last good checkpoint is ${this.#checkpoint}`;
     return new RunFailure([
       {
         rank: 0,
@@ -193,6 +202,7 @@ export class RunSession implements Session {
 
 function numberOf(metrics: Metrics, name: string): number {
   const value = metrics[name];
-  if (typeof value !== 'number') throw new Error(`no rank reported the metric '${name}'; there are: ${Object.keys(metrics).join(', ')}`);
+  if (typeof value !== 'number')
+    throw new Error(`no rank reported the metric '${name}'; there are: ${Object.keys(metrics).join(', ')}`);
   return value;
 }

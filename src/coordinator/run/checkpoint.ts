@@ -104,19 +104,23 @@ export async function pruneCheckpoints(folder: string, keep: number): Promise<vo
 export async function verifyCheckpoint(path: string): Promise<CheckpointIndex> {
   const indexPath = join(path, 'index.json');
   const text = await readFile(indexPath, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    const what = error.code === 'ENOENT' ? 'has no index.json, so it was not finished or is no checkpoint' : error.message;
+    const what =
+      error.code === 'ENOENT' ? 'has no index.json, so it was not finished or is no checkpoint' : error.message;
     throw new CheckpointError(`checkpoint ${path}: ${what}`, { cause: error });
   });
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);
   } catch (error) {
-    throw new CheckpointError(`${indexPath} is not valid JSON (${(error as Error).message}): the file is truncated or damaged`);
+    throw new CheckpointError(
+      `${indexPath} is not valid JSON (${(error as Error).message}): the file is truncated or damaged`,
+    );
   }
   const result = indexSchema.safeParse(parsed);
   if (!result.success) {
     const format = (parsed as { format?: unknown } | null)?.format;
-    const other = format !== FORMAT ? `has format ${JSON.stringify(format)}, but this version reads format ${FORMAT}` : null;
+    const other =
+      format !== FORMAT ? `has format ${JSON.stringify(format)}, but this version reads format ${FORMAT}` : null;
     const first = result.error.issues[0];
     throw new CheckpointError(`${indexPath} ${other ?? `is damaged: '${first?.path.join('.')}': ${first?.message}`}`);
   }
@@ -259,7 +263,9 @@ export class CheckpointReader {
       ...extra.map((path) => `it has '${path}', which the model lacks${near(path, missing)}`),
       ...pathsInOrder(want.keys())
         .filter((path) => have.has(path) && `${want.get(path)}` !== `${this.shapeOf(PARAM_PREFIX + path)}`)
-        .map((path) => `'${path}' is [${this.shapeOf(PARAM_PREFIX + path)}] in it, but [${want.get(path)}] in the model`),
+        .map(
+          (path) => `'${path}' is [${this.shapeOf(PARAM_PREFIX + path)}] in it, but [${want.get(path)}] in the model`,
+        ),
     ];
     if (problems.length === 0) return;
     const shown = problems.slice(0, 10).map((text) => `  ${text}`);

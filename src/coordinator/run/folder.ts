@@ -35,7 +35,12 @@ export function runFolderAt(path: string): RunFolder {
  * Makes the folder of a new run. Without an id, one is made from name and time; a number is added if it is taken.
  * @throws Error if a given id is taken.
  */
-export async function createRunFolder(dir: string, name: string, id: string | null, now = new Date()): Promise<RunFolder> {
+export async function createRunFolder(
+  dir: string,
+  name: string,
+  id: string | null,
+  now = new Date(),
+): Promise<RunFolder> {
   const base = resolve(dir);
   await mkdir(base, { recursive: true });
   const stamp = now.toISOString().replace(/[-:]/g, '').replace('T', '-').slice(0, 15);

@@ -2,5 +2,5 @@ export * from './checkpoint.ts';
 export * from './errors.ts';
 export * from './folder.ts';
 export * from './metrics-log.ts';
-export * from './summary.ts';
 export * from './model-file.ts';
+export * from './summary.ts';

@@ -20,6 +20,9 @@ export async function readModelFile(folder: RunFolder): Promise<ResolvedModel> {
     const stored = JSON.parse(await readFile(folder.model, 'utf8')) as ResolvedModel;
     return 'bundle' in stored ? { ...stored, bundle: join(folder.path, stored.bundle) } : stored;
   } catch (error) {
-    throw new CheckpointError(`${folder.model} cannot be read (${(error as Error).message}): the run folder is damaged`, { cause: error });
+    throw new CheckpointError(
+      `${folder.model} cannot be read (${(error as Error).message}): the run folder is damaged`,
+      { cause: error },
+    );
   }
 }
