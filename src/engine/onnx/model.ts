@@ -182,7 +182,7 @@ export class OnnxBuilder {
       let final = ref;
       if (taken.has(ref.name)) {
         final = { ...ref, name: `o${this.counter++}` };
-        this.nodes.push({ type: 'Identity', domain: '', inputs: [ref.name], outputs: [final.name], attrs: {}, label: 'copy' });
+        this.nodes.push({ type: 'Identity', domain: '', inputs: [ref.name], outputs: [final.name], attrs: {}, label: `copy/${final.name}` });
       }
       taken.add(final.name);
       return final;

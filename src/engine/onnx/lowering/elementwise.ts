@@ -137,11 +137,6 @@ function select(c: LoweringContext): Ref {
   return c.b.cast(c.where(shaped, notBool(c, yes), notBool(c, no)), c.out.dtype);
 }
 
-function addN(c: LoweringContext): Ref {
-  const parts = c.inputs.map((x) => notBool(c, x));
-  return c.b.cast(parts.reduce((sum, x) => c.map('Add', sum, x)), c.out.dtype);
-}
-
 /** Element-wise arithmetic, comparisons, logic, activations. */
 export const elementwise: LoweringTable = {
   Abs: unaryAny('Abs'),
@@ -179,7 +174,6 @@ export const elementwise: LoweringTable = {
   Expm1: composed(expm1),
   Log1p: composed(log1p),
   Rsqrt: composed((c, x) => c.map('Reciprocal', c.map('Sqrt', x))),
-  Relu6: composed((c, x) => c.b.op('Clip', [x, c.k(0), c.k(6)], {}, x)),
   LeakyRelu: composed((c, x) => c.apply('LeakyRelu', [x], { alpha: float(c.number('alpha', 0.2)) })),
   Step: composed(step),
   Prelu: prelu,
@@ -202,11 +196,6 @@ export const elementwise: LoweringTable = {
   Mod: mod,
   Pow: pow,
   Atan2: atan2,
-  SquaredDifference: (c) => {
-    const d = c.map('Sub', notBool(c, c.in(0)), notBool(c, c.in(1)));
-    return c.b.cast(c.map('Mul', d, d), c.out.dtype);
-  },
-  AddN: addN,
   Equal: comparison('Equal'),
   NotEqual: (c) => c.apply('Not', [c.compare('Equal', c.in(0), c.in(1))], {}),
   Greater: comparison('Greater'),
@@ -215,10 +204,8 @@ export const elementwise: LoweringTable = {
   LessEqual: comparison('LessOrEqual'),
   LogicalAnd: logical('And'),
   LogicalOr: logical('Or'),
-  LogicalXor: logical('Xor'),
   BitwiseAnd: (c) => c.map('BitwiseAnd', c.in(0), c.in(1)),
   Cast: cast,
   ClipByValue: clip,
   Select: select,
-  SelectV2: select,
 };

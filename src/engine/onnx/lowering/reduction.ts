@@ -32,29 +32,10 @@ function argReduction(type: 'ArgMax' | 'ArgMin'): Lowering {
   };
 }
 
-function cumulative(c: LoweringContext): { x: Ref; axis: number; exclusive: boolean; reverse: boolean } {
-  const x = c.in(0).dtype === 'bool' ? c.b.cast(c.in(0), 'int32') : c.in(0);
-  return { x, axis: c.axis('axis', x.shape.length), exclusive: c.flag('exclusive'), reverse: c.flag('reverse') };
-}
-
 function cumsum(c: LoweringContext): Ref {
-  const { x, axis, exclusive, reverse } = cumulative(c);
-  const attrs = { exclusive: exclusive ? 1 : 0, reverse: reverse ? 1 : 0 };
-  return c.b.op('CumSum', [x, c.b.scalar(axis, 'int64')], attrs, x);
-}
-
-/** ONNX has no cumulative product: multiplies by copies shifted by 1, 2, 4, ... (Hillis and Steele, 1986). */
-function cumprod(c: LoweringContext): Ref {
-  const { x, axis, exclusive, reverse } = cumulative(c);
-  const length = x.shape[axis] as number;
-  const shifted = (value: Ref, by: number): Ref => {
-    const ones = c.full(1, { dtype: x.dtype, shape: x.shape.map((dim, i) => (i === axis ? by : dim)) });
-    const kept = c.slice(value, axis, reverse ? by : 0, length - by);
-    return c.concat(reverse ? [kept, ones] : [ones, kept], axis);
-  };
-  let product = exclusive ? shifted(x, 1) : x;
-  for (let by = 1; by < length; by *= 2) product = c.map('Mul', product, shifted(product, by));
-  return product;
+  const x = c.in(0).dtype === 'bool' ? c.b.cast(c.in(0), 'int32') : c.in(0);
+  const attrs = { exclusive: c.flag('exclusive') ? 1 : 0, reverse: c.flag('reverse') ? 1 : 0 };
+  return c.b.op('CumSum', [x, c.b.scalar(c.axis('axis', x.shape.length), 'int64')], attrs, x);
 }
 
 /** tfjs: softmax along the last dimension (`dim`); of an empty tensor it is empty, which the caller handles. */
@@ -89,7 +70,6 @@ export const reductions: LoweringTable = {
   ArgMax: argReduction('ArgMax'),
   ArgMin: argReduction('ArgMin'),
   Cumsum: cumsum,
-  Cumprod: cumprod,
   Softmax: softmax('Softmax', 'dim'),
   LogSoftmax: softmax('LogSoftmax', 'axis'),
   TopK: topK,
