@@ -33,7 +33,7 @@ export function wrapLayersModel(model: tfl.LayersModel, options: WrapOptions = {
   if (model.inputs.length !== 1 || model.outputs.length !== 1)
     throw new Error(`a tfjs model of ${model.inputs.length} inputs and ${model.outputs.length} outputs cannot be wrapped; one of each is needed`);
   const layers = model.layers.filter((layer) => layer.getClassName() !== 'InputLayer');
-  const last = model.outputLayers[0];
+  const last = model.outputs[0]?.sourceLayer;
   const modules = new Map(
     layers.map((layer) => {
       const name = layer.name.replaceAll('.', '_').replaceAll('/', '_');
@@ -91,6 +91,9 @@ function wrapLayer(layer: KerasLayer, weights: 'initialise' | 'current', dropSof
   return callLayer(layer, weights, dropSoftmax && config.activation === 'softmax');
 }
 
+/** What tfjs-layers asks of an activation. */
+const LINEAR = { getClassName: () => 'linear', apply: (x: Tensor) => x };
+
 /** Runs the layer's own code with our tensors in place of its variables. */
 function callLayer(layer: KerasLayer, weights: 'initialise' | 'current', dropActivation: boolean): Module {
   const variables = layer.trainableWeights.map((variable) => ({ name: weightName(variable), variable }));
@@ -107,7 +110,7 @@ function callLayer(layer: KerasLayer, weights: 'initialise' | 'current', dropAct
       };
       try {
         for (const { name, variable } of variables) replace(variable, 'val', params[name]);
-        if (dropActivation) replace(layer, 'activation', null);
+        if (dropActivation) replace(layer, 'activation', LINEAR);
         const result = layer.call(inputs as Tensor[], { training: ctx.training });
         return result as Tensor | Tensor[];
       } finally {
