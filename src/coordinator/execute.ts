@@ -83,24 +83,30 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   try {
     yield { type: 'preparing', what: 'workers' };
     const jobs = jobsOf(prepared, { runId: folder.id, model: execution.model, checkpoint: from?.path ?? null });
-    const started = await WorkerPool.start(
+    const starting = WorkerPool.start(
       { jobs, entry: workerEntry(), deadlineMs: config.comm.deadline_s * 1000, names: instructionNames(prepared) },
       signal,
     ).catch((error: unknown) => {
       if (signal.aborted && error === signal.reason) return null;
       throw error;
     });
+    // While they compile. Whatever comes of it, the workers must be waited for, so that they can be ended.
+    const counted = Promise.resolve().then(() => baselinesOf(prepared));
+    const [outcome] = await Promise.allSettled([starting, counted]);
+    if (outcome.status === 'rejected') throw outcome.reason;
+    const started = outcome.value;
+    pool = started?.pool ?? null;
+    const baselines = await counted;
     if (!started) {
       yield finished(null);
       return;
     }
     const { ready } = started;
-    pool = started.pool;
     const engineVersion = ready[0]?.engineVersion ?? engine.kind;
     session = new RunSession(
       {
         config,
-        pool,
+        pool: started.pool,
         folder,
         log,
         signal,
@@ -120,7 +126,6 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       },
       from?.path ?? null,
     );
-    const baselines = baselinesOf(prepared);
     yield {
       type: 'started',
       runId: folder.id,
@@ -147,7 +152,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     };
     const { name, ...own } = config.scheduler;
     yield* schedulerNamed(name).run(session, own);
-    const traces = await pool.stop();
+    const traces = await started.pool.stop();
     await log.close();
     if (config.run.trace) await writeFileAtomically(folder.trace, JSON.stringify({ traceEvents: traces.flat() }));
     if (session.position < config.train.steps) {

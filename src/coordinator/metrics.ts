@@ -16,14 +16,14 @@ export function finishMetrics(reports: readonly Readonly<Record<string, LeafValu
   const names = new Set(reports.flatMap((report) => Object.keys(report)));
   const finished: Record<string, Metric> = {};
   for (const name of names) {
-    const leaves = new Array<number | readonly number[] | undefined>(microbatches);
+    const leaves = new Array<number | readonly number[] | undefined>(microbatches).fill(undefined);
     for (const report of reports)
       for (const [microbatch, value] of report[name] ?? []) {
         if (leaves[microbatch] !== undefined)
           throw new Error(`metric '${name}' of microbatch ${microbatch} was reported twice`);
         leaves[microbatch] = value;
       }
-    const missing = leaves.findIndex((value) => value === undefined);
+    const missing = leaves.indexOf(undefined);
     if (missing >= 0 || leaves.length === 0)
       throw new Error(`metric '${name}' of microbatch ${missing} of ${microbatches} was not reported by any rank`);
     finished[name] = average(leaves as (number | readonly number[])[]);

@@ -114,7 +114,8 @@ async function continueText(
     const input = new Int32Array(context);
     input.set(window);
     const [logits] = await predictor.run([int32(input, [1, context])]);
-    const row = (logits?.data as Float32Array).subarray((window.length - 1) * vocab, window.length * vocab);
+    if (!logits) throw new Error('the model has no output to take logits from');
+    const row = (logits.data as Float32Array).subarray((window.length - 1) * vocab, window.length * vocab);
     ids.push(sampleToken(row, { temperature, topK }, rng));
     // Decoded as a whole: a token may be a part of a character.
     const now = tokenizer.decode(ids.slice(start));
