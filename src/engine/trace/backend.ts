@@ -10,22 +10,17 @@ import type { Signature } from '../engine.ts';
 import { EngineError, placeName, signatureText } from '../errors.ts';
 import type { Attr, ValueId } from '../graph.ts';
 import { type Attrs, type KernelDefinition, kernelDefinition } from './definition.ts';
-import { currentPath } from './path.ts';
+import { fullPath } from './path.ts';
 import { type ConstantData, graphDType, type Recorder } from './recorder.ts';
 import { tf } from './tf.ts';
 
 let active: Recorder | null = null;
 
-/** The trace under way on this thread, if there is one. */
-export function activeRecorder(): Recorder | null {
-  return active;
-}
-
 function recorder(): Recorder {
   if (active === null)
     throw new EngineError(
-      `${placeName(currentPath())}: a traced tensor was used after its trace had ended; a traced function must not keep tensors between calls`,
-      { path: currentPath() },
+      `${placeName(fullPath())}: a traced tensor was used after its trace had ended; a traced function must not keep tensors between calls`,
+      { path: fullPath() },
     );
   return active;
 }
@@ -46,18 +41,18 @@ class TraceBackend extends tf.KernelBackend {
 
   override write(values: BackendValues, shape: number[], dtype: DataType): object {
     const trace = recorder();
-    return this.buffer(trace.constant(constantData(values), shape, graphDType(dtype, trace.path)));
+    return this.buffer(trace.constant(constantData(values), shape, graphDType(dtype, trace.place)));
   }
 
   override move(dataId: object, values: BackendValues, shape: number[], dtype: DataType, refCount: number): void {
     const trace = recorder();
-    trace.bind(dataId, trace.constant(constantData(values), shape, graphDType(dtype, trace.path)));
+    trace.bind(dataId, trace.constant(constantData(values), shape, graphDType(dtype, trace.place)));
     this.#refs.set(dataId, refCount);
     this.#live++;
   }
 
   override readSync(dataId: object): BackendValues {
-    const path = active?.path ?? currentPath();
+    const path = active?.place ?? fullPath();
     const id = active?.lookup(dataId);
     const data = id === undefined ? undefined : active?.constantData(id);
     if (data !== undefined) return data;
@@ -114,7 +109,7 @@ class TraceBackend extends tf.KernelBackend {
 
 function constantData(values: BackendValues): ConstantData {
   if (values instanceof Float32Array || values instanceof Int32Array || values instanceof Uint8Array) return values;
-  throw new EngineError(`${placeName(currentPath())}: string tensors cannot be traced`, { path: currentPath() });
+  throw new EngineError(`${placeName(fullPath())}: string tensors cannot be traced`, { path: fullPath() });
 }
 
 const backend = new TraceBackend();
@@ -178,7 +173,7 @@ export function record(
   const inputs = tensors.map((tensor) => trace.resolve(tensor));
   const signatures = inputs.map((id) => trace.signature(id));
   const clean = cleanAttrs(attrs);
-  const inferred = inferChecked(kernel, signatures, clean, trace.path);
+  const inferred = inferChecked(kernel, signatures, clean, trace.place);
   return trace
     .node(kernel.kernel, inputs, inferred.attrs ?? clean, inferred.outputs)
     .map((id, i) => ({ dataId: backend.buffer(id), ...mutable(inferred.outputs[i] as Signature) }));
@@ -254,7 +249,7 @@ export function alias(tensor: TensorInfo): TensorInfo {
 /** Registers a kernel that no engine can run, so that meeting it is an error that says where and with which shapes. */
 export function traceUnsupported(kernel: string): void {
   register(kernel, (inputs) => {
-    const path = recorder().path;
+    const path = recorder().place;
     const shapes = Object.values(inputs)
       .filter((input) => input !== undefined)
       .map((input) => signatureText(input as TensorInfo));

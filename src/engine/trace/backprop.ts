@@ -1,10 +1,12 @@
 import type { NamedTensorMap, Tensor } from '@tensorflow/tfjs-core';
 import { EngineError, placeName, signatureText } from '../errors.ts';
-import { activeRecorder, engineInternals } from './backend.ts';
-import { sameShape } from './recorder.ts';
+import { engineInternals } from './backend.ts';
+import { fullPath, withPath } from './path.ts';
+import { type Recorder, sameShape } from './recorder.ts';
 import { tf } from './tf.ts';
 
-interface TapeNode {
+/** What tfjs keeps of an op for its gradient. */
+export interface TapeNode {
   readonly kernelName: string;
   readonly outputs: readonly Tensor[];
   readonly inputs: NamedTensorMap;
@@ -49,63 +51,77 @@ export function withTape<A, B>(fn: () => A, use: (result: A, tape: readonly Tape
  * @returns cotangents by tensor id.
  */
 export function backpropagate(
+  trace: Recorder,
   tape: readonly TapeNode[],
   wanted: Iterable<Tensor>,
   seeds: Iterable<readonly [Tensor, Tensor]>,
 ): Map<number, Tensor> {
-  const trace = activeRecorder();
-  const needed = new Set<number>();
-  for (const tensor of wanted) needed.add(tensor.id);
-  for (const node of tape)
-    if (Object.values(node.inputs).some((input) => input != null && needed.has(input.id)))
-      for (const output of node.outputs) if (output.dtype === 'float32') needed.add(output.id);
-
+  const needed = neededTensors(tape, wanted);
   const cotangents = new Map<number, Tensor>();
   const accumulate = (tensor: Tensor, dy: Tensor) => {
     const sum = cotangents.get(tensor.id);
     cotangents.set(tensor.id, sum === undefined ? dy : tf.add(sum, dy));
   };
   for (const [output, dy] of seeds) accumulate(output, dy);
-
   for (const node of [...tape].reverse()) {
     const dys = node.outputs.map((output) => cotangents.get(output.id) ?? null);
     if (dys.every((dy) => dy === null)) continue;
     const inputs = Object.entries(node.inputs).filter(
-      ([, input]) => input != null && needed.has(input.id) && input.dtype === 'float32',
+      ([, input]) => input != null && input.dtype === 'float32' && (needed.has(input.id) || isExpertCall(node)),
     );
     if (inputs.length === 0) continue;
-    const path = pathOf(node);
-    if (trace) trace.backwardPath = path;
-    const fail = (why: string): never => {
-      const shapes = Object.values(node.inputs).filter(Boolean).map(signatureText).join(', ');
-      throw new EngineError(`${placeName(path)}: the gradient of ${node.kernelName}(${shapes}) ${why}`, { path });
-    };
-    if (node.gradient === undefined) {
-      fail('is not known to tfjs; wrap the op in tf.customGrad, or keep the gradient from reaching it');
-      continue;
-    }
-    const gradients = node.gradient(dys);
-    for (const [name, input] of inputs) {
-      const make = gradients[name];
-      if (make === undefined) {
-        fail(`does not cover its input "${name}"`);
-        continue;
-      }
-      const dx = make();
-      if (!sameShape(dx.shape, input.shape) || dx.dtype !== 'float32')
-        fail(`by "${name}" came out as ${signatureText(dx)} for an input of ${signatureText(input)}`);
-      accumulate(input, dx);
-    }
+    withPath(pathOf(trace, node), () => {
+      const gradients = gradientsOf(node, dys);
+      for (const [name, input] of inputs) accumulate(input, gradientBy(node, gradients, name, input));
+    });
   }
   return cotangents;
 }
 
+/** Tensors through which a wanted gradient flows. Experts have parameters of their own, so their results always count. */
+function neededTensors(tape: readonly TapeNode[], wanted: Iterable<Tensor>): Set<number> {
+  const needed = new Set<number>();
+  for (const tensor of wanted) needed.add(tensor.id);
+  for (const node of tape)
+    if (isExpertCall(node) || Object.values(node.inputs).some((input) => input != null && needed.has(input.id)))
+      for (const output of node.outputs) if (output.dtype === 'float32') needed.add(output.id);
+  return needed;
+}
+
+function isExpertCall(node: TapeNode): boolean {
+  return node.kernelName === 'PlexusExperts';
+}
+
+type Gradients = Readonly<Record<string, () => Tensor>>;
+
+function gradientsOf(node: TapeNode, dys: (Tensor | null)[]): Gradients {
+  if (node.gradient === undefined)
+    throw gradientError(node, 'is not known; wrap the op in tf.customGrad, or keep the gradient from reaching it');
+  return node.gradient(dys);
+}
+
+function gradientBy(node: TapeNode, gradients: Gradients, name: string, input: Tensor): Tensor {
+  const make = gradients[name];
+  if (make === undefined) throw gradientError(node, `does not cover its input "${name}"`);
+  const dx = make();
+  if (!sameShape(dx.shape, input.shape) || dx.dtype !== 'float32')
+    throw gradientError(node, `by "${name}" came out as ${signatureText(dx)} for an input of ${signatureText(input)}`);
+  return dx;
+}
+
+function gradientError(node: TapeNode, why: string): EngineError {
+  const inputs = Object.values(node.inputs).filter((input) => input != null);
+  return new EngineError(
+    `${placeName(fullPath())}: the gradient of ${node.kernelName}(${inputs.map(signatureText).join(', ')}) ${why}`,
+    { path: fullPath() },
+  );
+}
+
 /** Path of the module that recorded a forward op: that of the node that made its output. */
-function pathOf(node: TapeNode): string {
-  const trace = activeRecorder();
+function pathOf(trace: Recorder, node: TapeNode): string {
   for (const output of node.outputs) {
-    const id = trace?.lookup(output.dataId);
-    const producer = id === undefined ? undefined : trace?.producer(id);
+    const id = trace.lookup(output.dataId);
+    const producer = id === undefined ? undefined : trace.producer(id);
     if (producer) return producer.path;
   }
   return '';

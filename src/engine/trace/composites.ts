@@ -19,7 +19,8 @@ const list = (inputs: Inputs): Tensor[] => Object.values(inputs);
 const input = (inputs: Inputs, name: string): Tensor => inputs[name] as Tensor;
 
 // What only renames a buffer.
-traceComposite('Identity', (inputs) => aliased(input(inputs, 'x')));
+// tfjs saves a missing optional input (batch norm's scale) for the gradient by cloning undefined: it counts as 1.
+traceComposite('Identity', (inputs) => (inputs.x ? aliased(inputs.x) : tf.scalar(1)));
 traceComposite('Reshape', (inputs, attrs) => {
   const x = input(inputs, 'x');
   const shape = tf.util.inferFromImplicitShape(attrs.shape as number[], sizeOf(x.shape));
@@ -123,7 +124,8 @@ export function stridedSliceInfo(shape: readonly number[], attrs: Values) {
     a.newAxisMask as number,
     a.shrinkAxisMask as number,
   );
-  return { begin: info.begin, strides: info.strides, sparse: info.finalShapeSparse, final: info.finalShape };
+  const sparse = tf.slice_util.computeOutShape(info.begin, info.end, info.strides).map((size) => Math.max(0, size));
+  return { begin: info.begin, strides: info.strides, sparse, final: info.finalShape };
 }
 
 traceComposite('MirrorPad', (inputs, attrs) => {

@@ -1,5 +1,5 @@
 import type { Signature } from '../engine.ts';
-import type { Attr } from '../graph.ts';
+import type { Attr, GraphNode } from '../graph.ts';
 
 /** Attributes of a node. */
 export type Attrs = Readonly<Record<string, Attr>>;
@@ -40,4 +40,9 @@ export function kernelDefinition(kernel: string): KernelDefinition | undefined {
 /** Names of all kernels that graphs may contain: what an engine must be able to lower. */
 export function graphKernels(): string[] {
   return [...definitions.keys()].sort();
+}
+
+/** Whether a node is where a layer leaves its executables; such nodes have effects, so no pass may drop them. */
+export function isBoundary(node: GraphNode): boolean {
+  return node.kernel === 'PlexusExperts' || node.kernel === 'PlexusExpertsGrad';
 }

@@ -4,7 +4,7 @@ import type { Signature } from '../engine.ts';
 import { EngineError, placeName, signatureText } from '../errors.ts';
 import type { Graph, GraphConstant, GraphDType, GraphNode, GraphValue, ValueId } from '../graph.ts';
 import type { Attrs } from './definition.ts';
-import { currentPath } from './path.ts';
+import { currentPath, fullPath } from './path.ts';
 import { tf } from './tf.ts';
 
 /** Typed arrays that constants of a graph are made of. */
@@ -14,8 +14,6 @@ export type ConstantData = GraphConstant['data'];
 export class Recorder {
   /** Set while the gradient is being recorded. */
   backward = false;
-  /** During the backward: the path of the forward op that is being differentiated. */
-  backwardPath = '';
   readonly #values = new Map<ValueId, GraphValue>();
   readonly #inputs: ValueId[] = [];
   readonly #constants = new Map<ValueId, ConstantData>();
@@ -25,8 +23,9 @@ export class Recorder {
   /** tfjs identifies a buffer by an object; several tensors may share it. */
   readonly #ids = new WeakMap<object, ValueId>();
 
-  get path(): string {
-    return this.backward ? this.backwardPath : currentPath();
+  /** The current module path as messages write it. */
+  get place(): string {
+    return fullPath();
   }
 
   /** Adds an input; `bind` attaches the tfjs buffer. */
@@ -53,13 +52,13 @@ export class Recorder {
     const info = engine.state.tensorInfo.get(tensor.dataId);
     if (info === undefined)
       throw new EngineError(
-        `${placeName(this.path)}: a tensor of shape [${tensor.shape}] was used after it was disposed`,
+        `${placeName(this.place)}: a tensor of shape [${tensor.shape}] was used after it was disposed`,
         {
-          path: this.path,
+          path: this.place,
         },
       );
     const values = engine.readSync(tensor.dataId) as ConstantData;
-    const id = this.constant(values, tensor.shape, graphDType(tensor.dtype, this.path));
+    const id = this.constant(values, tensor.shape, graphDType(tensor.dtype, this.place));
     this.#ids.set(tensor.dataId, id);
     return id;
   }
@@ -97,7 +96,7 @@ export class Recorder {
   /** Records a node and returns its outputs. */
   node(kernel: string, inputs: readonly ValueId[], attrs: Attrs, outputs: readonly Signature[]): ValueId[] {
     const ids = outputs.map((signature) => this.#value(signature));
-    const node: GraphNode = { kernel, inputs, outputs: ids, attrs, path: this.path, backward: this.backward };
+    const node: GraphNode = { kernel, inputs, outputs: ids, attrs, path: currentPath(), backward: this.backward };
     this.#nodes.push(node);
     for (const id of ids) this.#producers.set(id, node);
     return ids;
@@ -138,8 +137,8 @@ export class Recorder {
     const value = this.signature(id);
     if (value.dtype !== tensor.dtype)
       throw new EngineError(
-        `${placeName(this.path)}: a buffer of ${signatureText(value)} was read as ${tensor.dtype} without a cast`,
-        { path: this.path },
+        `${placeName(this.place)}: a buffer of ${signatureText(value)} was read as ${tensor.dtype} without a cast`,
+        { path: this.place },
       );
     if (sameShape(value.shape, tensor.shape)) return id;
     return this.node('Reshape', [id], { shape: tensor.shape }, [

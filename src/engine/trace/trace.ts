@@ -1,18 +1,19 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import type { Signature, TensorFunction, VjpOptions } from '../engine.ts';
-import { EngineError, placeName, signatureText } from '../errors.ts';
+import { EngineError, placeName } from '../errors.ts';
 import type { Graph, ValueId } from '../graph.ts';
+import { isBoundary } from './definition.ts';
 import './register.ts';
 import { recording, tensorOf } from './backend.ts';
-import { backpropagate, withTape } from './backprop.ts';
+import { backpropagate, type TapeNode, withTape } from './backprop.ts';
 import { withTraceGradients } from './gradients.ts';
-import { withPath } from './path.ts';
+import { withFunctionName } from './path.ts';
 import { Recorder } from './recorder.ts';
 import { tf } from './tf.ts';
 
 /** Options of a trace. */
 export interface TraceOptions {
-  /** Path under which nodes outside of any `withPath` are recorded; the name of the function in errors. */
+  /** Name of the function: what module paths are prefixed with in errors. */
   readonly name?: string;
 }
 
@@ -22,11 +23,14 @@ export interface TraceOptions {
  */
 export function trace(fn: TensorFunction, signature: readonly Signature[], options: TraceOptions = {}): Graph {
   const recorder = new Recorder();
-  return recording(recorder, () => {
-    const inputs = signature.map((each) => tensorOf(recorder.input(each)));
-    const outputs = call(fn, inputs, options.name ?? '');
-    return recorder.finish(outputs.map((output) => recorder.resolve(output)));
-  });
+  const name = options.name ?? '';
+  return recording(recorder, () =>
+    withFunctionName(name, () => {
+      const inputs = signature.map((each) => tensorOf(recorder.input(each)));
+      const outputs = call(fn, inputs, name);
+      return recorder.finish(outputs.map((output) => recorder.resolve(output)));
+    }),
+  );
 }
 
 /** Shapes and dtypes of what `fn` returns, found by tracing it. */
@@ -73,43 +77,54 @@ export function traceVjp(
       path: name,
     });
   return recording(recorder, () =>
-    withTraceGradients(() => {
-      const inputIds = signature.map((each) => recorder.input(each));
-      const inputs = inputIds.map(tensorOf);
-      return withTape(
-        () => call(fn, inputs, name),
-        (outputs, tape) => {
-          if (outputs.length !== options.differentiable.length)
-            throw new EngineError(
-              `${placeName(name)}: differentiable has ${options.differentiable.length} entries, but the function returned ${outputs.length} outputs`,
-              { path: name },
-            );
-          const outputIds = outputs.map((output) => recorder.resolve(output));
-          const cotangentIds = outputs.map((output, i) =>
-            options.differentiable[i] && output.dtype === 'float32' ? recorder.input(signatureOfTensor(output)) : null,
-          );
-          recorder.backward = true;
-          const wanted = inputs.filter((input, i) => options.wrt[i] && input.dtype === 'float32');
-          const seeds = outputs.flatMap((output, i): [Tensor, Tensor][] => {
-            const id = cotangentIds[i];
-            return id == null ? [] : [[output, tensorOf(id)]];
-          });
-          const cotangents = backpropagate(tape, wanted, seeds);
-          const gradients = inputs.map((input, i) => {
-            const gradient = options.wrt[i] ? cotangents.get(input.id) : undefined;
-            return gradient === undefined || input.dtype !== 'float32' ? null : recorder.resolve(gradient);
-          });
-          const found = gradients.filter((id) => id !== null);
-          const graph = recorder.finish([...outputIds, ...found]);
-          return { graph, inputs: inputIds, outputs: outputIds, cotangents: usedOnly(graph, cotangentIds), gradients };
-        },
-      );
-    }),
+    withFunctionName(name, () =>
+      withTraceGradients(() => {
+        const inputIds = signature.map((each) => recorder.input(each));
+        const inputs = inputIds.map(tensorOf);
+        return withTape(
+          () => call(fn, inputs, name),
+          (outputs, tape) => differentiate(recorder, tape, { inputIds, inputs, outputs, name, ...options }),
+        );
+      }),
+    ),
   );
 }
 
+interface Forward extends Pick<VjpOptions, 'wrt' | 'differentiable'> {
+  readonly inputIds: readonly ValueId[];
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  readonly name: string;
+}
+
+function differentiate(recorder: Recorder, tape: readonly TapeNode[], forward: Forward): VjpTrace {
+  const { inputIds, inputs, outputs, name, wrt, differentiable } = forward;
+  if (outputs.length !== differentiable.length)
+    throw new EngineError(
+      `${placeName(name)}: differentiable has ${differentiable.length} entries, but the function returned ${outputs.length} outputs`,
+      { path: name },
+    );
+  const outputIds = outputs.map((output) => recorder.resolve(output));
+  const cotangentIds = outputs.map((output, i) =>
+    differentiable[i] && output.dtype === 'float32' ? recorder.input({ dtype: 'float32', shape: output.shape }) : null,
+  );
+  recorder.backward = true;
+  const wanted = inputs.filter((input, i) => wrt[i] && input.dtype === 'float32');
+  const seeds = outputs.flatMap((output, i): [Tensor, Tensor][] => {
+    const id = cotangentIds[i];
+    return id == null ? [] : [[output, tensorOf(id)]];
+  });
+  const cotangents = backpropagate(recorder, tape, wanted, seeds);
+  const gradients = inputs.map((input, i) => {
+    const gradient = wrt[i] && input.dtype === 'float32' ? cotangents.get(input.id) : undefined;
+    return gradient === undefined ? null : recorder.resolve(gradient);
+  });
+  const graph = recorder.finish([...outputIds, ...gradients.filter((id) => id !== null)]);
+  return { graph, inputs: inputIds, outputs: outputIds, cotangents: usedOnly(graph, cotangentIds), gradients };
+}
+
 function call(fn: TensorFunction, inputs: readonly Tensor[], name: string): Tensor[] {
-  const result = withPath(name, () => fn(...inputs));
+  const result = withFunctionName(name, () => fn(...inputs));
   const list = (Array.isArray(result) ? result : [result]) as readonly unknown[];
   return list.map((output, i) => {
     if (output instanceof tf.Tensor) return output;
@@ -125,15 +140,10 @@ function typeOf(value: unknown): string {
   return value === null ? 'null' : Array.isArray(value) ? 'an array' : `a value of type ${typeof value}`;
 }
 
-function signatureOfTensor(tensor: Tensor): Signature {
-  if (tensor.dtype !== 'float32') throw new EngineError(`a cotangent of ${signatureText(tensor)}`);
-  return { dtype: tensor.dtype, shape: tensor.shape };
-}
-
 /** Null for cotangents that no gradient depends on. */
 function usedOnly(graph: Graph, cotangents: readonly (ValueId | null)[]): (ValueId | null)[] {
   const used = new Set<ValueId>(graph.outputs);
   for (const node of [...graph.nodes].reverse())
-    if (node.outputs.some((id) => used.has(id))) for (const id of node.inputs) used.add(id);
+    if (isBoundary(node) || node.outputs.some((id) => used.has(id))) for (const id of node.inputs) used.add(id);
   return cotangents.map((id) => (id !== null && used.has(id) ? id : null));
 }
