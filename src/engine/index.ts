@@ -4,3 +4,4 @@ export * from './engine.ts';
 export * from './config.ts';
 export * from './trace/index.ts';
 export * from './ops/index.ts';
+export { graphFlops } from './onnx/flops.ts';

@@ -3,7 +3,7 @@ import { balance, manualStages } from './balance.ts';
 import { type BatchOptions, type BatchPlan, batchPlan } from './batch.ts';
 import { checkMesh } from './check-mesh.ts';
 import { PlanError } from './errors.ts';
-import { layerCost } from './layer-cost.ts';
+import { layerFlops } from './layer-cost.ts';
 import { type LoweringInput, lowerEvaluation, lowerTraining, type StageContents } from './lower.ts';
 import { type MeshShape, worldSize } from './mesh.ts';
 import type { Program, Stage } from './program.ts';
@@ -141,7 +141,7 @@ function cut({ summary, parallel }: PlanInput, stages: number): number[][] {
       stages,
     );
   const costs = summary.layers.map((layer) => {
-    const { forward, backward } = layerCost(layer);
+    const { forward, backward } = layerFlops(layer);
     return forward + backward;
   });
   return balance(costs, stages);

@@ -112,7 +112,7 @@ export function execute(programs: readonly Program[], credit: number, hooks: Exe
 
   const meet = (slot: number, collective: Collective): boolean => {
     const { rank, groups } = programs[slot] as Program;
-    const signature = signatureOf(collective);
+    const signature = collectiveSignature(collective);
     const meeting = meetings.get(collective.group) ?? {
       collective,
       signature,
@@ -162,7 +162,7 @@ export function execute(programs: readonly Program[], credit: number, hooks: Exe
 }
 
 /** What all members of a collective must agree on. */
-export function signatureOf(collective: Collective): string {
+export function collectiveSignature(collective: Collective): string {
   const { op, tag } = collective;
   switch (op) {
     case 'AllToAll':

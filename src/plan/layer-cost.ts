@@ -1,7 +1,8 @@
+import type { SegmentPart, Stage } from './program.ts';
 import type { LayerSummary, ModelSummary } from './summary.ts';
 
-/** FLOPs of a layer for one microbatch, experts included (each rank of an expert group computes an equal part of them). */
-export interface LayerCost {
+/** FLOPs for one microbatch. */
+export interface Flops {
   readonly forward: number;
   /** The whole backward. */
   readonly backward: number;
@@ -9,33 +10,48 @@ export interface LayerCost {
   readonly backwardWeight: number;
 }
 
-/** A matmul's backward is two of its size, one of them for the parameter: so it is taken for experts. */
-const EXPERT_BACKWARD = 2;
-const EXPERT_WEIGHT = 1;
+/** FLOPs of a layer with its experts (each rank of an expert group computes an equal part of them). */
+export function layerFlops(layer: LayerSummary): Flops {
+  return sumFlops([
+    { forward: layer.forwardFlops, backward: layer.backwardFlops, backwardWeight: layer.backwardWeightFlops },
+    ...layer.expertCalls.map((_, call) => expertFlops(layer, call)),
+  ]);
+}
 
-/** FLOPs of one expert call in a forward, per microbatch. */
-export function expertCallFlops(layer: LayerSummary, call: number): number {
+/** FLOPs of a stage. Together with the loss, the last one's backward partly happens in its forward; see `partFlops`. */
+export function stageFlops(summary: ModelSummary, stage: Stage): Flops {
+  return sumFlops(stage.layers.map((index) => layerFlops(summary.layers[index] as LayerSummary)));
+}
+
+/** FLOPs of one part of a segment. A layer's are spread evenly over its phases, which is not known better. */
+export function partFlops(summary: ModelSummary, part: SegmentPart, mode: 'train' | 'evaluate'): Flops {
+  const layer = summary.layers[part.layer] as LayerSummary;
+  if (part.kind === 'experts') return expertFlops(layer, part.call);
+  const phases = layer.expertCalls.length + 1;
+  const forward = layer.forwardFlops / phases;
+  const backward = layer.backwardFlops / phases;
+  // The last layer's last phase and its backward are one executable, which runs at the Forward.
+  const fused = part.layer === summary.layers.length - 1 && part.phase === phases - 1 && mode === 'train';
+  if (fused) return { forward: forward + backward, backward: 0, backwardWeight: 0 };
+  return { forward, backward, backwardWeight: layer.backwardWeightFlops / phases };
+}
+
+/** Sums of FLOPs. */
+export function sumFlops(list: readonly Flops[]): Flops {
+  let forward = 0;
+  let backward = 0;
+  let backwardWeight = 0;
+  for (const flops of list) {
+    forward += flops.forward;
+    backward += flops.backward;
+    backwardWeight += flops.backwardWeight;
+  }
+  return { forward, backward, backwardWeight };
+}
+
+/** An expert is mostly matmuls, whose backward is two of their size, one of them for the parameters. */
+function expertFlops(layer: LayerSummary, call: number): Flops {
   const summary = layer.expertCalls[call];
-  return summary ? summary.rows * summary.flopsPerRow : 0;
-}
-
-/** FLOPs of an expert call's backward, and of the part that can be put off. */
-export function expertBackwardFlops(layer: LayerSummary, call: number): { readonly total: number; readonly weight: number } {
-  const forward = expertCallFlops(layer, call);
-  return { total: EXPERT_BACKWARD * forward, weight: EXPERT_WEIGHT * forward };
-}
-
-/** FLOPs of a layer with its experts. */
-export function layerCost(layer: LayerSummary): LayerCost {
-  const experts = layer.expertCalls.reduce((sum, _, call) => sum + expertCallFlops(layer, call), 0);
-  return {
-    forward: layer.forwardFlops + experts,
-    backward: layer.backwardFlops + EXPERT_BACKWARD * experts,
-    backwardWeight: layer.backwardWeightFlops + EXPERT_WEIGHT * experts,
-  };
-}
-
-/** Whether a layer's forward and backward are one executable: the last one, unless it has expert calls. */
-export function isFused(summary: ModelSummary, layer: number): boolean {
-  return layer === summary.layers.length - 1 && summary.layers[layer]?.expertCalls.length === 0;
+  const forward = summary ? summary.rows * summary.flopsPerRow : 0;
+  return { forward, backward: 2 * forward, backwardWeight: forward };
 }

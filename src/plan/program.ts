@@ -21,10 +21,10 @@ export interface Segment {
 
 /**
  * `layer` is the index in the model's sequence. A layer with c expert calls has forward phases 0 .. c (`phase`), and
- * expert call `call` stands between phases `call` and `call + 1`. In a backward, forward phase q is mirrored by the
- * layer's backward phase c - q, counted from its first backward phase. The model's last layer, if it has no expert calls,
- * is fused: its one phase runs forward and backward together in a Forward instruction, and its part of a Backward
- * instruction only hands out the gradients.
+ * expert call `call` stands between phases `call` and `call + 1`. A backward mirrors them: phase q is undone by the
+ * (c - q)-th backward phase. In training the model's last layer is fused with its loss: its last forward phase runs
+ * together with the backward of that phase, at the Forward instruction, and a Backward instruction only hands out what
+ * was computed then.
  */
 export type SegmentPart =
   | { readonly kind: 'layer'; readonly layer: number; readonly phase: number }

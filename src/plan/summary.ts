@@ -6,6 +6,8 @@ export interface ParamSummary {
   readonly path: string;
   readonly shape: Shape;
   readonly bytes: number;
+  /** Bytes of the optimizer's state for this parameter. */
+  readonly optimizerBytes: number;
 }
 
 /** An expert call of a layer: its experts' parameters, expert by expert. */
@@ -19,6 +21,8 @@ export interface ExpertCallSummary {
   readonly width: number;
   /** Forward FLOPs of one row through one expert. */
   readonly flopsPerRow: number;
+  /** Bytes kept of one row from an expert's forward to its backward. */
+  readonly residualBytesPerRow: number;
 }
 
 /** What the planner needs to know of a layer, measured from its trace. FLOPs and bytes are for one microbatch. */
@@ -33,6 +37,7 @@ export interface LayerSummary {
   readonly backwardWeightFlops: number;
   /** What goes to the next layer (and whose cotangent comes back). */
   readonly outputs: readonly Signature[];
+  /** Bytes kept of a microbatch from forward to backward, its inputs included, experts not. */
   readonly residualBytes: number;
   readonly stateBytes: number;
 }
@@ -40,6 +45,4 @@ export interface LayerSummary {
 /** The model as the planner sees it. The loss belongs to the last layer. */
 export interface ModelSummary {
   readonly layers: readonly LayerSummary[];
-  /** Optimizer state tensors per parameter element (2 for Adam). */
-  readonly optimizerSlots: number;
 }

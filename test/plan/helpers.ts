@@ -13,13 +13,14 @@ export interface LayerOptions {
 export function layer(name: string, { flops = 1e6, experts = 0, calls = experts > 0 ? 1 : 0 }: LayerOptions = {}): LayerSummary {
   return {
     name,
-    params: [{ path: `${name}.weight`, shape: [4, 4], bytes: 64 }],
+    params: [{ path: `${name}.weight`, shape: [4, 4], bytes: 64, optimizerBytes: 128 }],
     expertCalls: Array.from({ length: calls }, (_, c) => ({
       path: `${name}.moe${c}`,
-      experts: Array.from({ length: experts }, (_, e) => [{ path: `${name}.moe${c}.experts.${e}.up`, shape: [4, 8], bytes: 128 }]),
+      experts: Array.from({ length: experts }, (_, e) => [{ path: `${name}.moe${c}.experts.${e}.up`, shape: [4, 8], bytes: 128, optimizerBytes: 256 }]),
       rows: 16,
       width: 4,
       flopsPerRow: 64,
+      residualBytesPerRow: 48,
     })),
     forwardFlops: flops,
     backwardFlops: 2 * flops,
@@ -32,7 +33,7 @@ export function layer(name: string, { flops = 1e6, experts = 0, calls = experts 
 
 /** A made-up model of equal layers `blocks.0`, `blocks.1`, ... */
 export function model(layers: number, options?: LayerOptions): ModelSummary {
-  return { layers: Array.from({ length: layers }, (_, i) => layer(`blocks.${i}`, options)), optimizerSlots: 2 };
+  return { layers: Array.from({ length: layers }, (_, i) => layer(`blocks.${i}`, options)) };
 }
 
 /** A plan for `microbatches` global microbatches of 2 examples. */
