@@ -1,7 +1,8 @@
 import type { SplitName } from '../data/index.ts';
+import { workerEntryUrl } from '../worker/index.ts';
 import { resolveConfig } from './config/index.ts';
 import { jobsOf } from './execute.ts';
-import { WorkerPool, workerEntry } from './launch/index.ts';
+import { WorkerPool } from './launch/index.ts';
 import { finishMetrics, type Metrics } from './metrics.ts';
 import { baselinesOf, evaluationSize, prepareQuietly } from './prepare.ts';
 import { CheckpointReader, findRunFolder, newestCheckpoint, readModelFile } from './run/index.ts';
@@ -58,7 +59,7 @@ export async function evaluateRun(run: string, options: EvaluateRunOptions = {})
   const { pool } = await WorkerPool.start(
     {
       jobs,
-      entry: workerEntry(),
+      entry: workerEntryUrl(),
       deadlineMs: config.comm.deadline_s * 1000,
       names: (_, __, index) => `instruction ${index}`,
     },

@@ -1,10 +1,10 @@
 import type { ResolvedModel } from '../modules/index.ts';
 import { formatInstruction, type Program } from '../plan/index.ts';
-import type { WorkerJob } from '../worker/index.ts';
+import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
 import { sampleText } from './generate/index.ts';
-import { RunSession, WorkerPool, workerEntry } from './launch/index.ts';
+import { RunSession, WorkerPool } from './launch/index.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
@@ -84,7 +84,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     yield { type: 'preparing', what: 'workers' };
     const jobs = jobsOf(prepared, { runId: folder.id, model: execution.model, checkpoint: from?.path ?? null });
     const starting = WorkerPool.start(
-      { jobs, entry: workerEntry(), deadlineMs: config.comm.deadline_s * 1000, names: instructionNames(prepared) },
+      { jobs, entry: workerEntryUrl(), deadlineMs: config.comm.deadline_s * 1000, names: instructionNames(prepared) },
       signal,
     ).catch((error: unknown) => {
       if (signal.aborted && error === signal.reason) return null;

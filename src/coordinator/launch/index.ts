@@ -1,4 +1,3 @@
-export * from './entry.ts';
 export * from './pool.ts';
 export * from './progress.ts';
 export * from './run-session.ts';
