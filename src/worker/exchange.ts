@@ -1,0 +1,149 @@
+import { allToAll, type Group, memberIndex, type Transport } from '../comm/index.ts';
+import { expertMember } from '../plan/index.ts';
+import { float32, type HostTensor, int32 } from '../tensor/index.ts';
+import type { ExpertRuntime, ExpertSource } from './expert-runtime.ts';
+import type { Cell, TensorSpace } from './tensor-space.ts';
+
+/**
+ * One microbatch's rows on their way to the experts and back, for one expert call. Without sharding the experts are
+ * here: `local*` runs them in place. With sharding, `send*` and `collect*` stand around `run*`, and the peers of the
+ * group do the same with their own microbatches of the same round.
+ */
+export class ExpertExchange {
+  readonly #space: TensorSpace;
+  readonly #runtime: ExpertRuntime;
+  readonly #microbatch: number;
+  /** Rows for each expert, of this rank's microbatch. */
+  readonly #counts: Int32Array;
+  readonly #shape: readonly [rows: number, width: number];
+  /** Rows (or cotangents) of this rank's own microbatch while they are out. */
+  #own: Cell | null = null;
+  #sources: ExpertSource[] = [];
+
+  constructor(
+    space: TensorSpace,
+    runtime: ExpertRuntime,
+    microbatch: number,
+    counts: Int32Array,
+    shape: readonly [number, number],
+  ) {
+    this.#space = space;
+    this.#runtime = runtime;
+    this.#microbatch = microbatch;
+    this.#counts = counts;
+    this.#shape = shape;
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    if (total > shape[0])
+      throw new Error(`the counts of an expert call sum to ${total}, but there are only ${shape[0]} rows`);
+  }
+
+  /** Runs `run` with this microbatch's rows and returns what it wrote, as a tensor like the rows'. */
+  async local(rows: Cell, run: (source: ExpertSource) => Promise<void>): Promise<Cell> {
+    const data = await this.#read(rows);
+    const result = this.#space.make(this.#shape, (values) => values.fill(0, this.#used()));
+    const host = await this.#space.read(result.tensor);
+    if (this.#space.engine.host(result.tensor)) {
+      await run(this.#source(data, host.data as Float32Array));
+      this.#space.release(rows);
+      return result;
+    }
+    // On a device the results are put together on the host and uploaded at once.
+    this.#space.release(result);
+    const results = new Float32Array(this.#shape[0] * this.#shape[1]);
+    await run(this.#source(data, results));
+    this.#space.release(rows);
+    return this.#space.upload(float32(results, this.#shape));
+  }
+
+  /** Sends each member of the group the rows of its experts, and takes in those for the experts here. */
+  async send(transport: Transport, group: Group, tag: string, rows: Cell): Promise<void> {
+    const me = memberIndex(transport, group);
+    const members = group.ranks.length;
+    const data = await this.#read(rows);
+    this.#own = rows;
+    let at = 0;
+    const outgoing = group.ranks.map((_, member): HostTensor[] => {
+      const counts = this.#countsOf(member, members);
+      const size = sum(counts) * this.#shape[1];
+      const part = data.subarray(at, at + size);
+      at += size;
+      const header = int32(Int32Array.of(this.#microbatch, ...counts), [counts.length + 1]);
+      return [header, float32(member === me ? part : part.slice(), [size])];
+    });
+    const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
+    this.#sources = incoming.map(([header, values]) => {
+      const [microbatch, ...counts] = header?.data as Int32Array;
+      const received = values?.data as Float32Array;
+      return {
+        microbatch: microbatch as number,
+        counts: Int32Array.from(counts),
+        rows: received,
+        results: new Float32Array(received.length),
+      };
+    });
+  }
+
+  /** Rows of all members for the experts here. */
+  get sources(): readonly ExpertSource[] {
+    return this.#sources;
+  }
+
+  /** Sends the results back to whose rows they are of, and puts those of the own rows together. */
+  async collect(transport: Transport, group: Group, tag: string): Promise<Cell> {
+    const outgoing = this.#sources.map(({ results }) => [float32(results, [results.length])]);
+    const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
+    this.#sources = [];
+    if (this.#own) this.#space.release(this.#own);
+    this.#own = null;
+    return this.#space.make(this.#shape, (values) => {
+      let at = 0;
+      for (const [part] of incoming) {
+        values.set(part?.data as Float32Array, at);
+        at += part?.data.length ?? 0;
+      }
+      values.fill(0, at);
+    });
+  }
+
+  get runtime(): ExpertRuntime {
+    return this.#runtime;
+  }
+
+  /** The expert that a row was sent to; null for a row behind the last one that was sent. */
+  expertOfRow(row: number): number | null {
+    let end = 0;
+    for (const [expert, count] of this.#counts.entries()) {
+      end += count;
+      if (row < end) return expert;
+    }
+    return null;
+  }
+
+  clear(): void {
+    if (this.#own) this.#space.release(this.#own);
+    this.#own = null;
+    this.#sources = [];
+  }
+
+  #source(rows: Float32Array, results: Float32Array): ExpertSource {
+    return { microbatch: this.#microbatch, counts: this.#counts, rows, results };
+  }
+
+  #countsOf(member: number, members: number): number[] {
+    const experts = this.#counts.length;
+    return [...this.#counts].filter((_, expert) => expertMember(expert, experts, members) === member);
+  }
+
+  /** Elements of the rows that belong to experts. */
+  #used(): number {
+    return sum([...this.#counts]) * this.#shape[1];
+  }
+
+  async #read(cell: Cell): Promise<Float32Array> {
+    return (await this.#space.read(cell.tensor)).data as Float32Array;
+  }
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

@@ -1,0 +1,69 @@
+import { allGather, memberIndex } from '../../comm/index.ts';
+import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
+import type { Handler, ProgramRun } from '../program-run.ts';
+import { groupNamed } from './group.ts';
+import { finishedSums } from './reduce.ts';
+
+/** Gives every rank the squared gradient norm of every parameter of the model. */
+export const allGatherNorms: Handler<'AllGather'> = async (run, { what, group: id, tag }) => {
+  if (what !== 'norms')
+    throw new Error(`this worker keeps whole parameters on each rank of their placement and cannot gather "${what}"`);
+  const { transport, peerPaths } = run.parts;
+  const group = groupNamed(run.program, id);
+  const own = await ownSquaredNorms(run);
+  const values = Float32Array.from(own.values());
+  const known = peerPaths.get(id);
+  const message: HostTensor[] = [float32(values, [values.length])];
+  if (!known) {
+    const names = new TextEncoder().encode(JSON.stringify([...own.keys()]));
+    message.push({ dtype: 'uint8', shape: [names.length], data: names });
+  }
+  const gathered = await allGather(transport, group, tag, message);
+  const paths =
+    known ??
+    gathered.map(([, names]) => JSON.parse(new TextDecoder().decode(names?.data as Uint8Array)) as readonly string[]);
+  peerPaths.set(id, paths);
+  const norms = new Map<string, number>();
+  gathered.forEach(([norm], member) => {
+    // What several ranks hold has the same bits on all of them.
+    paths[member]?.forEach((path, i) => {
+      norms.set(path, Number(norm?.data[i]));
+    });
+  });
+  memberIndex(transport, group);
+  run.squaredNorms = norms;
+};
+
+/** Sums of squares of this rank's gradients, by path. */
+export async function ownSquaredNorms(run: ProgramRun): Promise<Map<string, number>> {
+  const { space, model } = run.parts;
+  const norms = new Map<string, number>();
+  for (const group of model.groups) {
+    const sums = finishedSums(group).slice(0, group.gradientOf.length);
+    for (const param of group.params) norms.set(param.path, 0);
+    const present = sums.flatMap((cell, i) => (cell ? [{ cell, param: group.params[group.gradientOf[i] as number] }] : []));
+    if (present.length === 0) continue;
+    const executable = await model.updates.squaredNorms(present.map(({ cell }) => cell.tensor));
+    const [vector] = await space.run(
+      executable,
+      present.map(({ cell }) => cell.tensor),
+    );
+    if (!vector) throw new Error('the norm of gradients has no result');
+    const { data } = await space.read(vector);
+    present.forEach(({ param }, i) => {
+      if (param) norms.set(param.path, Number(data[i]));
+    });
+    space.give(vector);
+  }
+  return norms;
+}
+
+/**
+ * The global gradient norm: squares are added in double precision in the order of the paths, so that every mesh gets the
+ * same bits.
+ */
+export function globalNorm(squared: ReadonlyMap<string, number>): number {
+  let total = 0;
+  for (const path of pathsInOrder(squared.keys())) total += squared.get(path) as number;
+  return Math.sqrt(total);
+}

@@ -1,0 +1,93 @@
+import type { DeviceTensor } from '../../engine/index.ts';
+import { clipScale } from '../../optim/index.ts';
+import { scalar } from '../../tensor/index.ts';
+import { NonFinite } from '../non-finite.ts';
+import type { ParamGroup } from '../param-group.ts';
+import type { Handler, ProgramRun } from '../program-run.ts';
+import type { Cell } from '../tensor-space.ts';
+import { globalNorm, ownSquaredNorms } from './norms.ts';
+import { finishedSums, groupsOfStage } from './reduce.ts';
+
+/** Updates parameters, optimizer state and module state of the stages. New values take the place of old ones' memory. */
+export const optimize: Handler<'Optimize'> = async (run, { stages }) => {
+  const { space, optimizer: plan } = run.parts;
+  const squared = run.squaredNorms ?? (await ownSquaredNorms(run));
+  run.gradNorm = globalNorm(squared);
+  run.lr = plan.lrAt(run.step);
+  if (!Number.isFinite(run.gradNorm)) {
+    const path = [...squared].find(([, value]) => !Number.isFinite(value))?.[0] ?? null;
+    throw new NonFinite({ kind: 'gradient', value: run.gradNorm, path, step: run.step });
+  }
+  const clip = plan.clipNorm !== null;
+  const values = [...plan.optimizer.scalars(run.lr, run.step + 1)];
+  if (clip) values.push(clipScale(run.gradNorm, plan.clipNorm));
+  const scalars = values.map((value) => space.upload(scalar(value)));
+  for (const stage of stages)
+    for (const group of groupsOfStage(run, stage)) {
+      const sums = finishedSums(group);
+      group.reduced = null;
+      await updateParams(run, group, sums, scalars, clip);
+      await updateState(run, group, sums);
+      for (const cell of sums) if (cell) space.release(cell);
+    }
+  for (const cell of scalars) space.release(cell);
+};
+
+async function updateParams(
+  run: ProgramRun,
+  group: ParamGroup,
+  sums: readonly (Cell | null)[],
+  scalars: readonly Cell[],
+  clip: boolean,
+): Promise<void> {
+  const { params, gradientOf } = group;
+  if (params.length === 0) return;
+  const { space, model } = run.parts;
+  const executable = await model.updates.update(params, clip);
+  const borrowed: Cell[] = [];
+  const gradients = params.map(({ tensor }, i) => {
+    const position = gradientOf.indexOf(i);
+    const cell = position < 0 ? null : sums[position];
+    if (cell) return cell.tensor;
+    const zeros = space.zeros(tensor);
+    borrowed.push(zeros);
+    return zeros.tensor;
+  });
+  const old = [...params.map((param) => param.tensor), ...params.flatMap((param) => param.slots)];
+  const results = await space.run(executable, [
+    ...old.slice(0, params.length),
+    ...gradients,
+    ...old.slice(params.length),
+    ...scalars.map((cell) => cell.tensor),
+  ]);
+  let at = params.length;
+  params.forEach((param, i) => {
+    param.tensor = results[i] as DeviceTensor;
+    param.slots = results.slice(at, at + param.slots.length);
+    at += param.slots.length;
+  });
+  for (const tensor of old) space.give(tensor);
+  for (const cell of borrowed) space.release(cell);
+}
+
+async function updateState(run: ProgramRun, group: ParamGroup, sums: readonly (Cell | null)[]): Promise<void> {
+  const { space, model } = run.parts;
+  const contributed = group.contributionOf.flatMap((index, i) => {
+    const sum = sums[group.gradientOf.length + i];
+    const state = group.state[index];
+    return sum && state ? [{ state, sum }] : [];
+  });
+  if (contributed.length === 0) return;
+  const executable = await model.updates.updateState(
+    group.name,
+    contributed.map(({ state }) => state),
+  );
+  const results = await space.run(executable, [
+    ...contributed.map(({ state }) => state.tensor),
+    ...contributed.map(({ sum }) => sum.tensor),
+  ]);
+  contributed.forEach(({ state }, i) => {
+    space.give(state.tensor);
+    state.tensor = results[i] as DeviceTensor;
+  });
+}

@@ -1,0 +1,69 @@
+import { formatInstruction, type Instruction } from '../plan/index.ts';
+import { backward, backwardInput, backwardWeight } from './handlers/backward.ts';
+import { exchangeTokens } from './handlers/exchange.ts';
+import { forward } from './handlers/forward.ts';
+import { loadBatch } from './handlers/load-batch.ts';
+import { recv, send } from './handlers/messages.ts';
+import { allGatherNorms } from './handlers/norms.ts';
+import { optimize } from './handlers/optimize.ts';
+import { allReduce } from './handlers/reduce.ts';
+import { barrier, broadcast, free } from './handlers/synchronise.ts';
+import type { Handler, ProgramRun } from './program-run.ts';
+import type { Position } from './position.ts';
+import type { TraceRecorder } from './trace.ts';
+
+const HANDLERS: { readonly [Op in Instruction['op']]: Handler<Op> } = {
+  LoadBatch: loadBatch,
+  Forward: forward,
+  Backward: backward,
+  BackwardInput: backwardInput,
+  BackwardWeight: backwardWeight,
+  Send: send,
+  Recv: recv,
+  AllToAll: exchangeTokens,
+  AllReduce: allReduce,
+  ReduceScatter: (run, { stage }) => {
+    throw new Error(
+      `rank ${run.program.rank} was given a ReduceScatter of stage ${stage}, but it keeps whole parameters and optimizer state; use an AllReduce`,
+    );
+  },
+  AllGather: allGatherNorms,
+  Broadcast: broadcast,
+  Optimize: optimize,
+  Barrier: barrier,
+  Free: free,
+};
+
+/** Instructions whose time is spent waiting for or moving tensors. */
+const COMMUNICATION: ReadonlySet<Instruction['op']> = new Set<Instruction['op']>([
+  'Send',
+  'Recv',
+  'AllToAll',
+  'AllReduce',
+  'ReduceScatter',
+  'AllGather',
+  'Broadcast',
+  'Barrier',
+]);
+
+/**
+ * Executes a program's instructions one after another. Returns the milliseconds spent in communication. If one fails,
+ * `position` tells which.
+ */
+export async function interpret(run: ProgramRun, position: Position, trace: TraceRecorder | null): Promise<number> {
+  const { instructions } = run.program;
+  let communication = 0;
+  for (let index = 0; index < instructions.length; index++) {
+    const instruction = instructions[index] as Instruction;
+    position.begin(run, index);
+    const start = performance.now();
+    // The table pairs each kind with its own handler, which the type of a looked-up entry cannot say.
+    const done = (HANDLERS[instruction.op] as Handler<Instruction['op']>)(run, instruction);
+    if (done) await done;
+    const ms = performance.now() - start;
+    if (COMMUNICATION.has(instruction.op)) communication += ms;
+    trace?.add(formatInstruction(instruction), instruction.op, start, ms, run.step);
+  }
+  position.end(run);
+  return communication;
+}

@@ -1,0 +1,58 @@
+import type { LeafRange } from '../comm/index.ts';
+import type { DeviceTensor } from '../engine/index.ts';
+import type { Named, ParamSpec, StateSpec } from '../modules/index.ts';
+import type { GradientSum } from './gradient-sum.ts';
+import type { Cell } from './tensor-space.ts';
+
+/** A parameter with its optimizer state, as held by a rank. */
+export interface HeldParam extends Named<ParamSpec> {
+  tensor: DeviceTensor;
+  /** Names of the optimizer's slots, and their tensors in the same order. */
+  readonly slotNames: readonly string[];
+  slots: DeviceTensor[];
+}
+
+/** A state tensor as held by a rank. */
+export interface HeldState extends Named<StateSpec> {
+  tensor: DeviceTensor;
+}
+
+/** Which expert a group of parameters belongs to. */
+export interface ExpertPlace {
+  /** Path of the calling module. */
+  readonly path: string;
+  readonly index: number;
+}
+
+/**
+ * Parameters (and state) that are used, summed up, reduced and updated together: those of one layer, or of one expert.
+ */
+export interface ParamGroup {
+  /** The layer's name or the expert's path. */
+  readonly name: string;
+  /** Index of the layer in the model's sequence. */
+  readonly layer: number;
+  readonly expert: ExpertPlace | null;
+  readonly params: readonly HeldParam[];
+  readonly state: readonly HeldState[];
+  /** Leaves of the canonical tree that this rank computes for the group. */
+  readonly leaves: LeafRange;
+  /**
+   * Indices of the parameters that get a gradient, and of the states that get a contribution: the order of the tensors
+   * in `gradients`. Set when the layer is compiled.
+   */
+  gradientOf: readonly number[];
+  contributionOf: readonly number[];
+  readonly gradients: GradientSum;
+  /** The finished sums of this step; null before that. */
+  reduced: readonly (Cell | null)[] | null;
+}
+
+/** Elements of each tensor that a group sums up. */
+export function summedSizes(group: ParamGroup): number[] {
+  const size = (shape: readonly number[]) => shape.reduce((product, dim) => product * dim, 1);
+  return [
+    ...group.gradientOf.map((i) => size(group.params[i]?.spec.shape ?? [])),
+    ...group.contributionOf.map((i) => size(group.state[i]?.spec.shape ?? [])),
+  ];
+}

@@ -1,0 +1,62 @@
+import { formatInstruction, type Instruction } from '../plan/index.ts';
+import type { ProgramRun } from './program-run.ts';
+import { PROGRESS_FIELDS } from './protocol.ts';
+
+const STEP = PROGRESS_FIELDS.indexOf('step');
+const MODE = PROGRESS_FIELDS.indexOf('mode');
+const INSTRUCTION = PROGRESS_FIELDS.indexOf('instruction');
+const COUNT = PROGRESS_FIELDS.indexOf('count');
+
+/** What a rank is doing, for failure reports, and through shared memory for whoever wonders why it is silent. */
+export class Position {
+  readonly #shared: Int32Array | null;
+  #run: ProgramRun | null = null;
+  #index = -1;
+  #count = 0;
+
+  constructor(progress: SharedArrayBuffer | undefined) {
+    this.#shared = progress ? new Int32Array(progress) : null;
+  }
+
+  /** An instruction begins. */
+  begin(run: ProgramRun, index: number): void {
+    this.#run = run;
+    this.#index = index;
+    this.#store(run, index);
+  }
+
+  /** The program has come to its end. */
+  end(run: ProgramRun): void {
+    this.#run = null;
+    this.#index = -1;
+    this.#store(run, -1);
+  }
+
+  get instruction(): Instruction | null {
+    return this.#run?.program.instructions[this.#index] ?? null;
+  }
+
+  /** The current instruction as `plexus plan` prints it, or null between steps. */
+  get text(): string | null {
+    const { instruction } = this;
+    return instruction ? formatInstruction(instruction) : null;
+  }
+
+  get step(): number | null {
+    return this.#run?.training ? this.#run.step : null;
+  }
+
+  get microbatch(): number | null {
+    const { instruction } = this;
+    return instruction && 'microbatch' in instruction ? instruction.microbatch : null;
+  }
+
+  #store(run: ProgramRun, index: number): void {
+    this.#count += 1;
+    if (!this.#shared) return;
+    Atomics.store(this.#shared, STEP, run.step);
+    Atomics.store(this.#shared, MODE, run.training ? 0 : 1);
+    Atomics.store(this.#shared, INSTRUCTION, index);
+    Atomics.store(this.#shared, COUNT, this.#count);
+  }
+}

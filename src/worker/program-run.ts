@@ -1,0 +1,167 @@
+import type { Transport } from '../comm/index.ts';
+import type { Batch, DataOrder, Split } from '../data/index.ts';
+import type { OptimizerPlan } from '../optim/index.ts';
+import type { Instruction, Program, Stage } from '../plan/index.ts';
+import type { PassContext } from './layer-pass.ts';
+import type { WorkerJob } from './protocol.ts';
+import type { RankLayer, RankLayerMode, RankModel } from './rank-model.ts';
+import { StagePass } from './stage-pass.ts';
+import type { Cell, TensorSpace } from './tensor-space.ts';
+
+/** What lasts from step to step on one rank. */
+export interface RankParts {
+  readonly job: WorkerJob;
+  readonly transport: Transport;
+  readonly space: TensorSpace;
+  readonly model: RankModel;
+  readonly optimizer: OptimizerPlan;
+  /** Layers of the whole model. */
+  readonly layerCount: number;
+  readonly objectiveSeed: Cell;
+  /** Parameter paths that members of a group hold, by group and rank; learnt at the first exchange. */
+  readonly peerPaths: Map<string, readonly (readonly string[])[]>;
+}
+
+/** Where the batches of one execution of a program come from. */
+export interface BatchSource {
+  readonly split: Split;
+  /** Example indices of a global microbatch. */
+  indices(microbatch: number): Int32Array;
+  /** Whether its metrics are reported: a repeated microbatch that only fills a round is not. */
+  reported(microbatch: number): boolean;
+}
+
+/** The training batches of a step. */
+export function trainingBatches(split: Split, order: DataOrder, step: number): BatchSource {
+  return { split, indices: (microbatch) => order.indices(step, microbatch), reported: () => true };
+}
+
+/** The batches of an evaluation round: `batches` from `offset` on, in a circle. */
+export function evaluationRound(split: Split, batches: readonly Int32Array[], offset: number): BatchSource {
+  return {
+    split,
+    indices: (microbatch) => batches[(offset + microbatch) % batches.length] as Int32Array,
+    reported: (microbatch) => offset + microbatch < batches.length,
+  };
+}
+
+/** One metric value of a global microbatch. */
+export type MetricValue = number | readonly number[];
+
+/** The state of one execution of a program: a training step, or one round of an evaluation. */
+export class ProgramRun {
+  readonly parts: RankParts;
+  readonly program: Program;
+  readonly step: number;
+  readonly batches: BatchSource;
+  /** Values by metric name and microbatch. */
+  readonly metrics = new Map<string, [microbatch: number, value: MetricValue][]>();
+  /** Sums of squares of gradients by parameter path, of the whole model once they have been gathered. */
+  squaredNorms: ReadonlyMap<string, number> | null = null;
+  gradNorm = 0;
+  lr = 0;
+  readonly #passes = new Map<string, StagePass>();
+  readonly #stages: ReadonlyMap<number, Stage>;
+  readonly #batches = new Map<number, Batch>();
+  readonly #modes: ReadonlyMap<number, RankLayerMode>;
+
+  private constructor(
+    parts: RankParts,
+    program: Program,
+    step: number,
+    batches: BatchSource,
+    modes: ReadonlyMap<number, RankLayerMode>,
+  ) {
+    this.parts = parts;
+    this.program = program;
+    this.step = step;
+    this.batches = batches;
+    this.#modes = modes;
+    this.#stages = new Map(program.stages.map((stage) => [stage.index, stage]));
+  }
+
+  /** Prepares a run; layers are compiled for evaluation when the first one comes. */
+  static async prepare(parts: RankParts, program: Program, step: number, batches: BatchSource): Promise<ProgramRun> {
+    const modes = new Map<number, RankLayerMode>();
+    for (const [index, layer] of parts.model.layers)
+      modes.set(index, program.mode === 'train' ? layer.train : await layer.evaluate());
+    return new ProgramRun(parts, program, step, batches, modes);
+  }
+
+  get training(): boolean {
+    return this.program.mode === 'train';
+  }
+
+  stage(index: number): Stage {
+    const stage = this.#stages.get(index);
+    if (!stage) throw new RangeError(`rank ${this.program.rank} does not hold stage ${index}`);
+    return stage;
+  }
+
+  layer(index: number): RankLayer {
+    const layer = this.parts.model.layers.get(index);
+    if (!layer) throw new RangeError(`rank ${this.program.rank} does not hold layer ${index}`);
+    return layer;
+  }
+
+  mode(layer: number): RankLayerMode {
+    return this.#modes.get(layer) as RankLayerMode;
+  }
+
+  /** The pass of a microbatch through a stage; begun when first asked for. */
+  pass(stage: number, microbatch: number): StagePass {
+    const key = `${stage}/${microbatch}`;
+    let pass = this.#passes.get(key);
+    if (!pass) {
+      pass = new StagePass(this.stage(stage), microbatch, this.parts.space);
+      this.#passes.set(key, pass);
+    }
+    return pass;
+  }
+
+  /** Lets a pass go. */
+  endPass(stage: number, microbatch: number): void {
+    const key = `${stage}/${microbatch}`;
+    this.#passes.get(key)?.clear();
+    this.#passes.delete(key);
+  }
+
+  context(microbatch: number): PassContext {
+    const { space, job, objectiveSeed } = this.parts;
+    return { space, seed: job.seed, step: this.step, microbatch, objectiveSeed };
+  }
+
+  /** A microbatch's examples. A rank that wants inputs and targets gathers them once. */
+  batch(microbatch: number, what: 'inputs' | 'targets'): Batch {
+    const known = this.#batches.get(microbatch);
+    if (known) {
+      this.#batches.delete(microbatch);
+      return known;
+    }
+    const batch = this.batches.split.batch(this.batches.indices(microbatch));
+    const alsoTargets = what === 'inputs' && this.#stages.has(0) && this.#stages.has(this.program.totalStages - 1);
+    if (alsoTargets) this.#batches.set(microbatch, batch);
+    return batch;
+  }
+
+  recordMetric(name: string, microbatch: number, value: MetricValue): void {
+    if (!this.batches.reported(microbatch)) return;
+    const known = this.metrics.get(name);
+    if (known) known.push([microbatch, value]);
+    else this.metrics.set(name, [[microbatch, value]]);
+  }
+
+  /** Lets everything go: at the end, or after a failure. */
+  clear(): void {
+    for (const pass of this.#passes.values()) pass.clear();
+    this.#passes.clear();
+    this.#batches.clear();
+    for (const mode of this.#modes.values()) for (const runtime of mode.experts) runtime.clear();
+  }
+}
+
+/** The instructions of one kind. */
+export type InstructionOf<Op extends Instruction['op']> = Extract<Instruction, { op: Op }>;
+
+/** Executes one kind of instruction. */
+export type Handler<Op extends Instruction['op']> = (run: ProgramRun, instruction: InstructionOf<Op>) => Promise<void> | void;

@@ -1,0 +1,198 @@
+import type { LeafRange } from '../comm/index.ts';
+import type { Engine } from '../engine/index.ts';
+import {
+  type ExpertFunction,
+  expertPath,
+  type LayerFunction,
+  type Model,
+  modelFunctions,
+  type TaskInfo,
+} from '../modules/index.ts';
+import type { Optimizer } from '../optim/index.ts';
+import { expertMember, expertPosition, type MicrobatchRange, type Program, positionOf, shareOf } from '../plan/index.ts';
+import { type CompiledLayer, compileLayer } from './compiled-layer.ts';
+import { CompiledUpdates, paramInfo } from './compiled.ts';
+import { ExpertRuntime } from './expert-runtime.ts';
+import { GradientSum } from './gradient-sum.ts';
+import type { HeldParam, ParamGroup } from './param-group.ts';
+import type { WorkerJob } from './protocol.ts';
+import type { TensorSpace } from './tensor-space.ts';
+
+/** A layer of this rank: its functions for training and evaluation, its parameters, its experts. */
+export interface RankLayer {
+  readonly index: number;
+  readonly name: string;
+  readonly group: ParamGroup;
+  readonly train: RankLayerMode;
+  /** Compiled when the first evaluation comes. */
+  evaluate(): Promise<RankLayerMode>;
+}
+
+/** A layer compiled for one mode. */
+export interface RankLayerMode {
+  readonly compiled: CompiledLayer;
+  /** One for each expert call. */
+  readonly experts: readonly ExpertRuntime[];
+}
+
+/** Everything of the model that this rank holds. */
+export interface RankModel {
+  readonly layers: ReadonlyMap<number, RankLayer>;
+  /** Groups of parameters in a fixed order: layer by layer, experts after their layer. */
+  readonly groups: readonly ParamGroup[];
+  readonly updates: CompiledUpdates;
+}
+
+/** What building needs. */
+export interface RankModelOptions {
+  readonly job: WorkerJob;
+  readonly model: Model;
+  readonly info: TaskInfo;
+  readonly optimizer: Optimizer;
+  readonly engine: Engine;
+  readonly space: TensorSpace;
+}
+
+/** Builds and compiles the layers that the job's program gives to this rank; parameters have no values yet. */
+export async function buildRankModel(options: RankModelOptions): Promise<RankModel> {
+  const { job, model, info, engine, optimizer } = options;
+  const program = job.train;
+  const functions = modelFunctions(model, info, job.batch.micro, 'train');
+  // Shapes of evaluation are those of training, but dropout is off and running statistics are used.
+  let evaluation: LayerFunction[] | null = null;
+  const evaluationFunctions = () => {
+    evaluation ??= modelFunctions(model, info, job.batch.micro, 'evaluate');
+    return evaluation;
+  };
+  const updates = new CompiledUpdates(engine, optimizer, program.microbatches);
+  const held = program.stages.flatMap((stage) => stage.layers);
+  const splitWeight = program.instructions.some((instruction) => instruction.op === 'BackwardWeight');
+  const layers = new Map<number, RankLayer>();
+  const groups: ParamGroup[] = [];
+  for (const index of held) {
+    const fn = functions[index];
+    if (!fn) throw new RangeError(`the program has layer ${index}, but the model has ${functions.length} layers`);
+    const makeGroup = groupMaker(options, updates, index);
+    const group = makeGroup(fn.name, fn, null, leavesOf(program, 'dense'));
+    groups.push(group);
+    const expertGroups = fn.expertCalls.map((call) => {
+      const own = ownExperts(program, call.params.length).map((expert) =>
+        makeGroup(
+          expertPath(call.path, expert),
+          { params: call.params[expert] ?? [], state: [] },
+          { path: call.path, index: expert },
+          leavesOf(program, 'experts'),
+        ),
+      );
+      groups.push(...own);
+      return own;
+    });
+    const compile = async (of: LayerFunction, training: boolean): Promise<RankLayerMode> => {
+      const compiled = await compileLayer(engine, of, index === 0 ? info.inputs.length : activationsInto(functions, index), {
+        training,
+        first: index === 0,
+        last: index === functions.length - 1,
+        remat: job.remat,
+        splitWeight,
+      });
+      const experts = of.expertCalls.map((call, c) =>
+        expertRuntime(options, call, compiled, c, expertGroups[c] ?? [], training),
+      );
+      for (const runtime of experts) await runtime.prepare();
+      return { compiled, experts };
+    };
+    const train = await compile(fn, true);
+    const { slots } = train.compiled;
+    group.gradientOf = slots.paramGradients.flatMap((slot, i) => (slot === null ? [] : [i]));
+    group.contributionOf = fn.layout.contributions.map((path) => fn.state.findIndex((state) => state.path === path));
+    let evaluated: Promise<RankLayerMode> | null = null;
+    layers.set(index, {
+      index,
+      name: fn.name,
+      group,
+      train,
+      evaluate: () => {
+        evaluated ??= compile(evaluationFunctions()[index] as LayerFunction, false);
+        return evaluated;
+      },
+    });
+  }
+  return { layers, groups, updates };
+}
+
+function activationsInto(functions: readonly LayerFunction[], index: number): number {
+  return functions[index - 1]?.layout.activations.length ?? 0;
+}
+
+function expertRuntime(
+  { job, engine, space }: RankModelOptions,
+  fn: ExpertFunction,
+  compiled: CompiledLayer,
+  call: number,
+  groups: readonly ParamGroup[],
+  training: boolean,
+): ExpertRuntime {
+  const rows = compiled.calls[call]?.rows;
+  const width = rows === undefined ? undefined : compiled.plan.phased.slots.get(rows)?.shape[1];
+  if (width === undefined) throw new Error(`expert call ${call} of layer ${compiled.name} has no rows slot`);
+  return new ExpertRuntime({
+    engine,
+    space,
+    fn,
+    width,
+    groups,
+    training,
+    seed: job.seed,
+    remat: job.remat,
+    merge: job.numerics === 'fast',
+  });
+}
+
+/** Indices of the experts that this rank holds, of so many. */
+export function ownExperts(program: Program, experts: number): number[] {
+  const { member } = expertPosition(program.mesh, positionOf(program.mesh, program.rank).data);
+  return Array.from({ length: experts }, (_, expert) => expert).filter(
+    (expert) => expertMember(expert, experts, program.mesh.expert) === member,
+  );
+}
+
+/**
+ * Leaves that a rank computes: its share, and for experts the shares of its whole expert group, whose tokens it gets.
+ * `rank` defaults to the program's own.
+ */
+export function leavesOf(program: Program, what: 'dense' | 'experts', rank = program.rank): LeafRange {
+  const { mesh, microbatches } = program;
+  const { data } = positionOf(mesh, rank);
+  const share = (index: number): MicrobatchRange => shareOf(microbatches, mesh.data, index);
+  if (what === 'dense') return share(data);
+  const first = data - (data % mesh.expert);
+  return { start: share(first).start, end: share(first + mesh.expert - 1).end };
+}
+
+function groupMaker({ job, optimizer, space }: RankModelOptions, updates: CompiledUpdates, layer: number) {
+  const leaves = job.train.microbatches;
+  const exact = job.numerics === 'exact';
+  return (
+    name: string,
+    fn: Pick<LayerFunction, 'params' | 'state'>,
+    expert: ParamGroup['expert'],
+    range: LeafRange,
+  ): ParamGroup => ({
+    name,
+    layer,
+    expert,
+    params: fn.params.map((named): HeldParam => {
+      const slotNames = optimizer.slots(paramInfo(named));
+      return { ...named, slotNames, slots: [], tensor: UNSET };
+    }),
+    state: fn.state.map((named) => ({ ...named, tensor: UNSET })),
+    leaves: range,
+    gradientOf: [],
+    contributionOf: [],
+    gradients: new GradientSum(space, updates, leaves, exact),
+    reduced: null,
+  });
+}
+
+/** Stands for a value until it is initialised or read from a checkpoint. */
+const UNSET = { dtype: 'float32', shape: [], byteLength: 0, location: 'host' } as const;

@@ -1,0 +1,202 @@
+import type { Transport } from '../comm/index.ts';
+import { type Dataset, type DataOrder, evaluationBatches, openDataset, orderOf, type SplitName } from '../data/index.ts';
+import { createEngine, type Engine } from '../engine/index.ts';
+import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
+import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/index.ts';
+import { bytesPerElement, type HostTensor, scalar } from '../tensor/index.ts';
+import { explainNonFinite } from './diagnose.ts';
+import { failureReport } from './failure.ts';
+import { interpret } from './interpreter.ts';
+import { NonFinite } from './non-finite.ts';
+import type { ParamGroup } from './param-group.ts';
+import { Position } from './position.ts';
+import { evaluationRound, ProgramRun, type RankParts, trainingBatches } from './program-run.ts';
+import type { FailureReport, LeafValues, ShardReport, StepReport, WorkerEvent, WorkerJob } from './protocol.ts';
+import { buildRankModel } from './rank-model.ts';
+import { TensorSpace } from './tensor-space.ts';
+import { TraceRecorder } from './trace.ts';
+import { initialiseGroups, loadGroups, writeShard } from './weights.ts';
+
+/** Things that a rank otherwise makes from its job; tests and in-process runs give or share them. */
+export interface RankOverrides {
+  /** Shared engines save compilations; a shared engine is not disposed with the rank. */
+  readonly engine?: Engine;
+  readonly model?: Model;
+  readonly optimizer?: OptimizerPlan;
+  readonly dataset?: Dataset;
+}
+
+/** What a rank says when it is ready. */
+export type ReadyReport = Omit<Extract<WorkerEvent, { type: 'ready' }>, 'type'>;
+
+/** One rank of a job: its share of the model, and the interpreter of its programs. Any number can live in one thread. */
+export interface Rank {
+  readonly rank: number;
+  readonly ready: ReadyReport;
+  /** Runs a training step. */
+  step(step: number): Promise<StepReport>;
+  /** Runs forward over a split; values of the microbatches that this rank saw. */
+  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>>;
+  /** Writes this rank's shard into a folder that exists. */
+  checkpoint(folder: string): Promise<ShardReport[]>;
+  /** Parameters held here, by path, read back to the host (fresh copies). */
+  parameters(): Promise<Record<string, HostTensor>>;
+  /** Describes a failure of one of the calls above. */
+  failure(error: unknown): FailureReport;
+  /** Recorded instructions, if the job asked for a trace; else an empty list. */
+  traceEvents(): readonly unknown[];
+  dispose(): Promise<void>;
+}
+
+/**
+ * Builds a rank: model, parameters (from the seed or the job's checkpoint), compiled layers. Ranks of one thread must be
+ * created one after another, since tracing is not re-entrant; their steps may interleave.
+ */
+export async function createRank(job: WorkerJob, transport: Transport, overrides: RankOverrides = {}): Promise<Rank> {
+  const started = performance.now();
+  const dataset = overrides.dataset ?? openDataset(job.data);
+  const model = overrides.model ?? (await buildModel(job.model as ResolvedModel, dataset.info)).model;
+  const optimizer = overrides.optimizer ?? buildOptimizer(job.optim as OptimConfig, { totalSteps: job.totalSteps });
+  const engine = overrides.engine ?? (await createEngine(job.engine));
+  const space = new TensorSpace(engine);
+  const built = await buildRankModel({ job, model, info: dataset.info, optimizer: optimizer.optimizer, engine, space });
+  let first = 0;
+  if (job.checkpoint === null) initialiseGroups(engine, built.groups, job.seed);
+  else first = await loadGroups(engine, built.groups, job.checkpoint);
+  await warmUp(built.groups, built.updates, optimizer.clipNorm !== null);
+  const parts: RankParts = {
+    job,
+    transport,
+    space,
+    model: built,
+    optimizer,
+    layerCount: model.layers.length,
+    objectiveSeed: space.borrow(engine.upload(scalar(Math.fround(1 / job.train.microbatches)))),
+    peerPaths: new Map(),
+  };
+  const { executables, cacheHits } = engine.compileStatistics();
+  const compile = { executables, cacheHits, totalMs: performance.now() - started };
+  const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, ...sizesOf(built.groups) };
+  return new JobRank(parts, dataset, model, ready, overrides.engine === undefined);
+}
+
+/** Compiles what the first step would otherwise compile between its instructions. */
+async function warmUp(groups: readonly ParamGroup[], updates: RankParts['model']['updates'], clip: boolean): Promise<void> {
+  for (const group of groups) {
+    if (group.params.length === 0) continue;
+    const gradients = group.gradientOf.map((i) => ({
+      dtype: 'float32' as const,
+      shape: group.params[i]?.spec.shape ?? [],
+    }));
+    await updates.update(group.params, clip);
+    if (gradients.length > 0) await updates.squaredNorms(gradients);
+  }
+}
+
+function sizesOf(groups: readonly ParamGroup[]) {
+  const size = (shape: readonly number[]) => shape.reduce((product, dim) => product * dim, bytesPerElement('float32'));
+  const params = groups.flatMap((group) => group.params);
+  return {
+    paramBytes: params.reduce((sum, { spec }) => sum + size(spec.shape), 0),
+    optimizerBytes: params.reduce((sum, { spec, slotNames }) => sum + slotNames.length * size(spec.shape), 0),
+    params: params.map(({ path }) => path),
+  };
+}
+
+class JobRank implements Rank {
+  readonly rank: number;
+  readonly ready: ReadyReport;
+  readonly #parts: RankParts;
+  readonly #dataset: Dataset;
+  readonly #model: Model;
+  readonly #order: DataOrder;
+  readonly #position: Position;
+  readonly #trace: TraceRecorder | null;
+  readonly #ownsEngine: boolean;
+
+  constructor(parts: RankParts, dataset: Dataset, model: Model, ready: ReadyReport, ownsEngine: boolean) {
+    const { job } = parts;
+    this.rank = job.rank;
+    this.ready = ready;
+    this.#parts = parts;
+    this.#dataset = dataset;
+    this.#model = model;
+    this.#order = orderOf({ seed: job.seed, examples: dataset.split('train').examples, ...job.batch });
+    this.#position = new Position(job.progress);
+    this.#trace = job.trace ? new TraceRecorder(job.rank) : null;
+    this.#ownsEngine = ownsEngine;
+  }
+
+  async step(step: number): Promise<StepReport> {
+    const start = performance.now();
+    const batches = trainingBatches(this.#dataset.split('train'), this.#order, step);
+    const run = await ProgramRun.prepare(this.#parts, this.#parts.job.train, step, batches);
+    const commMs = await this.#interpret(run);
+    const stepMs = performance.now() - start;
+    return { step, metrics: reported(run.metrics), gradNorm: run.gradNorm, lr: run.lr, stepMs, commMs };
+  }
+
+  async evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>> {
+    const { job } = this.#parts;
+    const source = this.#dataset.split(split);
+    const batches = evaluationBatches({ examples: source.examples, micro: job.batch.micro, max: maxMicrobatches });
+    const metrics = new Map<string, [number, number | readonly number[]][]>();
+    const perRound = job.evaluate.microbatches;
+    for (let round = 0; round * perRound < batches.length; round++) {
+      const offset = round * perRound;
+      const run = await ProgramRun.prepare(this.#parts, job.evaluate, round, evaluationRound(source, batches, offset));
+      await this.#interpret(run);
+      for (const [name, values] of run.metrics) {
+        const known = metrics.get(name) ?? [];
+        metrics.set(name, known);
+        for (const [microbatch, value] of values) known.push([offset + microbatch, value]);
+      }
+    }
+    return reported(metrics);
+  }
+
+  checkpoint(folder: string): Promise<ShardReport[]> {
+    const { space, model, job } = this.#parts;
+    return writeShard(space.engine, model.groups, job.train, folder);
+  }
+
+  async parameters(): Promise<Record<string, HostTensor>> {
+    const { space, model } = this.#parts;
+    const held: Record<string, HostTensor> = {};
+    for (const group of model.groups)
+      for (const { path, tensor } of group.params) {
+        const { dtype, shape, data } = await space.read(tensor);
+        held[path] = { dtype, shape, data: data.slice() };
+      }
+    return held;
+  }
+
+  failure(error: unknown): FailureReport {
+    return failureReport(this.rank, error, this.#position);
+  }
+
+  traceEvents(): readonly unknown[] {
+    return this.#trace?.events() ?? [];
+  }
+
+  async dispose(): Promise<void> {
+    this.#parts.space.clear();
+    if (this.#ownsEngine) await this.#parts.space.engine.dispose();
+  }
+
+  async #interpret(run: ProgramRun): Promise<number> {
+    try {
+      const communication = await interpret(run, this.#position, this.#trace);
+      run.clear();
+      return communication;
+    } catch (error) {
+      // After a failure the rank is not used again; what the run holds is looked at, not released.
+      if (error instanceof NonFinite) throw await explainNonFinite(error, run, this.#model, this.#dataset.info);
+      throw error;
+    }
+  }
+}
+
+function reported(metrics: ReadonlyMap<string, LeafValues[number][]>): Record<string, LeafValues> {
+  return Object.fromEntries([...metrics].map(([name, values]) => [name, values.sort((a, b) => a[0] - b[0])]));
+}

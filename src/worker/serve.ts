@@ -1,0 +1,99 @@
+import type { MessagePort } from 'node:worker_threads';
+import type { Transport } from '../comm/index.ts';
+import { failureReport } from './failure.ts';
+import { Position } from './position.ts';
+import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
+import { createRank, type Rank, type RankOverrides } from './rank.ts';
+
+/**
+ * Runs a rank at the command of whoever holds the other end of `port`: commands are served one after another, between
+ * steps. Resolves after `stop`, after a failure (which is reported) or when the port closes; the transport, the engine
+ * and the port are closed then.
+ */
+export async function serve(
+  job: WorkerJob,
+  transport: Transport,
+  port: MessagePort,
+  overrides: RankOverrides = {},
+): Promise<void> {
+  const commands = new CommandQueue(port);
+  const post = (event: WorkerEvent) => port.postMessage(event);
+  let rank: Rank | null = null;
+  try {
+    rank = await createRank(job, transport, overrides);
+    post({ type: 'ready', ...rank.ready });
+    await obey(rank, commands, post);
+  } catch (error) {
+    const report = rank?.failure(error) ?? failureReport(job.rank, error, new Position(undefined));
+    post({ type: 'failed', report });
+  } finally {
+    await transport.close();
+    await rank?.dispose();
+    commands.close();
+    port.close();
+  }
+}
+
+async function obey(rank: Rank, commands: CommandQueue, post: (event: WorkerEvent) => void): Promise<void> {
+  let step = rank.ready.step;
+  for (;;) {
+    const command = await commands.next();
+    switch (command?.type) {
+      case 'run':
+        for (; step < command.until; step++) post({ type: 'step', report: await rank.step(step) });
+        break;
+      case 'evaluate': {
+        const metrics = await rank.evaluate(command.split, command.maxMicrobatches);
+        post({ type: 'evaluated', id: command.id, metrics });
+        break;
+      }
+      case 'checkpoint':
+        post({ type: 'saved', id: command.id, shards: await rank.checkpoint(command.dir) });
+        break;
+      case 'stop':
+        post({ type: 'stopped', trace: rank.traceEvents() });
+        return;
+      case undefined:
+        // The other end is gone: there is nobody to work for.
+        return;
+    }
+  }
+}
+
+/** Commands in the order in which they came; `undefined` once the port has closed. */
+class CommandQueue {
+  readonly #port: MessagePort;
+  readonly #queue: WorkerCommand[] = [];
+  #waiting: ((command: WorkerCommand | undefined) => void) | null = null;
+  #closed = false;
+  readonly #onMessage = (command: WorkerCommand) => {
+    if (this.#waiting) {
+      this.#waiting(command);
+      this.#waiting = null;
+    } else this.#queue.push(command);
+  };
+  readonly #onClose = () => {
+    this.#closed = true;
+    this.#waiting?.(undefined);
+    this.#waiting = null;
+  };
+
+  constructor(port: MessagePort) {
+    this.#port = port;
+    port.on('message', this.#onMessage);
+    port.on('close', this.#onClose);
+  }
+
+  next(): Promise<WorkerCommand | undefined> {
+    const command = this.#queue.shift();
+    if (command || this.#closed) return Promise.resolve(command);
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+    });
+  }
+
+  close(): void {
+    this.#port.off('message', this.#onMessage);
+    this.#port.off('close', this.#onClose);
+  }
+}
