@@ -191,6 +191,13 @@ describe('tfjs layers models', () => {
     expect(drop?.module.kind).toBe('dropout');
   });
 
+  it('have the same paths however often they are built', () => {
+    const names = () =>
+      wrapLayersModel(tfl.sequential({ layers: [tfl.layers.dense({ units: 2, inputShape: [3] }), tfl.layers.dense({ units: 2 }), tfl.layers.reLU()] })).map((l) => l.name);
+    expect(names()).toEqual(['dense_1', 'dense_2', 're_lu_1']);
+    expect(names()).toEqual(names());
+  });
+
   it('may be graphs', async () => {
     const input = tfl.input({ shape: [4] });
     const left = tfl.layers.dense({ units: 3, name: 'left' }).apply(input) as tfl.SymbolicTensor;

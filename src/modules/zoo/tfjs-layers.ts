@@ -22,7 +22,7 @@ export interface WrapOptions {
 
 /**
  * Turns a tfjs `LayersModel` into layers of a Plexus model. Each of its layers runs its own tfjs code; its weights become
- * parameters at `<layer>.<weight>` (`dense_Dense1.kernel`). A sequential model gives one Plexus layer each; a graph of
+ * parameters at `<layer>.<weight>` (`dense_1.kernel`). A sequential model gives one Plexus layer each; a graph of
  * layers gives a single one, called `graph`. Dropout becomes Plexus' (keyed by the run's seed), batch normalisation
  * keeps its moving statistics as state. Compiled losses, optimizers and regularizers of the tfjs model are not used.
  * @throws Error naming the layer that cannot be wrapped: random layers other than dropout, stateful recurrence, layers
@@ -36,8 +36,7 @@ export function wrapLayersModel(model: tfl.LayersModel, options: WrapOptions = {
   const last = model.outputs[0]?.sourceLayer;
   const modules = new Map(
     layers.map((layer) => {
-      const name = layer.name.replaceAll('.', '_').replaceAll('/', '_');
-      return [layer, { name, module: wrapLayer(layer, weights, logits && layer === last) }] as const;
+      return [layer, { name: nameOf(layer, layers), module: wrapLayer(layer, weights, logits && layer === last) }] as const;
     }),
   );
   const chain = layers.every((layer, i) => {
@@ -46,6 +45,18 @@ export function wrapLayersModel(model: tfl.LayersModel, options: WrapOptions = {
   });
   if (chain && layers[layers.length - 1] === last) return [...modules.values()];
   return [{ name: 'graph', module: graphOf(layers, last as KerasLayer, modules) }];
+}
+
+/**
+ * A layer's name, fit for a path. Names that tfjs made up (`dense_Dense7`) count layers since the process started; here
+ * they count those of the model from 1 (`dense_1`), so that every worker and every resumed run calls them alike.
+ */
+function nameOf(layer: KerasLayer, layers: readonly KerasLayer[]): string {
+  const kind = layer.getClassName();
+  const madeUp = (other: KerasLayer) => other.getClassName() === kind && new RegExp(`^(.+)_${kind}\\d+$`).exec(other.name);
+  const match = madeUp(layer);
+  if (!match) return layer.name.replaceAll(/[./]/g, '_');
+  return `${match[1]}_${layers.filter(madeUp).indexOf(layer) + 1}`;
 }
 
 /** Layers of any shape of graph as one module: each runs once all layers before it have. */
