@@ -68,8 +68,7 @@ export async function* resume(
   const given = isOverrides(change) ? null : resolveConfig(change, options.overrides);
   const folder = await findRunFolder(run, given?.run.dir);
   const stored = resolveConfig(folder.config);
-  const config =
-    given ?? resolveConfig(folder.config, [...(change as readonly string[]), ...(options.overrides ?? [])]);
+  const config = given ?? changedConfig(stored, [...(change as readonly string[]), ...(options.overrides ?? [])]);
   const usable = await newestCheckpoint(folder.checkpoints, options.step);
   for (const message of [...usable.warnings, ...differences(stored, config)]) yield { type: 'warning', message };
   const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
@@ -100,6 +99,11 @@ export async function complete(
   }
   if (!finished) throw new Error('the run ended without saying how');
   return finished;
+}
+
+/** A stored config names every key; only what is changed now counts as given (for settings without effect). */
+function changedConfig(stored: ResolvedConfig, overrides: readonly string[]): ResolvedConfig {
+  return resolveConfig({ ...stored, origin: { ...stored.origin, given: new Set() } }, overrides);
 }
 
 function isOverrides(change: readonly string[] | ConfigInput): change is readonly string[] {

@@ -10,7 +10,8 @@ export const batchSchema = z
       .default(8)
       .describe('examples in one global microbatch, the unit of work and of accumulation; must divide batch.global'),
   })
-  .prefault({});
+  .prefault({})
+  .describe('the one knob for the batch: accumulation and what each rank computes follow from it and the mesh');
 
 /** How long to train and what to do on the way. */
 export const trainSchema = z
@@ -30,7 +31,8 @@ export const trainSchema = z
       .default(2)
       .describe('checkpoints kept; older ones are deleted once a newer one is safe on disk'),
   })
-  .prefault({});
+  .prefault({})
+  .describe('how long to train, and what to do on the way');
 
 /** How ranks talk. */
 export const commSchema = z
@@ -50,7 +52,8 @@ export const commSchema = z
       .default(60)
       .describe('seconds that any wait for another rank may take before it is reported as a hang'),
   })
-  .prefault({});
+  .prefault({})
+  .describe('how ranks talk');
 
 /** Where results go. */
 export const runSchema = z
@@ -71,7 +74,8 @@ export const runSchema = z
       .default(false)
       .describe('write trace.json (Chrome trace of every instruction, opens in Perfetto)'),
   })
-  .prefault({});
+  .prefault({})
+  .describe('where results go');
 
 /** Text that is sampled from a language model, at the end of training and by `plexus generate`. */
 export const generateSchema = z
@@ -86,7 +90,8 @@ export const generateSchema = z
     top_k: count(0).default(40).describe('sample among this many likeliest tokens; 0 among all'),
     seed: count(0).default(0).describe('seed of the sampling'),
   })
-  .prefault({});
+  .prefault({})
+  .describe('text that is sampled from a language model');
 
 /** Whether results have the same bits on every mesh. */
 export const numericsSchema = z
