@@ -9,7 +9,7 @@ import type {
 import { EngineError, signatureText } from '../errors.ts';
 import type { Graph, GraphDType } from '../graph.ts';
 import { type OnnxDevice, deviceOptions, deviceSupport, parseDevice, startHint } from './devices.ts';
-import { type Host, OnnxExecutable, byteLength } from './executable.ts';
+import { type CompiledModel, type Host, OnnxExecutable, byteLength, runtimeMessage } from './executable.ts';
 import { graphFlops } from './flops.ts';
 import { graphKey } from './key.ts';
 import { lower } from './lowering/index.ts';
@@ -35,7 +35,7 @@ export class OnnxEngine implements Engine, Host {
   readonly residence: Residence | null;
   private readonly on: OnnxDevice;
   private readonly profile: string | undefined;
-  private readonly executables = new Map<string, Promise<OnnxExecutable>>();
+  private readonly models = new Map<string, Promise<CompiledModel>>();
   private readonly sessions: InferenceSession[] = [];
   private statistics = { traces: 0, executables: 0, cacheHits: 0, traceMs: 0, loweringMs: 0, sessionMs: 0 };
   private transfers = { toDevice: 0, toHost: 0 };
@@ -50,19 +50,18 @@ export class OnnxEngine implements Engine, Host {
     this.residence = device.resident ? new Residence((bytes, outputs) => this.session(bytes, outputs)) : null;
   }
 
-  /** Compiles a graph, or finds the executable of an equal one. `name` is what errors and profiles call it. */
-  compileGraph(graph: Graph, name: string): Promise<Executable> {
+  /** Compiles a graph; equal ones share a session. `name` is what errors call the executable. */
+  async compileGraph(graph: Graph, name: string): Promise<Executable> {
     if (this.disposed) throw new EngineError(`cannot compile "${name}": the engine was disposed`);
     const key = graphKey(graph);
-    const known = this.executables.get(key);
-    if (known) {
-      this.statistics.cacheHits++;
-      return known;
+    let model = this.models.get(key);
+    if (model) this.statistics.cacheHits++;
+    else {
+      model = this.build(graph, name);
+      this.models.set(key, model);
+      model.catch(() => this.models.delete(key));
     }
-    const made = this.build(graph, name);
-    this.executables.set(key, made);
-    made.catch(() => this.executables.delete(key));
-    return made;
+    return new OnnxExecutable({ ...(await model), name }, this);
   }
 
   upload(tensor: HostTensor): DeviceTensor {
@@ -125,8 +124,8 @@ export class OnnxEngine implements Engine, Host {
   async dispose(): Promise<void> {
     if (this.disposed) return;
     this.disposed = true;
-    await Promise.allSettled(this.executables.values());
-    this.executables.clear();
+    await Promise.allSettled(this.models.values());
+    this.models.clear();
     this.pool.clear();
     await this.residence?.dispose();
     for (const session of this.sessions) await session.release();
@@ -139,7 +138,7 @@ export class OnnxEngine implements Engine, Host {
     await session.run({ [session.inputNames[0] as string]: new ort.Tensor('float32', Float32Array.of(1), [1]) });
   }
 
-  private async build(graph: Graph, name: string): Promise<OnnxExecutable> {
+  private async build(graph: Graph, name: string): Promise<CompiledModel> {
     const begin = performance.now();
     const lowered = lower(graph, name, { provider: this.on.provider, threads: this.threads });
     const signature = (id: number): Signature => {
@@ -155,11 +154,10 @@ export class OnnxEngine implements Engine, Host {
     const session = await this.session(lowered.bytes, 'device', name, places);
     this.statistics.sessionMs += performance.now() - middle;
     this.statistics.executables++;
-    const model = {
+    return {
       name, session, bytes: lowered.bytes, inputNames: lowered.inputs, outputNames: lowered.outputs,
       inputs: graph.inputs.map(signature), outputs, flops: graphFlops(graph),
     };
-    return new OnnxExecutable(model, this);
   }
 
   /**
@@ -187,8 +185,10 @@ export class OnnxEngine implements Engine, Host {
       this.sessions.push(session);
       return session;
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new EngineError(`"${name}" could not be made into a session on ${this.device}: ${reason}`, { path: name, cause: error });
+      throw new EngineError(`"${name}" could not be made into a session on ${this.device}: ${runtimeMessage(error)}`, {
+        path: name,
+        cause: error,
+      });
     }
   }
 
@@ -221,8 +221,8 @@ export async function createOnnxEngine(options: OnnxOptions): Promise<OnnxEngine
     await engine.probe();
   } catch (error) {
     await engine.dispose();
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new EngineError(`engine.device ${device.name} is not available: ${reason.trim()}; ${startHint(device)}`, { cause: error });
+    const reason = runtimeMessage(error instanceof EngineError ? error.cause : error);
+    throw new EngineError(`engine.device ${device.name} is not available: ${reason}; ${startHint(device)}`, { cause: error });
   }
   return engine;
 }

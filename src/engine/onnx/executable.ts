@@ -144,7 +144,7 @@ export class OnnxExecutable implements Executable {
       const { session } = this.model;
       return await (fetches ? session.run(feeds, fetches) : session.run(feeds));
     } catch (error) {
-      this.fail(`failed in ONNX Runtime: ${error instanceof Error ? error.message : String(error)}`, error);
+      this.fail(`failed in ONNX Runtime: ${runtimeMessage(error)}`, error);
     }
   }
 
@@ -163,4 +163,10 @@ function sameDims(a: readonly number[], b: readonly number[]): boolean {
   if (a.length !== b.length) return false;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
   return true;
+}
+
+/** What ONNX Runtime says went wrong, without the C++ source position in front. */
+export function runtimeMessage(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  return message.replace(/^\S*onnxruntime_src\S* .* was false\. /s, '').trim();
 }
