@@ -76,7 +76,13 @@ export class Trace {
   }
 
   /** A module's own tensors by name, which says so when it is asked for one that the module did not declare. */
-  private owned(what: string, module: Module, path: string, names: readonly string[], all: ReadonlyMap<string, Tensor>): Tensors {
+  private owned(
+    what: string,
+    module: Module,
+    path: string,
+    names: readonly string[],
+    all: ReadonlyMap<string, Tensor>,
+  ): Tensors {
     const own: Record<string, Tensor> = {};
     for (const name of names) {
       const tensor = all.get(joinPath(path, name));
@@ -123,7 +129,9 @@ class ModuleContext implements Context {
   run(child: string, ...inputs: Tensor[]): Tensor {
     const outputs = this.runAll(child, inputs);
     if (outputs.length !== 1)
-      this.fail(`child "${child}" returned ${outputs.length} tensors where one was expected; use ctx.runAll for several`);
+      this.fail(
+        `child "${child}" returned ${outputs.length} tensors where one was expected; use ctx.runAll for several`,
+      );
     return outputs[0] as Tensor;
   }
 
@@ -141,7 +149,7 @@ class ModuleContext implements Context {
 
   contribute(name: string, value: Tensor): void {
     const spec = this.module.state?.[name];
-    if (!spec) return this.fail(`has no state "${name}"; ${describeNames(name, Object.keys(this.module.state ?? {}))}`);
+    if (!spec) this.fail(`has no state "${name}"; ${describeNames(name, Object.keys(this.module.state ?? {}))}`);
     if (!this.training) return;
     if (String(value.shape) !== String(spec.shape) || value.dtype !== 'float32')
       this.fail(`contributed ${value.dtype} [${value.shape}] to state "${name}", which is float32 [${spec.shape}]`);
@@ -162,7 +170,10 @@ class ModuleContext implements Context {
     const taken = this.trace.recording.metrics.filter((m) => m.name === base || m.name.startsWith(`${base}#`)).length;
     // A module that runs twice in one forward reports twice; the second is `name#2`.
     const unique = taken === 0 ? base : `${base}#${taken + 1}`;
-    this.trace.recording.metrics.push({ name: unique, value: value.dtype === 'float32' ? value : tf.cast(value, 'float32') });
+    this.trace.recording.metrics.push({
+      name: unique,
+      value: value.dtype === 'float32' ? value : tf.cast(value, 'float32'),
+    });
   }
 
   experts(rows: Tensor, counts: Tensor): Tensor {
@@ -171,7 +182,9 @@ class ModuleContext implements Context {
     if (rows.rank !== 2 || rows.dtype !== 'float32')
       this.fail(`ctx.experts takes rows as float32 [rows, width], not ${rows.dtype} [${rows.shape}]`);
     if (counts.dtype !== 'int32' || String(counts.shape) !== String([experts]))
-      this.fail(`ctx.experts takes counts as int32 [${experts}], one per expert, not ${counts.dtype} [${counts.shape}]`);
+      this.fail(
+        `ctx.experts takes counts as int32 [${experts}], one per expert, not ${counts.dtype} [${counts.shape}]`,
+      );
     if (this.trace.recording.expertCalls.includes(this.path)) this.fail('called ctx.experts twice in one forward');
     this.trace.recording.expertCalls.push(this.path);
     return expertCall(rows, counts, { path: this.trace.relative(this.path), experts });

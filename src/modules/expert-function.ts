@@ -37,7 +37,11 @@ export function expertFunction(module: Module, path: string, options: { readonly
           `returned ${outputs.map((o) => `[${o.shape}]`).join(', ')} for rows [${rows.shape}]; an expert returns rows of the same shape`,
         );
       if (trace.recording.losses.length > 0 || trace.recording.metrics.length > 0)
-        throw new ModuleError(first.kind, `${path}.experts`, 'an expert cannot add losses or metrics; do it in the calling module');
+        throw new ModuleError(
+          first.kind,
+          `${path}.experts`,
+          'an expert cannot add losses or metrics; do it in the calling module',
+        );
       return output as Tensor;
     },
   };

@@ -31,17 +31,18 @@ export const KEY_SIGNATURE: Signature = { dtype: 'int32', shape: [2] };
  * learn the shapes and names of its outputs, so whatever is wrong with the layer shows here.
  * @throws ModuleError naming the module, its kind and the shapes it was given.
  */
-export function layerFunction(layer: Layer, inputs: readonly Signature[], options: LayerFunctionOptions): LayerFunction {
+export function layerFunction(
+  layer: Layer,
+  inputs: readonly Signature[],
+  options: LayerFunctionOptions,
+): LayerFunction {
   const { loss, training } = options;
   const targets = loss ? (options.targets ?? []) : [];
   const params = sortNamed([
     ...namedParams(layer.module, layer.name, { experts: false }),
     ...(loss ? namedParams(loss, LOSS_PATH, { experts: false }) : []),
   ]);
-  const state = sortNamed([
-    ...namedState(layer.module, layer.name),
-    ...(loss ? namedState(loss, LOSS_PATH) : []),
-  ]);
+  const state = sortNamed([...namedState(layer.module, layer.name), ...(loss ? namedState(loss, LOSS_PATH) : [])]);
   const signature: Signature[] = [
     ...params.map(({ spec }): Signature => ({ dtype: 'float32', shape: spec.shape })),
     ...state.map(({ spec }): Signature => ({ dtype: 'float32', shape: spec.shape })),
@@ -52,7 +53,11 @@ export function layerFunction(layer: Layer, inputs: readonly Signature[], option
 
   const run = (given: readonly Tensor[]) => {
     if (given.length !== signature.length)
-      throw new ModuleError(layer.module.kind, layer.name, `takes ${signature.length} tensors, but ${given.length} were given`);
+      throw new ModuleError(
+        layer.module.kind,
+        layer.name,
+        `takes ${signature.length} tensors, but ${given.length} were given`,
+      );
     const at = params.length + state.length;
     const trace = new Trace({
       root: layer.name,
@@ -121,7 +126,11 @@ function runLoss(trace: Trace, loss: Module, activations: readonly Tensor[], tar
   const outputs = trace.run(loss, LOSS_PATH, [...activations, ...targets]);
   const value = outputs[0];
   if (outputs.length !== 1 || value?.rank !== 0 || value.dtype !== 'float32')
-    throw new ModuleError(loss.kind, LOSS_PATH, `returned ${describeTensors(outputs)}; a loss returns one float32 scalar, the mean over the microbatch`);
+    throw new ModuleError(
+      loss.kind,
+      LOSS_PATH,
+      `returned ${describeTensors(outputs)}; a loss returns one float32 scalar, the mean over the microbatch`,
+    );
   // A loss's metrics are the model's: `accuracy`, not `loss.accuracy`.
   trace.recording.metrics.splice(
     before,
@@ -136,7 +145,10 @@ function sumOf(values: readonly Tensor[]): Tensor {
 }
 
 function layoutOf(outputs: readonly Signature[], activations: number, recording: Recording): OutputLayout {
-  const metrics = recording.metrics.map(({ name }, i) => ({ name, signature: outputs[activations + 1 + i] as Signature }));
+  const metrics = recording.metrics.map(({ name }, i) => ({
+    name,
+    signature: outputs[activations + 1 + i] as Signature,
+  }));
   return {
     activations: outputs.slice(0, activations),
     objective: activations,

@@ -11,7 +11,9 @@ import type { Initializer, ParamSpec, StateSpec } from './module.ts';
 export function param(shape: Shape, init: Initializer, options: { readonly decay?: boolean } = {}): ParamSpec {
   const bad = shape.find((dim) => !(Number.isInteger(dim) && dim > 0));
   if (bad !== undefined)
-    throw new RangeError(`a parameter of shape [${shape}] has a dimension ${bad}; dimensions must be positive integers`);
+    throw new RangeError(
+      `a parameter of shape [${shape}] has a dimension ${bad}; dimensions must be positive integers`,
+    );
   return { shape, init, decay: options.decay ?? shape.length >= 2 };
 }
 

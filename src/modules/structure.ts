@@ -20,7 +20,8 @@ export function expertPath(path: string, index: number): string {
 /** The module at `path` and everything under it, parents first. Experts are listed only when asked for. */
 export function walk(module: Module, path: string, options: { readonly experts: boolean }): PlacedModule[] {
   const out: PlacedModule[] = [{ path, module }];
-  for (const [name, child] of Object.entries(module.children ?? {})) out.push(...walk(child, joinPath(path, name), options));
+  for (const [name, child] of Object.entries(module.children ?? {}))
+    out.push(...walk(child, joinPath(path, name), options));
   if (options.experts)
     (module.experts ?? []).forEach((expert, i) => {
       out.push(...walk(expert, expertPath(path, i), options));
@@ -55,7 +56,9 @@ export function sortNamed<T>(named: readonly Named<T>[]): Named<T>[] {
   const byPath = new Map<string, Named<T>>();
   for (const item of named) {
     if (byPath.has(item.path))
-      throw new Error(`two tensors have the path "${item.path}": rename a layer, child or parameter so that paths differ`);
+      throw new Error(
+        `two tensors have the path "${item.path}": rename a layer, child or parameter so that paths differ`,
+      );
     byPath.set(item.path, item);
   }
   return pathsInOrder(byPath.keys()).map((path) => byPath.get(path) as Named<T>);
@@ -85,10 +88,22 @@ export function checkModule(module: Module, path: string): void {
   for (const placed of walk(module, path, { experts: true })) {
     const { module: m, path: at } = placed;
     if (typeof m?.forward !== 'function' || typeof m.kind !== 'string')
-      throw new ModuleError(String(m?.kind ?? typeof m), at, 'is not a module: it needs a `kind` string and a `forward` function');
-    for (const name of [...Object.keys(m.params ?? {}), ...Object.keys(m.state ?? {}), ...Object.keys(m.children ?? {})])
+      throw new ModuleError(
+        String(m?.kind ?? typeof m),
+        at,
+        'is not a module: it needs a `kind` string and a `forward` function',
+      );
+    for (const name of [
+      ...Object.keys(m.params ?? {}),
+      ...Object.keys(m.state ?? {}),
+      ...Object.keys(m.children ?? {}),
+    ])
       if (name === '' || name.includes('.'))
-        throw new ModuleError(m.kind, at, `"${name}" cannot be the name of a child, parameter or state: no dots, not empty`);
+        throw new ModuleError(
+          m.kind,
+          at,
+          `"${name}" cannot be the name of a child, parameter or state: no dots, not empty`,
+        );
     for (const name of Object.keys(m.state ?? {}))
       if (m.params?.[name]) throw new ModuleError(m.kind, at, `"${name}" is declared both as a parameter and as state`);
     if (m.experts) checkExperts(m, at);
@@ -97,9 +112,12 @@ export function checkModule(module: Module, path: string): void {
 
 function checkExperts(module: Module, path: string): void {
   const experts = module.experts ?? [];
-  if (experts.length === 0) throw new ModuleError(module.kind, path, '`experts` is empty; leave it out or list at least one');
+  if (experts.length === 0)
+    throw new ModuleError(module.kind, path, '`experts` is empty; leave it out or list at least one');
   const shapes = (expert: Module) =>
-    namedParams(expert, '').map(({ path: name, spec }) => `${name} [${spec.shape}]`).join(', ');
+    namedParams(expert, '')
+      .map(({ path: name, spec }) => `${name} [${spec.shape}]`)
+      .join(', ');
   const first = shapes(experts[0] as Module);
   experts.forEach((expert, i) => {
     if (shapes(expert) !== first)
@@ -111,12 +129,16 @@ function checkExperts(module: Module, path: string): void {
     for (const inner of walk(expert, expertPath(path, i), { experts: true })) {
       if (inner.module.state && Object.keys(inner.module.state).length > 0)
         throw new ModuleError(inner.module.kind, inner.path, 'has state, which is not supported inside an expert');
-      if (inner.module.experts) throw new ModuleError(inner.module.kind, inner.path, 'has experts inside an expert; put it beside them');
+      if (inner.module.experts)
+        throw new ModuleError(inner.module.kind, inner.path, 'has experts inside an expert; put it beside them');
     }
   });
 }
 
-function inOrder<T>(placed: readonly PlacedModule[], pick: (module: Module) => Readonly<Record<string, T>> | undefined): Named<T>[] {
+function inOrder<T>(
+  placed: readonly PlacedModule[],
+  pick: (module: Module) => Readonly<Record<string, T>> | undefined,
+): Named<T>[] {
   const named: Named<T>[] = [];
   for (const { path, module } of placed)
     for (const [name, spec] of Object.entries(pick(module) ?? {})) named.push({ path: joinPath(path, name), spec });

@@ -87,10 +87,14 @@ async function check(c: GoldenCase): Promise<void> {
       gradients: differentiable,
     },
   );
-  c.outputs.forEach((expected, i) => close(run.activations[i] as Values, expected, `output ${i}`));
+  c.outputs.forEach((expected, i) => {
+    close(run.activations[i] as Values, expected, `output ${i}`);
+  });
   expect(run.fn.params.map(({ path }) => path)).toEqual(Object.keys(placed(c.params)).sort());
   if (!differentiable) return;
-  run.fn.params.forEach(({ path }, i) => close(run.gradients[i] as Values, c.paramGradients[path.slice(2)] as Stored, `gradient of ${path}`));
+  run.fn.params.forEach(({ path }, i) => {
+    close(run.gradients[i] as Values, c.paramGradients[path.slice(2)] as Stored, `gradient of ${path}`);
+  });
   const first = run.fn.params.length + run.fn.state.length + 1;
   c.inputGradients.forEach((expected, i) => {
     if (expected) close(run.gradients[first + i] as Values, expected, `gradient of input ${i}`);

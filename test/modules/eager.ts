@@ -1,7 +1,7 @@
 import '@tensorflow/tfjs-backend-cpu';
 import * as tf from '@tensorflow/tfjs-core';
-import { tf as engineTf } from '../../src/engine/index.ts';
 import type { Signature } from '../../src/engine/index.ts';
+import { tf as engineTf } from '../../src/engine/index.ts';
 import type { LayerFunction, LayerFunctionOptions, Module } from '../../src/modules/index.ts';
 import { initParams, initState, layerFunction } from '../../src/modules/index.ts';
 import type { HostTensor } from '../../src/tensor/index.ts';
@@ -39,7 +39,11 @@ export interface RunOptions extends Partial<LayerFunctionOptions> {
 }
 
 /** Puts a module at path `m` and runs its layer function eagerly on tfjs's cpu backend. */
-export async function runModule(module: Module, inputs: readonly HostTensor[], options: RunOptions = {}): Promise<LayerRun> {
+export async function runModule(
+  module: Module,
+  inputs: readonly HostTensor[],
+  options: RunOptions = {},
+): Promise<LayerRun> {
   const { training = true, gradients = false } = options;
   const all = inputs.map((t): Signature => ({ dtype: t.dtype as Signature['dtype'], shape: t.shape }));
   const own = options.loss ? all.slice(0, all.length - (options.targets?.length ?? 0)) : all;
@@ -64,11 +68,14 @@ export async function runModule(module: Module, inputs: readonly HostTensor[], o
     const objective = (...given: tf.Tensor[]): tf.Scalar => {
       let next = 0;
       outputs = [...(fn.fn(...tensors.map((t, i) => (wanted[i] ? (given[next++] as tf.Tensor) : t))) as tf.Tensor[])];
-      const parts = outputs.slice(0, layout.objective).filter((o) => o.dtype === 'float32').map((o, i) => {
-        const cotangent = options.cotangents?.[i];
-        return tf.sum(cotangent ? tf.mul(o, tf.tensor(cotangent.data as Float32Array, [...cotangent.shape])) : o);
-      });
-      outputs.forEach((o) => tf.keep(o));
+      const parts = outputs
+        .slice(0, layout.objective)
+        .filter((o) => o.dtype === 'float32')
+        .map((o, i) => {
+          const cotangent = options.cotangents?.[i];
+          return tf.sum(cotangent ? tf.mul(o, tf.tensor(cotangent.data as Float32Array, [...cotangent.shape])) : o);
+        });
+      for (const o of outputs) tf.keep(o);
       return parts.reduce<tf.Tensor>((sum, p) => tf.add(sum, p), outputs[layout.objective] as tf.Tensor) as tf.Scalar;
     };
     let grads: (Values | null)[] = [];
@@ -84,7 +91,9 @@ export async function runModule(module: Module, inputs: readonly HostTensor[], o
       activations: read.slice(0, layout.objective),
       objective: read[layout.objective]?.data[0] as number,
       metrics: Object.fromEntries(layout.metrics.map(({ name }, i) => [name, read[at + i] as Values])),
-      contributions: Object.fromEntries(layout.contributions.map((path, i) => [path, read[at + layout.metrics.length + i] as Values])),
+      contributions: Object.fromEntries(
+        layout.contributions.map((path, i) => [path, read[at + layout.metrics.length + i] as Values]),
+      ),
       gradients: grads,
     };
   });
@@ -98,5 +107,8 @@ function valuesOf(t: tf.Tensor): Values {
 /** Reproducible numbers in about ±1.7, without a generator. */
 export function wave(shape: readonly number[], phase = 0): HostTensor {
   const size = shape.reduce((a, b) => a * b, 1);
-  return float32(Float32Array.from({ length: size }, (_, i) => 1.7 * Math.sin(i * 12.9898 + phase * 78.233 + 1)), shape);
+  return float32(
+    Float32Array.from({ length: size }, (_, i) => 1.7 * Math.sin(i * 12.9898 + phase * 78.233 + 1)),
+    shape,
+  );
 }

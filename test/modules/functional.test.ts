@@ -3,7 +3,19 @@ import { describe, expect, it } from 'vitest';
 import type { Signature } from '../../src/engine/index.ts';
 import { trace } from '../../src/engine/index.ts';
 import type { Model, Module, TaskInfo } from '../../src/modules/index.ts';
-import { buildModel, init, layerFunction, layerKey, ModuleError, modelFunctions, modelParams, namedParams, nn, param, streamOf } from '../../src/modules/index.ts';
+import {
+  buildModel,
+  init,
+  layerFunction,
+  layerKey,
+  ModuleError,
+  modelFunctions,
+  modelParams,
+  namedParams,
+  nn,
+  param,
+  streamOf,
+} from '../../src/modules/index.ts';
 import { float32 } from '../../src/tensor/index.ts';
 import { runModule, wave } from './eager.ts';
 
@@ -45,7 +57,10 @@ describe('layer functions', () => {
     expect(block?.layout.contributions).toEqual(['blocks.1.moe.routerBias']);
     const call = block?.expertCalls[0];
     expect(call?.path).toBe('blocks.1.moe');
-    expect(call?.params[2]?.map((p) => p.path)).toEqual(['blocks.1.moe.experts.2.down.weight', 'blocks.1.moe.experts.2.up.weight']);
+    expect(call?.params[2]?.map((p) => p.path)).toEqual([
+      'blocks.1.moe.experts.2.down.weight',
+      'blocks.1.moe.experts.2.up.weight',
+    ]);
     const head = functions[5];
     expect(head?.layout.activations).toEqual([]);
     expect(head?.layout.metrics.map((m) => m.name)).toEqual(['loss']);
@@ -123,7 +138,13 @@ describe('random keys', () => {
     const key = (...args: Parameters<typeof layerKey>) => [...(layerKey(...args).data as Int32Array)].join();
     const base = key(1, 2, 3, 'blocks.0');
     expect(key(1, 2, 3, 'blocks.0')).toBe(base);
-    const others = [key(2, 2, 3, 'blocks.0'), key(1, 3, 3, 'blocks.0'), key(1, 2, 4, 'blocks.0'), key(1, 2, 3, 'blocks.1'), key(1, 3, 2, 'blocks.0')];
+    const others = [
+      key(2, 2, 3, 'blocks.0'),
+      key(1, 3, 3, 'blocks.0'),
+      key(1, 2, 4, 'blocks.0'),
+      key(1, 2, 3, 'blocks.1'),
+      key(1, 3, 2, 'blocks.0'),
+    ];
     expect(new Set([base, ...others]).size).toBe(6);
   });
 
@@ -134,7 +155,11 @@ describe('random keys', () => {
 
 describe('errors name the module', () => {
   const one = (module: Module) => () => layerFunction({ name: 'blocks.3', module }, [f32(2, 4)], { training: true });
-  const forward = (fn: Module['forward'], extra: Partial<Module> = {}): Module => ({ kind: 'mine', ...extra, forward: fn });
+  const forward = (fn: Module['forward'], extra: Partial<Module> = {}): Module => ({
+    kind: 'mine',
+    ...extra,
+    forward: fn,
+  });
 
   it('when it throws, with its kind, path and input shapes', () => {
     const inner = forward(() => {
@@ -153,13 +178,19 @@ describe('errors name the module', () => {
   });
 
   it('when shapes do not fit', () => {
-    expect(one(nn.linear(7, 3))).toThrow('linear at "blocks.3": failed on float32 [2,4]: the input is [2,4], but its last axis should be 7');
-    expect(one(forward((_p, [x]) => tf.matMul(x as tf.Tensor2D, x as tf.Tensor2D)))).toThrow(/mine at "blocks.3": failed on float32 \[2,4\].*MatMul.*inner sizes 4 and 2/s);
+    expect(one(nn.linear(7, 3))).toThrow(
+      'linear at "blocks.3": failed on float32 [2,4]: the input is [2,4], but its last axis should be 7',
+    );
+    expect(one(forward((_p, [x]) => tf.matMul(x as tf.Tensor2D, x as tf.Tensor2D)))).toThrow(
+      /mine at "blocks.3": failed on float32 \[2,4\].*MatMul.*inner sizes 4 and 2/s,
+    );
     expect(one(nn.residual(nn.linear(4, 5)))).toThrow('the body maps [2,4] to [2,5]');
   });
 
   it('when it returns something else than tensors', () => {
-    expect(one(forward(() => undefined as never))).toThrow('mine at "blocks.3": forward returned undefined; expected a tensor');
+    expect(one(forward(() => undefined as never))).toThrow(
+      'mine at "blocks.3": forward returned undefined; expected a tensor',
+    );
     expect(one(forward((async () => 1) as never))).toThrow('a promise (forward must not be async)');
     expect(one(forward((_p, [x]) => [x, 3] as never))).toThrow('forward returned number');
   });
@@ -170,24 +201,57 @@ describe('errors name the module', () => {
       'has no child "atention"; it has attention, mlp (did you mean "attention"?)',
     );
     const params = { weight: param([4], init.zeros) };
-    expect(one(forward(({ wieght }) => wieght as tf.Tensor, { params }))).toThrow('has no parameter "wieght"; it has weight (did you mean "weight"?)');
-    expect(one(forward((_p, [x], ctx) => (ctx.contribute('count', x as tf.Tensor), x as tf.Tensor)))).toThrow('has no state "count"; it has none');
+    expect(one(forward(({ wieght }) => wieght as tf.Tensor, { params }))).toThrow(
+      'has no parameter "wieght"; it has weight (did you mean "weight"?)',
+    );
+    expect(
+      one(
+        forward((_p, [x], ctx) => {
+          ctx.contribute('count', x);
+          return x;
+        }),
+      ),
+    ).toThrow('has no state "count"; it has none');
   });
 
   it('when a value is read while tracing', () => {
-    expect(one(forward((_p, [x]) => ((x as tf.Tensor).dataSync(), x as tf.Tensor)))).toThrow(/mine at "blocks.3".*were read/s);
+    expect(
+      one(
+        forward((_p, [x]) => {
+          x.dataSync();
+          return x;
+        }),
+      ),
+    ).toThrow(/mine at "blocks.3".*were read/s);
   });
 
   it('when a contribution, loss or expert call has the wrong shape', () => {
     const state = { total: { shape: [3], init: 0, update: (s: tf.Tensor) => s } };
-    expect(one(forward((_p, [x], ctx) => (ctx.contribute('total', x as tf.Tensor), x as tf.Tensor), { state }))).toThrow(
-      'contributed float32 [2,4] to state "total", which is float32 [3]',
-    );
-    expect(one(forward((_p, [x], ctx) => (ctx.addLoss('l', x as tf.Tensor), x as tf.Tensor)))).toThrow('takes a float32 scalar, not float32 [2,4]');
+    expect(
+      one(
+        forward(
+          (_p, [x], ctx) => {
+            ctx.contribute('total', x);
+            return x;
+          },
+          { state },
+        ),
+      ),
+    ).toThrow('contributed float32 [2,4] to state "total", which is float32 [3]');
+    expect(
+      one(
+        forward((_p, [x], ctx) => {
+          ctx.addLoss('l', x);
+          return x;
+        }),
+      ),
+    ).toThrow('takes a float32 scalar, not float32 [2,4]');
     const experts = [nn.linear(4, 4), nn.linear(4, 4)];
     const wrong = forward((_p, [x], ctx) => ctx.experts(x as tf.Tensor, tf.zeros([3], 'int32')), { experts });
     expect(one(wrong)).toThrow('takes counts as int32 [2], one per expert, not int32 [3]');
-    expect(one(forward((_p, [x]) => x as tf.Tensor, { experts }))).toThrow('declares experts, but its forward did not call ctx.experts');
+    expect(one(forward((_p, [x]) => x as tf.Tensor, { experts }))).toThrow(
+      'declares experts, but its forward did not call ctx.experts',
+    );
   });
 
   it('when a model is malformed', () => {
@@ -200,8 +264,13 @@ describe('errors name the module', () => {
     expect(() => modelFunctions(model(['a', 'a']), info, 2, 'train')).toThrow('two layers are named "a"');
     expect(() => modelFunctions(model(['loss']), info, 2, 'train')).toThrow('cannot be named "loss"');
     const unlike = { ...nn.flatten(), experts: [nn.linear(4, 4), nn.linear(4, 5)] };
-    expect(() => modelFunctions(model(['a'], unlike), info, 2, 'train')).toThrow(/expert 1 has parameters .*; all experts of a module must be alike/);
-    const wrongOutput = model(['a'], nn.sequential([nn.linear(4, 3), { kind: 'sum', forward: (_p, [x]) => tf.sum(x as tf.Tensor) }]));
+    expect(() => modelFunctions(model(['a'], unlike), info, 2, 'train')).toThrow(
+      /expert 1 has parameters .*; all experts of a module must be alike/,
+    );
+    const wrongOutput = model(
+      ['a'],
+      nn.sequential([nn.linear(4, 3), { kind: 'sum', forward: (_p, [x]) => tf.sum(x as tf.Tensor) }]),
+    );
     expect(() => modelFunctions(wrongOutput, info, 2, 'train')).toThrow(
       'crossEntropy at "loss": failed on float32 [], int32 [2]: logits must be float32 [..., classes]',
     );
@@ -210,13 +279,27 @@ describe('errors name the module', () => {
 
 describe('namedParams', () => {
   it('lists experts only when asked to', () => {
-    const module = nn.moe({ dim: 2, topK: 1, experts: [nn.linear(2, 2, { bias: false }), nn.linear(2, 2, { bias: false })] });
-    expect(namedParams(module, 'x').map((p) => p.path)).toEqual(['x.experts.0.weight', 'x.experts.1.weight', 'x.router.weight']);
+    const module = nn.moe({
+      dim: 2,
+      topK: 1,
+      experts: [nn.linear(2, 2, { bias: false }), nn.linear(2, 2, { bias: false })],
+    });
+    expect(namedParams(module, 'x').map((p) => p.path)).toEqual([
+      'x.experts.0.weight',
+      'x.experts.1.weight',
+      'x.router.weight',
+    ]);
     expect(namedParams(module, 'x', { experts: false }).map((p) => p.path)).toEqual(['x.router.weight']);
   });
 });
 
 function graphText(fn: Parameters<typeof trace>[0], signature: readonly Signature[]): string {
   const graph = trace(fn, signature);
-  return JSON.stringify([graph.inputs, graph.outputs, graph.nodes, [...graph.values.values()], graph.constants.map((c) => [c.id, [...c.data]])]);
+  return JSON.stringify([
+    graph.inputs,
+    graph.outputs,
+    graph.nodes,
+    [...graph.values.values()],
+    graph.constants.map((c) => [c.id, [...c.data]]),
+  ]);
 }

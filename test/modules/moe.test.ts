@@ -19,7 +19,10 @@ function inlined(mixture: Module, experts: number): Module {
         const n = rows.shape[0] as number;
         const end = tf.cumsum(tf.cast(counts, 'float32'), 0);
         const start = tf.sub(end, counts);
-        const at = tf.tensor2d(Float32Array.from({ length: n }, (_, i) => i), [n, 1]);
+        const at = tf.tensor2d(
+          Float32Array.from({ length: n }, (_, i) => i),
+          [n, 1],
+        );
         const mine = tf.cast(tf.logicalAnd(tf.greaterEqual(at, start), tf.less(at, end)), 'float32');
         return blend(rows, params.experts as tf.Tensor, mine);
       };
@@ -64,7 +67,8 @@ function dense(experts: number, o: nn.RouterOptions): Module {
       gates = tf.mul(gates, o.routeScale ?? 1);
       const shares = tf.div(tf.sum(mask, 0), ((x as tf.Tensor).shape[0] as number) * o.topK);
       const p = o.scores === 'sigmoid' ? tf.div(scores, tf.sum(scores, 1, true)) : scores;
-      if (o.balanceLoss) ctx.addLoss('balanceLoss', tf.mul(tf.sum(tf.mul(shares, tf.mean(p, 0))), experts * o.balanceLoss));
+      if (o.balanceLoss)
+        ctx.addLoss('balanceLoss', tf.mul(tf.sum(tf.mul(shares, tf.mean(p, 0))), experts * o.balanceLoss));
       if (o.zLoss) ctx.addLoss('zLoss', tf.mul(tf.mean(tf.square(tf.log(tf.sum(tf.exp(logits), 1)))), o.zLoss));
       return blend(x as tf.Tensor, params.experts as tf.Tensor, gates);
     },
@@ -103,7 +107,7 @@ describe('mixture of experts', () => {
       same(sparse.activations[0], reference.activations[0], 'output');
       expect(sparse.objective).toBeCloseTo(reference.objective, 5);
       expect(sparse.fn.params.map((p) => p.path)).toEqual(reference.fn.params.map((p) => p.path));
-      sparse.gradients.forEach((g, i) => same(g, reference.gradients[i], `gradient ${i}`));
+      for (const [i, g] of sparse.gradients.entries()) same(g, reference.gradients[i], `gradient ${i}`);
     });
 
   it('with one expert is that expert', async () => {
@@ -118,7 +122,13 @@ describe('mixture of experts', () => {
     const x = wave([2, 3, DIM], 1);
     const plain = await runModule(mixture(3, { topK: 2 }), [x], { params: weights(3) });
     const shared = nn.linear(DIM, DIM, { bias: false });
-    const given = { ...weights(3), 'm.shared.weight': float32(Array.from({ length: 36 }, (_, i) => (i % 7 === 0 ? 1 : 0)), [6, 6]) };
+    const given = {
+      ...weights(3),
+      'm.shared.weight': float32(
+        Array.from({ length: 36 }, (_, i) => (i % 7 === 0 ? 1 : 0)),
+        [6, 6],
+      ),
+    };
     const run = await runModule(mixture(3, { topK: 2, shared }), [x], { params: given });
     const expected = plain.activations[0]?.data.map((v, i) => v + (x.data[i] as number)) as Float32Array;
     same(run.activations[0], { shape: [2, 3, DIM], data: expected }, 'output plus identity');
@@ -136,7 +146,10 @@ describe('mixture of experts', () => {
   it('reports load and balance, and contributes the demand that moves the router bias', async () => {
     // Router weights that send every token with positive first feature to expert 0, others to expert 1.
     const router = float32([9, -9, 0, ...new Array(15).fill(0)], [DIM, 3]);
-    const x = float32(Array.from({ length: 4 * DIM }, (_, i) => (i % DIM === 0 ? (i < 3 * DIM ? 1 : -1) : 0)), [4, DIM]);
+    const x = float32(
+      Array.from({ length: 4 * DIM }, (_, i) => (i % DIM === 0 ? (i < 3 * DIM ? 1 : -1) : 0)),
+      [4, DIM],
+    );
     const module = mixture(3, { topK: 1, biasRate: 0.5 });
     const params = { ...weights(3), 'm.router.weight': router };
     const run = await runModule(module, [x], { params });
@@ -153,7 +166,9 @@ describe('mixture of experts', () => {
   });
 
   it('does not add losses or contributions outside of training', async () => {
-    const run = await runModule(mixture(3, { topK: 1, biasRate: 1, balanceLoss: 1, zLoss: 1 }), [wave([4, DIM])], { training: false });
+    const run = await runModule(mixture(3, { topK: 1, biasRate: 1, balanceLoss: 1, zLoss: 1 }), [wave([4, DIM])], {
+      training: false,
+    });
     expect(run.objective).toBe(0);
     expect(run.contributions).toEqual({});
     expect(Object.keys(run.metrics).sort()).toEqual(['m.balance', 'm.load']);
@@ -200,9 +215,13 @@ describe('capacity', () => {
     expect(roomy.gradients.map((g) => g?.data)).toEqual(free.gradients.map((g) => g?.data));
     const router = float32([9, ...new Array(23).fill(0)], [DIM, 4]);
     const ones = float32(new Float32Array(8 * DIM).fill(1), [8, DIM]);
-    const tight = await runModule(mixture(4, { topK: 1, capacityFactor: 1 }), [ones], { params: { ...weights(4), 'm.router.weight': router } });
+    const tight = await runModule(mixture(4, { topK: 1, capacityFactor: 1 }), [ones], {
+      params: { ...weights(4), 'm.router.weight': router },
+    });
     expect(tight.metrics['m.dropped']?.data[0]).toBe(0.75);
-    const zero = Array.from({ length: 8 }, (_, t) => tight.activations[0]?.data.slice(t * DIM, (t + 1) * DIM).every((v) => v === 0));
+    const zero = Array.from({ length: 8 }, (_, t) =>
+      tight.activations[0]?.data.slice(t * DIM, (t + 1) * DIM).every((v) => v === 0),
+    );
     expect(zero).toEqual([false, false, true, true, true, true, true, true]);
   });
 });
@@ -210,22 +229,39 @@ describe('capacity', () => {
 describe('dispatch plan', () => {
   it('is a stable sort by expert, whatever is chosen and dropped', () => {
     const instance = fc
-      .record({ tokens: fc.integer({ min: 1, max: 9 }), topK: fc.integer({ min: 1, max: 3 }), experts: fc.integer({ min: 3, max: 6 }) })
+      .record({
+        tokens: fc.integer({ min: 1, max: 9 }),
+        topK: fc.integer({ min: 1, max: 3 }),
+        experts: fc.integer({ min: 3, max: 6 }),
+      })
       .chain((size) =>
         fc.record({
           size: fc.constant(size),
-          choices: fc.array(fc.shuffledSubarray([0, 1, 2, 3, 4, 5].slice(0, size.experts), { minLength: size.topK, maxLength: size.topK }), {
-            minLength: size.tokens,
-            maxLength: size.tokens,
-          }),
-          kept: fc.option(fc.array(fc.boolean(), { minLength: size.tokens * size.topK, maxLength: size.tokens * size.topK }), { nil: null }),
+          choices: fc.array(
+            fc.shuffledSubarray([0, 1, 2, 3, 4, 5].slice(0, size.experts), {
+              minLength: size.topK,
+              maxLength: size.topK,
+            }),
+            {
+              minLength: size.tokens,
+              maxLength: size.tokens,
+            },
+          ),
+          kept: fc.option(
+            fc.array(fc.boolean(), { minLength: size.tokens * size.topK, maxLength: size.tokens * size.topK }),
+            { nil: null },
+          ),
         }),
       );
     fc.assert(
       fc.property(instance, ({ size, choices, kept }) => {
         tf.tidy(() => {
           const flat = choices.flat();
-          const chosen = tf.reshape(tf.oneHot(tf.tensor1d(flat, 'int32'), size.experts, 1, 0, 'float32'), [size.tokens, size.topK, size.experts]);
+          const chosen = tf.reshape(tf.oneHot(tf.tensor1d(flat, 'int32'), size.experts, 1, 0, 'float32'), [
+            size.tokens,
+            size.topK,
+            size.experts,
+          ]);
           const plan = nn.planDispatch(chosen, kept ? tf.tensor1d(kept.map(Number)) : null);
           const rowOf = [...plan.destination.dataSync()];
           const order = flat
@@ -262,6 +298,6 @@ describe('expert choice', () => {
     const run: LayerRun = await runModule(module, [wave([6, DIM], 1)], given);
     const expected = await runModule(reference, [wave([6, DIM], 1)], given);
     same(run.activations[0], expected.activations[0], 'output');
-    run.gradients.forEach((g, i) => same(g, expected.gradients[i], `gradient ${i}`));
+    for (const [i, g] of run.gradients.entries()) same(g, expected.gradients[i], `gradient ${i}`);
   });
 });

@@ -23,11 +23,16 @@ describe('initialisers', () => {
     const truncated = draw(init.truncatedNormal(0.1));
     expect(Math.max(...truncated.map(Math.abs))).toBeLessThanOrEqual(0.2);
     expect(std(truncated)).toBeCloseTo(0.088, 3);
-    for (const make of [init.normal(1), init.xavierUniform(), init.truncatedNormal(1)]) expect(Math.abs(mean(draw(make)))).toBeLessThan(0.02);
+    for (const make of [init.normal(1), init.xavierUniform(), init.truncatedNormal(1)])
+      expect(Math.abs(mean(draw(make)))).toBeLessThan(0.02);
   });
 
   it('give orthonormal rows or columns', () => {
-    for (const [rows, columns] of [[6, 4], [4, 6], [5, 5]] as const) {
+    for (const [rows, columns] of [
+      [6, 4],
+      [4, 6],
+      [5, 5],
+    ] as const) {
       const q = tf.tensor2d(draw(init.orthogonal(2), [rows, columns]), [rows, columns]);
       const gram = rows >= columns ? tf.matMul(q, q, true, false) : tf.matMul(q, q, false, true);
       const difference = tf.max(tf.abs(tf.sub(gram, tf.mul(tf.eye(Math.min(rows, columns)), 4)))).dataSync()[0];
@@ -37,11 +42,19 @@ describe('initialisers', () => {
 
   it('draw a parameter from the seed and its path only', () => {
     const spec = param([3, 4], init.normal(1));
-    const together = initParams([{ path: 'b', spec }, { path: 'a', spec }], 7);
+    const together = initParams(
+      [
+        { path: 'b', spec },
+        { path: 'a', spec },
+      ],
+      7,
+    );
     expect(together.a?.data).toEqual(initParams([{ path: 'a', spec }], 7).a?.data);
     expect(together.a?.data).not.toEqual(together.b?.data);
     expect(together.a?.data).not.toEqual(initParams([{ path: 'a', spec }], 8).a?.data);
-    expect(() => initParams([{ path: 'a', spec: param([2], () => new Float32Array(3)) }], 1)).toThrow('the initializer of "a" returned 3 values');
+    expect(() => initParams([{ path: 'a', spec: param([2], () => new Float32Array(3)) }], 1)).toThrow(
+      'the initializer of "a" returned 3 values',
+    );
     expect(() => param([2, 0], init.zeros)).toThrow('dimension 0');
   });
 
@@ -65,7 +78,8 @@ describe('dropout', () => {
   });
 
   it('depends on the key only, and is off outside of training', async () => {
-    const data = async (key: [number, number], training = true) => (await runModule(nn.dropout(0.5), [ones], { key, training })).activations[0]?.data;
+    const data = async (key: [number, number], training = true) =>
+      (await runModule(nn.dropout(0.5), [ones], { key, training })).activations[0]?.data;
     expect(await data([1, 2])).toEqual(await data([1, 2]));
     expect(await data([1, 2])).not.toEqual(await data([1, 3]));
     expect(await data([1, 2], false)).toEqual(ones.data);
@@ -88,7 +102,10 @@ describe('batch norm', () => {
 
   it('uses them in evaluation and contributes nothing', async () => {
     const state = { 'm.mean': float32([1, 2], [2]), 'm.variance': float32([4, 9], [2]) };
-    const run = await runModule(nn.batchNorm(2, { eps: 0 }), [float32([3, 5, 1, 2], [2, 2])], { training: false, state });
+    const run = await runModule(nn.batchNorm(2, { eps: 0 }), [float32([3, 5, 1, 2], [2, 2])], {
+      training: false,
+      state,
+    });
     expect([...(run.activations[0]?.data ?? [])].map((v) => Math.round(v * 1e5) / 1e5)).toEqual([1, 1, 0, 0]);
     expect(run.contributions).toEqual({});
   });
@@ -96,7 +113,9 @@ describe('batch norm', () => {
 
 describe('combinators', () => {
   const times = (factor: number): Module => ({ kind: 'times', forward: (_p, [x]) => tf.mul(x as tf.Tensor, factor) });
-  const out = async (module: Module) => [...((await runModule(module, [float32([1, 2], [1, 2])])).activations[0]?.data ?? [])];
+  const out = async (module: Module) => [
+    ...((await runModule(module, [float32([1, 2], [1, 2])])).activations[0]?.data ?? []),
+  ];
 
   it('compose modules', async () => {
     expect(await out(nn.sequential([times(2), times(3)]))).toEqual([6, 12]);
@@ -112,7 +131,9 @@ describe('attention', () => {
     const module = nn.attention({ dim: 8, heads: 2, rotary: true, init: init.normal(0.5) });
     const x = wave([1, 5, 8]);
     const changed = { ...x, data: (x.data as Float32Array).map((v, i) => (i >= 24 ? v + 1 : v)) };
-    const [a, b] = [await runModule(module, [x]), await runModule(module, [changed])].map((r) => r.activations[0]?.data.slice(0, 24));
+    const [a, b] = [await runModule(module, [x]), await runModule(module, [changed])].map((r) =>
+      r.activations[0]?.data.slice(0, 24),
+    );
     expect(a).toEqual(b);
   });
 

@@ -27,7 +27,9 @@ function outputSignatures(fn: LayerFunction): Signature[] {
     ...activations,
     { dtype: 'float32', shape: [] },
     ...metrics.map((m) => m.signature),
-    ...contributions.map((path): Signature => ({ dtype: 'float32', shape: fn.state.find((s) => s.path === path)?.spec.shape ?? [] })),
+    ...contributions.map(
+      (path): Signature => ({ dtype: 'float32', shape: fn.state.find((s) => s.path === path)?.spec.shape ?? [] }),
+    ),
   ];
 }
 
@@ -45,7 +47,7 @@ export async function runPhases(
 ): Promise<PhasedRun> {
   const values = new Map<SlotId, DeviceTensor>();
   const read = async (slot: SlotId) => engine.download(values.get(slot) as DeviceTensor);
-  phased.inputs.forEach((slot, i) => values.set(slot, engine.upload(inputs[i] as HostTensor)));
+  for (const [i, slot] of phased.inputs.entries()) values.set(slot, engine.upload(inputs[i] as HostTensor));
   phased.cotangents.forEach((slot, i) => {
     if (slot === null) return;
     const { shape } = phased.slots.get(slot) as Signature;
@@ -55,13 +57,16 @@ export async function runPhases(
   const servers = fn.expertCalls.map((call) => new ExpertServer(engine, call, expertParams));
   for (const phase of phased.phases) {
     const results = await phase.executable.run(phase.reads.map((slot) => values.get(slot) as DeviceTensor));
-    phase.writes.forEach((slot, i) => values.set(slot, results[i] as DeviceTensor));
+    for (const [i, slot] of phase.writes.entries()) values.set(slot, results[i] as DeviceTensor);
     if (!phase.call) continue;
     const { call } = phase;
     const server = servers.find((s) => s.path.endsWith(call.path)) as ExpertServer;
     const rows = await read(call.rows);
     const counts = (await read(call.counts)).data as Int32Array;
-    const result = phase.kind === 'forward' && !server.served ? await server.forward(rows, counts) : await server.backward(rows, counts);
+    const result =
+      phase.kind === 'forward' && !server.served
+        ? await server.forward(rows, counts)
+        : await server.backward(rows, counts);
     values.set(call.result, engine.upload(result));
   }
   return {
@@ -110,17 +115,24 @@ class ExpertServer {
         (out.data as Float32Array).set((t.data as Float32Array).subarray(start * width, (start + count) * width));
         return out;
       };
-      const inputs = [...own.map(({ path }) => this.params[path] as HostTensor), { dtype: 'int32', shape: [2], data: Int32Array.of(1, 2) } as HostTensor, slice(rows)];
+      const inputs = [
+        ...own.map(({ path }) => this.params[path] as HostTensor),
+        { dtype: 'int32', shape: [2], data: Int32Array.of(1, 2) } as HostTensor,
+        slice(rows),
+      ];
       const signature = inputs.map((t): Signature => ({ dtype: t.dtype as 'float32', shape: t.shape }));
       const phased = await this.engine.vjp(this.call.fn, signature, {
         wrt: signature.map((s) => s.dtype === 'float32'),
         differentiable: [true],
       });
-      const values = new Map<SlotId, DeviceTensor>(phased.inputs.map((slot, i) => [slot, this.engine.upload(inputs[i] as HostTensor)]));
-      if (phased.cotangents[0] != null) values.set(phased.cotangents[0], this.engine.upload(slice(cotangents ?? result)));
+      const values = new Map<SlotId, DeviceTensor>(
+        phased.inputs.map((slot, i) => [slot, this.engine.upload(inputs[i] as HostTensor)]),
+      );
+      if (phased.cotangents[0] != null)
+        values.set(phased.cotangents[0], this.engine.upload(slice(cotangents ?? result)));
       for (const phase of phased.phases) {
         const out = await phase.executable.run(phase.reads.map((slot) => values.get(slot) as DeviceTensor));
-        phase.writes.forEach((slot, i) => values.set(slot, out[i] as DeviceTensor));
+        for (const [i, slot] of phase.writes.entries()) values.set(slot, out[i] as DeviceTensor);
       }
       const read = async (slot: SlotId) => this.engine.download(values.get(slot) as DeviceTensor);
       const back = await read((cotangents ? phased.gradients.at(-1) : phased.outputs[0]) as SlotId);

@@ -28,5 +28,5 @@ export const activationNames = Object.keys(activations) as [ActivationName, ...A
 /** An element-wise function as a module. Softmax is over the last axis. */
 export function activation(name: ActivationName): Module {
   const apply = activations[name];
-  return { kind: name, forward: (_params, [x]) => apply(x as Tensor) };
+  return { kind: name, forward: (_params, [x]) => apply(x) };
 }

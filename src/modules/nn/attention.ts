@@ -29,14 +29,25 @@ export interface AttentionOptions {
  * @throws RangeError if heads do not divide.
  */
 export function attention(options: AttentionOptions): Module {
-  const { dim, heads, kvHeads = heads, causal = true, rotary = false, bias = false, dropout = 0, init, outInit } = options;
+  const {
+    dim,
+    heads,
+    kvHeads = heads,
+    causal = true,
+    rotary = false,
+    bias = false,
+    dropout = 0,
+    init,
+    outInit,
+  } = options;
   if (dim % heads !== 0) throw new RangeError(`attention: dim ${dim} is not a multiple of heads ${heads}`);
   if (heads % kvHeads !== 0) throw new RangeError(`attention: heads ${heads} is not a multiple of kvHeads ${kvHeads}`);
   const width = dim / heads;
-  if (rotary && width % 2 !== 0) throw new RangeError(`attention: rotary positions need an even head width, not ${width}`);
+  if (rotary && width % 2 !== 0)
+    throw new RangeError(`attention: rotary positions need an even head width, not ${width}`);
   checkRate(dropout);
   const base = typeof rotary === 'object' ? rotary.base : 10_000;
-    const groups = heads / kvHeads;
+  const groups = heads / kvHeads;
   const scale = 1 / Math.sqrt(width);
 
   return {
@@ -48,7 +59,7 @@ export function attention(options: AttentionOptions): Module {
       o: linear(dim, dim, { bias, init: outInit ?? init }),
     },
     forward(_params, [x], ctx) {
-      if (!x || x.rank !== 3 || x.shape[2] !== dim) throw new Error(`expected [batch, time, ${dim}], not [${x?.shape}]`);
+      if (x?.rank !== 3 || x.shape[2] !== dim) throw new Error(`expected [batch, time, ${dim}], not [${x?.shape}]`);
       const [batch, time] = x.shape as [number, number, number];
       const rows = tf.reshape(x, [batch * time, dim]);
       // [batch, kvHeads, group * time, width]: the queries that share a key head are stacked, so keys are never repeated.

@@ -1,4 +1,3 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import * as init from '../init.ts';
 import type { Module, StateSpec } from '../module.ts';
@@ -33,20 +32,21 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Mod
       const x = lastAxis(input, channels);
       if (!ctx.training) {
         // One multiply-add a value: the statistics fold into a scale and a shift.
-        const scale = tf.mul(gain as Tensor, tf.rsqrt(tf.add(ctx.state.variance as Tensor, eps)));
-        const shift = tf.sub(bias as Tensor, tf.mul(ctx.state.mean as Tensor, scale));
+        const scale = tf.mul(gain, tf.rsqrt(tf.add(ctx.state.variance, eps)));
+        const shift = tf.sub(bias, tf.mul(ctx.state.mean, scale));
         return tf.add(tf.mul(x, scale), shift);
       }
       const axes = x.shape.slice(0, -1).map((_, axis) => axis);
       const count = x.size / channels;
-      if (count < 2) throw new Error(`batch norm needs two or more values a channel in training; [${x.shape}] has ${count}`);
+      if (count < 2)
+        throw new Error(`batch norm needs two or more values a channel in training; [${x.shape}] has ${count}`);
       const mean = tf.mean(x, axes);
       const centred = tf.sub(x, mean);
       const variance = tf.mean(tf.square(centred), axes);
       ctx.contribute('mean', mean);
       ctx.contribute('variance', tf.mul(variance, count / (count - 1)));
-      const scale = tf.mul(gain as Tensor, tf.rsqrt(tf.add(variance, eps)));
-      return tf.add(tf.mul(centred, scale), bias as Tensor);
+      const scale = tf.mul(gain, tf.rsqrt(tf.add(variance, eps)));
+      return tf.add(tf.mul(centred, scale), bias);
     },
   };
 }

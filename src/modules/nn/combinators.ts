@@ -22,10 +22,10 @@ export function residual(body: Module): Module {
     kind: 'residual',
     children: { body },
     forward(_params, [x], ctx) {
-      const y = ctx.run('body', x as Tensor);
+      const y = ctx.run('body', x);
       if (String(y.shape) !== String(x?.shape))
         throw new Error(`the body maps [${x?.shape}] to [${y.shape}], but a residual needs equal shapes`);
-      return tf.add(x as Tensor, y);
+      return tf.add(x, y);
     },
   };
 }

@@ -27,7 +27,7 @@ export function conv1d(inputs: number, outputs: number, options: ConvOptions = {
     forward(params, [x]) {
       const input = channelsLast(x, 3, inputs) as tf.Tensor3D;
       const y = tf.conv1d(input, params.weight as tf.Tensor3D, stride, padding, 'NWC', dilation);
-      return bias ? tf.add(y, params.bias as Tensor) : y;
+      return bias ? tf.add(y, params.bias) : y;
     },
   };
 }
@@ -41,7 +41,7 @@ export function conv2d(inputs: number, outputs: number, options: ConvOptions = {
     forward(params, [x]) {
       const input = channelsLast(x, 4, inputs) as tf.Tensor4D;
       const y = tf.conv2d(input, params.weight as tf.Tensor4D, stride, padding, 'NHWC', dilation);
-      return bias ? tf.add(y, params.bias as Tensor) : y;
+      return bias ? tf.add(y, params.bias) : y;
     },
   };
 }
@@ -50,18 +50,24 @@ export function conv2d(inputs: number, outputs: number, options: ConvOptions = {
  * Convolution of each channel by itself: `[batch, height, width, channels]` → `[..., channels * multiplier]`. `weight`
  * is `[kernel, kernel, channels, multiplier]`.
  */
-export function depthwiseConv2d(channels: number, options: ConvOptions & { readonly multiplier?: number } = {}): Module {
+export function depthwiseConv2d(
+  channels: number,
+  options: ConvOptions & { readonly multiplier?: number } = {},
+): Module {
   const { kernel, stride, dilation, padding, bias } = filled(options);
   const { multiplier = 1 } = options;
   // Each output sees one channel only, so the fan-in is the number of taps.
   const weightInit = options.init ?? init.normal(Math.SQRT2 / kernel);
   return {
     kind: 'depthwiseConv2d',
-    params: { weight: param([kernel, kernel, channels, multiplier], weightInit), ...biasOf(bias, channels * multiplier) },
+    params: {
+      weight: param([kernel, kernel, channels, multiplier], weightInit),
+      ...biasOf(bias, channels * multiplier),
+    },
     forward(params, [x]) {
       const input = channelsLast(x, 4, channels) as tf.Tensor4D;
       const y = tf.depthwiseConv2d(input, params.weight as tf.Tensor4D, stride, padding, 'NHWC', dilation);
-      return bias ? tf.add(y, params.bias as Tensor) : y;
+      return bias ? tf.add(y, params.bias) : y;
     },
   };
 }
@@ -74,13 +80,21 @@ export function separableConv2d(inputs: number, outputs: number, options: ConvOp
       depthwise: depthwiseConv2d(inputs, { ...options, bias: false }),
       pointwise: conv2d(inputs, outputs, { kernel: 1, bias: options.bias }),
     },
-    forward: (_params, [x], ctx) => ctx.run('pointwise', ctx.run('depthwise', x as Tensor)),
+    forward: (_params, [x], ctx) => ctx.run('pointwise', ctx.run('depthwise', x)),
   };
 }
 
 function filled(options: ConvOptions) {
-  const { kernel = 3, stride = 1, dilation = 1, padding = 'same', bias = true, init: weightInit = init.kaimingNormal() } = options;
-  if (stride > 1 && dilation > 1) throw new RangeError(`a convolution takes a stride (${stride}) or a dilation (${dilation}), not both`);
+  const {
+    kernel = 3,
+    stride = 1,
+    dilation = 1,
+    padding = 'same',
+    bias = true,
+    init: weightInit = init.kaimingNormal(),
+  } = options;
+  if (stride > 1 && dilation > 1)
+    throw new RangeError(`a convolution takes a stride (${stride}) or a dilation (${dilation}), not both`);
   return { kernel, stride, dilation, padding, bias, weightInit };
 }
 

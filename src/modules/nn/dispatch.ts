@@ -28,7 +28,8 @@ export function planDispatch(chosen: Tensor, kept: Tensor | null): DispatchPlan 
   const [tokens, topK, experts] = chosen.shape as [number, number, number];
   const assignments = tokens * topK;
   // Row numbers are summed as float32, which is exact below 2^24 and faster than int32.
-  if (assignments >= 2 ** 24) throw new RangeError(`${assignments} assignments in a microbatch; at most 2^24 can be numbered`);
+  if (assignments >= 2 ** 24)
+    throw new RangeError(`${assignments} assignments in a microbatch; at most 2^24 can be numbered`);
   return withoutGradient(() => {
     const wanted = tf.reshape(chosen, [assignments, experts]);
     let column = wanted;
@@ -84,7 +85,9 @@ export function dispatchRows(x: Tensor, plan: DispatchPlan): Tensor {
 export function combineRows(rows: Tensor, gates: Tensor, plan: DispatchPlan): Tensor {
   const [tokens, topK] = gates.shape as [number, number];
   const width = rows.shape[1] as number;
-  const back = gatherRows(rows, plan.destination, [plan.source], (dy, [source]) => tf.gather(dy, source as tf.Tensor1D));
+  const back = gatherRows(rows, plan.destination, [plan.source], (dy, [source]) =>
+    tf.gather(dy, source as tf.Tensor1D),
+  );
   if (topK === 1) return tf.mul(back, gates);
   return tf.sum(tf.mul(tf.reshape(back, [tokens, topK, width]), tf.reshape(gates, [tokens, topK, 1])), 1);
 }

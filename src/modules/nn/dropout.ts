@@ -8,7 +8,7 @@ import type { Context, Module } from '../module.ts';
  */
 export function dropout(rate: number): Module {
   checkRate(rate);
-  return { kind: 'dropout', forward: (_params, [x], ctx) => applyDropout(x as Tensor, rate, ctx) };
+  return { kind: 'dropout', forward: (_params, [x], ctx) => applyDropout(x, rate, ctx) };
 }
 
 /** Dropout as a function, for modules that use it inside. Draws from `ctx`, and does nothing outside training. */

@@ -29,7 +29,8 @@ export const EXPERT_CHOICE_WARNING =
  */
 export function expertChoice(options: ExpertChoiceOptions): Module {
   const { dim, experts, capacityFactor = 2, shared } = options;
-  if (!(capacityFactor > 0)) throw new RangeError(`expert choice: capacityFactor is ${capacityFactor}, but must be above 0`);
+  if (!(capacityFactor > 0))
+    throw new RangeError(`expert choice: capacityFactor is ${capacityFactor}, but must be above 0`);
   const count = experts.length;
   return {
     kind: 'moe',
@@ -45,7 +46,10 @@ export function expertChoice(options: ExpertChoiceOptions): Module {
       const capacity = Math.min(size, Math.max(1, Math.round((size * capacityFactor) / count)));
       const scores = tf.softmax(ctx.run('router', tokens));
       const plan = withoutGradient(() => chooseTokens(scores, capacity));
-      ctx.metric('unserved', withoutGradient(() => tf.mean(tf.cast(tf.equal(tf.max(plan.served, 1), 0), 'float32'))));
+      ctx.metric(
+        'unserved',
+        withoutGradient(() => tf.mean(tf.cast(tf.equal(tf.max(plan.served, 1), 0), 'float32'))),
+      );
 
       const rows = gatherRows(tokens, plan.token, [plan.slots], (dy, [slots]) =>
         tf.sum(tf.reshape(bySlot(dy, slots as tf.Tensor1D), [size, count, dim]), 1),
@@ -67,7 +71,13 @@ export function expertChoice(options: ExpertChoiceOptions): Module {
 
 /** Rows by slot; slot 0 stands for none and gives zeros. So adding up rows is a gather, in a fixed order. */
 function bySlot(rows: tf.Tensor, slots: tf.Tensor1D): tf.Tensor {
-  return tf.gather(tf.pad(rows as tf.Tensor2D, [[1, 0], [0, 0]]), slots);
+  return tf.gather(
+    tf.pad(rows as tf.Tensor2D, [
+      [1, 0],
+      [0, 0],
+    ]),
+    slots,
+  );
 }
 
 /**
@@ -79,9 +89,15 @@ function chooseTokens(scores: tf.Tensor, capacity: number) {
   const rows = experts * capacity;
   const { indices } = tf.topk(tf.transpose(scores), capacity, true);
   const token = tf.reshape(indices, [rows]) as tf.Tensor1D;
-  const expert = tf.tensor1d(Int32Array.from({ length: rows }, (_, r) => Math.floor(r / capacity)), 'int32');
+  const expert = tf.tensor1d(
+    Int32Array.from({ length: rows }, (_, r) => Math.floor(r / capacity)),
+    'int32',
+  );
   const cell = tf.add(tf.mul(token, tf.scalar(experts, 'int32')), expert) as tf.Tensor1D;
-  const numbers = tf.tensor1d(Int32Array.from({ length: rows }, (_, r) => r + 1), 'int32');
+  const numbers = tf.tensor1d(
+    Int32Array.from({ length: rows }, (_, r) => r + 1),
+    'int32',
+  );
   const slots = tf.scatterND(tf.reshape(cell, [rows, 1]), numbers, [size * experts]) as tf.Tensor1D;
   const served = tf.reshape(tf.cast(tf.greater(slots, tf.scalar(0, 'int32')), 'float32'), [size, experts]);
   return { token, cell, slots, served };

@@ -38,7 +38,7 @@ export function project(x: Tensor, params: Tensors): Tensor {
   const outputs = weight.shape[1];
   const rows = x.rank === 2 ? (x as tf.Tensor2D) : tf.reshape(x, [-1, weight.shape[0]]);
   const product = tf.matMul(rows as tf.Tensor2D, weight);
-  const y = 'bias' in params ? tf.add(product, params.bias as Tensor) : product;
+  const y = 'bias' in params ? tf.add(product, params.bias) : product;
   return x.rank === 2 ? y : tf.reshape(y, [...x.shape.slice(0, -1), outputs]);
 }
 

@@ -1,4 +1,3 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { softmaxCrossEntropy } from '../../engine/index.ts';
 import type { Module } from '../module.ts';
@@ -19,8 +18,13 @@ export function crossEntropy(options: CrossEntropyOptions = {}): Module {
   return {
     kind: 'crossEntropy',
     forward(_params, [logits, labels], ctx) {
-      if (!logits || !labels) throw new Error('expected logits and labels; the model or the dataset gives fewer tensors');
-      if (logits.dtype !== 'float32' || labels.dtype !== 'int32' || String(logits.shape.slice(0, -1)) !== String(labels.shape))
+      if (!logits || !labels)
+        throw new Error('expected logits and labels; the model or the dataset gives fewer tensors');
+      if (
+        logits.dtype !== 'float32' ||
+        labels.dtype !== 'int32' ||
+        String(logits.shape.slice(0, -1)) !== String(labels.shape)
+      )
         throw new Error(
           `logits must be float32 [..., classes] and labels int32 [...] with the same leading sizes, ` +
             `not ${logits.dtype} [${logits.shape}] and ${labels.dtype} [${labels.shape}]`,
@@ -43,8 +47,10 @@ export function meanSquaredError(): Module {
     kind: 'meanSquaredError',
     forward(_params, [prediction, target]) {
       if (!prediction || !target || String(prediction.shape) !== String(target.shape))
-        throw new Error(`the prediction [${prediction?.shape}] and the target [${target?.shape}] must have the same shape`);
-      return tf.mean(tf.squaredDifference(prediction, tf.cast(target as Tensor, 'float32')));
+        throw new Error(
+          `the prediction [${prediction?.shape}] and the target [${target?.shape}] must have the same shape`,
+        );
+      return tf.mean(tf.squaredDifference(prediction, tf.cast(target, 'float32')));
     },
   };
 }

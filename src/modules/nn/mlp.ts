@@ -1,4 +1,3 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import { silu } from '../../engine/index.ts';
 import type { Initializer, Module } from '../module.ts';
@@ -16,7 +15,11 @@ export interface FeedForwardOptions {
 }
 
 /** Two linear maps with a non-linearity between: `[..., dim]` → `[..., hidden]` → `[..., dim]`. */
-export function mlp(dim: number, hidden: number, options: FeedForwardOptions & { readonly activation?: ActivationName } = {}): Module {
+export function mlp(
+  dim: number,
+  hidden: number,
+  options: FeedForwardOptions & { readonly activation?: ActivationName } = {},
+): Module {
   const { bias = true, activation = 'gelu', init, outInit } = options;
   const apply = activations[activation];
   return {
@@ -25,7 +28,7 @@ export function mlp(dim: number, hidden: number, options: FeedForwardOptions & {
       up: linear(dim, hidden, { bias, init }),
       down: linear(hidden, dim, { bias, init: outInit ?? init }),
     },
-    forward: (_params, [x], ctx) => ctx.run('down', apply(ctx.run('up', x as Tensor))),
+    forward: (_params, [x], ctx) => ctx.run('down', apply(ctx.run('up', x))),
   };
 }
 
@@ -40,7 +43,7 @@ export function swiglu(dim: number, hidden: number, options: FeedForwardOptions 
       down: linear(hidden, dim, { bias, init: outInit ?? init }),
     },
     forward(_params, [x], ctx) {
-      const gated = tf.mul(silu(ctx.run('gate', x as Tensor)), ctx.run('up', x as Tensor));
+      const gated = tf.mul(silu(ctx.run('gate', x)), ctx.run('up', x));
       return ctx.run('down', gated);
     },
   };

@@ -46,16 +46,24 @@ export function moe(options: MoeOptions): Module {
       if (!x || x.shape[x.rank - 1] !== dim) throw new Error(`expected [..., ${dim}], not [${x?.shape}]`);
       const tokens = x.rank === 2 ? x : tf.reshape(x, [-1, dim]);
       const logits = ctx.run('router', tokens);
-      const routing = route(logits, biasRate > 0 ? (ctx.state.routerBias as Tensor) : null, options);
+      const routing = route(logits, biasRate > 0 ? ctx.state.routerBias : null, options);
       reportRouting(routing, logits, options, ctx);
 
       const assignments = (tokens.shape[0] as number) * topK;
       let kept: Tensor | null = null;
       if (capacityFactor !== null) {
         const scores = withoutGradient(() => tf.sum(tf.mul(tf.expandDims(routing.scores, 1), routing.chosen), 2));
-        kept = keepWithinCapacity(routing.chosen, scores, capacityOf(capacityFactor, assignments, experts.length), dropPolicy);
+        kept = keepWithinCapacity(
+          routing.chosen,
+          scores,
+          capacityOf(capacityFactor, assignments, experts.length),
+          dropPolicy,
+        );
         const share = kept;
-        ctx.metric('dropped', withoutGradient(() => tf.sub(1, tf.mean(share))));
+        ctx.metric(
+          'dropped',
+          withoutGradient(() => tf.sub(1, tf.mean(share))),
+        );
       }
       const plan = planDispatch(routing.chosen, kept);
       const results = ctx.experts(dispatchRows(tokens, plan), plan.counts);
@@ -69,9 +77,13 @@ export function moe(options: MoeOptions): Module {
 function checkOptions(options: MoeOptions): void {
   const { experts, topK, normalise, capacityFactor = null } = options;
   if (!(Number.isInteger(topK) && topK >= 1 && topK <= experts.length))
-    throw new RangeError(`moe: topK is ${topK}, but must be a whole number from 1 to the number of experts, ${experts.length}`);
+    throw new RangeError(
+      `moe: topK is ${topK}, but must be a whole number from 1 to the number of experts, ${experts.length}`,
+    );
   if (topK === 1 && normalise)
-    throw new RangeError('moe: with topK 1 a normalised gate is always 1 and the router gets no gradient; set normalise: false');
+    throw new RangeError(
+      'moe: with topK 1 a normalised gate is always 1 and the router gets no gradient; set normalise: false',
+    );
   if (capacityFactor !== null && !(capacityFactor > 0))
     throw new RangeError(`moe: capacityFactor is ${capacityFactor}, but must be above 0, or null for dropless`);
 }

@@ -1,4 +1,3 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
 import { layerNorm as layerNormOp, rmsNorm as rmsNormOp } from '../../engine/index.ts';
 import * as init from '../init.ts';
 import type { Module } from '../module.ts';
@@ -11,7 +10,7 @@ export function layerNorm(dim: number, options: { readonly eps?: number } = {}):
   return {
     kind: 'layerNorm',
     params: { gain: param([dim], init.ones), bias: param([dim], init.zeros) },
-    forward: ({ gain, bias }, [x]) => layerNormOp(lastAxis(x, dim), gain as Tensor, bias as Tensor, eps),
+    forward: ({ gain, bias }, [x]) => layerNormOp(lastAxis(x, dim), gain, bias, eps),
   };
 }
 
@@ -21,7 +20,7 @@ export function rmsNorm(dim: number, options: { readonly eps?: number } = {}): M
   return {
     kind: 'rmsNorm',
     params: { gain: param([dim], init.ones) },
-    forward: ({ gain }, [x]) => rmsNormOp(lastAxis(x, dim), gain as Tensor, eps),
+    forward: ({ gain }, [x]) => rmsNormOp(lastAxis(x, dim), gain, eps),
   };
 }
 

@@ -26,19 +26,19 @@ export function avgPool2d(options: PoolOptions = {}): Module {
 
 /** Mean over all axes between the first and the last: `[batch, ..., channels]` → `[batch, channels]`. */
 export function globalAvgPool(): Module {
-  return { kind: 'globalAvgPool', forward: (_params, [x]) => tf.mean(x as Tensor, innerAxes(x as Tensor)) };
+  return { kind: 'globalAvgPool', forward: (_params, [x]) => tf.mean(x, innerAxes(x)) };
 }
 
 /** Maximum over all axes between the first and the last: `[batch, ..., channels]` → `[batch, channels]`. */
 export function globalMaxPool(): Module {
-  return { kind: 'globalMaxPool', forward: (_params, [x]) => tf.max(x as Tensor, innerAxes(x as Tensor)) };
+  return { kind: 'globalMaxPool', forward: (_params, [x]) => tf.max(x, innerAxes(x)) };
 }
 
 /** `[batch, ...]` → `[batch, product of the rest]`. */
 export function flatten(): Module {
   return {
     kind: 'flatten',
-    forward: (_params, [x]) => tf.reshape(x as Tensor, [(x as Tensor).shape[0] ?? 1, -1]),
+    forward: (_params, [x]) => tf.reshape(x, [x.shape[0] ?? 1, -1]),
   };
 }
 

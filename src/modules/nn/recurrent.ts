@@ -36,14 +36,18 @@ export function lstm(inputs: number, hidden: number): Module {
       bias: param([4 * hidden], (_rng, [size]) => new Float32Array(size as number).fill(1, hidden, 2 * hidden)),
     },
     forward(params, [x]) {
-      const zero = tf.zeros([(x as Tensor).shape[0] as number, hidden]);
-      const { outputs } = scan(inputsByTime(x, inputs, params), { h: zero, c: zero } as { h: Tensor; c: Tensor }, (state, fromInput) => {
-        const gates = tf.add(fromInput, tf.matMul(state.h as tf.Tensor2D, params.recurrent as tf.Tensor2D));
-        const [i, f, g, o] = tf.split(gates, 4, 1) as [Tensor, Tensor, Tensor, Tensor];
-        const c = tf.add(tf.mul(tf.sigmoid(f), state.c), tf.mul(tf.sigmoid(i), tf.tanh(g)));
-        const h = tf.mul(tf.sigmoid(o), tf.tanh(c));
-        return { state: { h, c }, output: h };
-      });
+      const zero = tf.zeros([x.shape[0] as number, hidden]);
+      const { outputs } = scan(
+        inputsByTime(x, inputs, params),
+        { h: zero, c: zero } as { h: Tensor; c: Tensor },
+        (state, fromInput) => {
+          const gates = tf.add(fromInput, tf.matMul(state.h as tf.Tensor2D, params.recurrent as tf.Tensor2D));
+          const [i, f, g, o] = tf.split(gates, 4, 1) as [Tensor, Tensor, Tensor, Tensor];
+          const c = tf.add(tf.mul(tf.sigmoid(f), state.c), tf.mul(tf.sigmoid(i), tf.tanh(g)));
+          const h = tf.mul(tf.sigmoid(o), tf.tanh(c));
+          return { state: { h, c }, output: h };
+        },
+      );
       return tf.stack(outputs, 1);
     },
   };
@@ -63,9 +67,9 @@ export function gru(inputs: number, hidden: number): Module {
       recurrentBias: param([3 * hidden], init.zeros),
     },
     forward(params, [x]) {
-      const zero: Tensor = tf.zeros([(x as Tensor).shape[0] as number, hidden]);
+      const zero: Tensor = tf.zeros([x.shape[0] as number, hidden]);
       const { outputs } = scan(inputsByTime(x, inputs, params), zero, (h, fromInput) => {
-        const fromState = tf.add(tf.matMul(h as tf.Tensor2D, params.recurrent as tf.Tensor2D), params.recurrentBias as Tensor);
+        const fromState = tf.add(tf.matMul(h as tf.Tensor2D, params.recurrent as tf.Tensor2D), params.recurrentBias);
         const [xr, xz, xn] = tf.split(fromInput, 3, 1) as [Tensor, Tensor, Tensor];
         const [hr, hz, hn] = tf.split(fromState, 3, 1) as [Tensor, Tensor, Tensor];
         const reset = tf.sigmoid(tf.add(xr, hr));
@@ -82,14 +86,17 @@ export function gru(inputs: number, hidden: number): Module {
 
 function gateWeights(inputs: number, hidden: number, gates: number): Record<'weight' | 'recurrent', ParamSpec> {
   const weightInit = init.uniform(1 / Math.sqrt(hidden));
-  return { weight: param([inputs, gates * hidden], weightInit), recurrent: param([hidden, gates * hidden], weightInit) };
+  return {
+    weight: param([inputs, gates * hidden], weightInit),
+    recurrent: param([hidden, gates * hidden], weightInit),
+  };
 }
 
 /** What the inputs add to the gates, for each time step `[batch, gates]`: one product for the whole sequence. */
 function inputsByTime(x: Tensor | undefined, inputs: number, params: Tensors): Tensor[] {
-  if (!x || x.rank !== 3 || x.shape[2] !== inputs) throw new Error(`expected [batch, time, ${inputs}], not [${x?.shape}]`);
+  if (x?.rank !== 3 || x.shape[2] !== inputs) throw new Error(`expected [batch, time, ${inputs}], not [${x?.shape}]`);
   const [batch, time] = x.shape as [number, number, number];
   const timeFirst = tf.reshape(tf.transpose(x, [1, 0, 2]), [time * batch, inputs]);
-  const gates = tf.add(tf.matMul(timeFirst as tf.Tensor2D, params.weight as tf.Tensor2D), params.bias as Tensor);
+  const gates = tf.add(tf.matMul(timeFirst as tf.Tensor2D, params.weight as tf.Tensor2D), params.bias);
   return tf.split(gates, time, 0).map((part) => tf.reshape(part, [batch, -1]));
 }

@@ -14,6 +14,27 @@ export interface RotaryTables {
  */
 export function rotaryTables(time: number, dim: number, base: number, scale: number): RotaryTables {
   const half = dim / 2;
+  const { cos, sin } = remembered(`${time} ${dim} ${base} ${scale}`, () => tablesOf(time, half, base, scale));
+  return { cos: tf.tensor2d(cos, [time, half]), sin: tf.tensor2d(sin, [time, half]) };
+}
+
+interface HostTables {
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+/** The last few tables: every block of a model asks for the same ones. */
+const recent = new Map<string, HostTables>();
+
+function remembered(key: string, make: () => HostTables): HostTables {
+  const known = recent.get(key) ?? make();
+  recent.delete(key);
+  recent.set(key, known);
+  if (recent.size > 8) recent.delete(recent.keys().next().value as string);
+  return known;
+}
+
+function tablesOf(time: number, half: number, base: number, scale: number): HostTables {
   const ratio = inverseRoot(base, half);
   const cos = new Float32Array(time * half);
   const sin = new Float32Array(time * half);
@@ -26,7 +47,7 @@ export function rotaryTables(time: number, dim: number, base: number, scale: num
       frequency *= ratio;
     }
   }
-  return { cos: tf.tensor2d(cos, [time, half]), sin: tf.tensor2d(sin, [time, half]) };
+  return { cos, sin };
 }
 
 /** Turns `x` `[..., time, dim]` by its positions; a pair is (i, i + dim/2), as in GPT-NeoX and Llama. */

@@ -1,4 +1,3 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Module } from '../module.ts';
 import { applyDropout, checkRate } from './dropout.ts';
@@ -23,8 +22,8 @@ export function transformerBlock(options: TransformerBlockOptions): Module {
     kind: 'transformerBlock',
     children: { norm1: norm(), attn: attention, norm2: norm(), [name]: feedForward },
     forward(_params, [x], ctx) {
-      const attended = ctx.run('attn', ctx.run('norm1', x as Tensor));
-      const middle = tf.add(x as Tensor, applyDropout(attended, dropout, ctx));
+      const attended = ctx.run('attn', ctx.run('norm1', x));
+      const middle = tf.add(x, applyDropout(attended, dropout, ctx));
       const fed = ctx.run(name, ctx.run('norm2', middle));
       return tf.add(middle, applyDropout(fed, dropout, ctx));
     },

@@ -29,7 +29,10 @@ export type ResolvedModel =
  * paths absolute, relative ones being taken from `baseDir` (the config's folder).
  * @throws Error if the file is missing or does not compile.
  */
-export async function prepareModel(config: ModelConfig, options: { readonly baseDir: string; readonly outDir: string }): Promise<ResolvedModel> {
+export async function prepareModel(
+  config: ModelConfig,
+  options: { readonly baseDir: string; readonly outDir: string },
+): Promise<ResolvedModel> {
   if ('file' in config) {
     const file = resolve(options.baseDir, config.file);
     return { file, ...(await bundleModuleFile(file, resolve(options.outDir))), args: config.args };
@@ -51,7 +54,8 @@ export async function buildModel(config: ModelConfig | ResolvedModel, info: Task
 
 async function buildFromZoo(config: { readonly name: string; readonly args: unknown }, info: TaskInfo): Promise<Built> {
   const entry = Object.hasOwn(zoo, config.name) ? zoo[config.name] : undefined;
-  if (!entry) throw new Error(`there is no model "${config.name}" in the zoo; ${describeNames(config.name, Object.keys(zoo))}`);
+  if (!entry)
+    throw new Error(`there is no model "${config.name}" in the zoo; ${describeNames(config.name, Object.keys(zoo))}`);
   const parsed = entry.schema.safeParse(config.args);
   if (!parsed.success)
     throw new Error(
@@ -60,7 +64,10 @@ async function buildFromZoo(config: { readonly name: string; readonly args: unkn
   return entry.build(parsed.data, info);
 }
 
-async function buildFromFile(config: Extract<ModelConfig | ResolvedModel, { file: string }>, info: TaskInfo): Promise<Built> {
+async function buildFromFile(
+  config: Extract<ModelConfig | ResolvedModel, { file: string }>,
+  info: TaskInfo,
+): Promise<Built> {
   if (!('bundle' in config)) {
     const outDir = await mkdtemp(join(tmpdir(), 'plexus-model-'));
     try {
@@ -70,7 +77,13 @@ async function buildFromFile(config: Extract<ModelConfig | ResolvedModel, { file
     }
   }
   await publishInstance(config.usesLayers);
-  const load = async () => modelOf(config.file, (await import(pathToFileURL(config.bundle).href)) as Record<string, unknown>, config.args, info);
+  const load = async () =>
+    modelOf(
+      config.file,
+      (await import(pathToFileURL(config.bundle).href)) as Record<string, unknown>,
+      config.args,
+      info,
+    );
   const model = await (config.usesLayers ? withHostBackend(load) : load());
   return { model, warnings: [] };
 }
@@ -83,13 +96,17 @@ async function modelOf(file: string, exports: Record<string, unknown>, args: unk
     try {
       return (await (value as (args: unknown, info: TaskInfo) => unknown)(args, info)) as unknown;
     } catch (error) {
-      throw new Error(`${name}() of ${file} threw: ${error instanceof Error ? error.message : error}`, { cause: error });
+      throw new Error(`${name}() of ${file} threw: ${error instanceof Error ? error.message : error}`, {
+        cause: error,
+      });
     }
   };
   if ('model' in exports) {
     const model = await call('model');
     if (isModel(model)) return model;
-    throw new Error(`\`model\` of ${file} gives ${describe(model)}; expected a model, { layers: [{ name, module }], loss }`);
+    throw new Error(
+      `\`model\` of ${file} gives ${describe(model)}; expected a model, { layers: [{ name, module }], loss }`,
+    );
   }
   if ('module' in exports) {
     const module = await call('module');
@@ -107,7 +124,12 @@ async function modelOf(file: string, exports: Record<string, unknown>, args: unk
 }
 
 function isModule(value: unknown): value is Module {
-  return typeof value === 'object' && value !== null && typeof (value as Partial<Module>).forward === 'function' && 'kind' in value;
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as Partial<Module>).forward === 'function' &&
+    'kind' in value
+  );
 }
 
 function isModel(value: unknown): value is Model {

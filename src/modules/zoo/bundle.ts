@@ -33,14 +33,23 @@ export async function bundleModuleFile(path: string, outDir: string): Promise<Bu
     target: 'es2022',
     logLevel: 'silent',
     // CommonJS packages inside the bundle may ask for Node's own modules.
-    banner: { js: "import { createRequire as plexusRequire } from 'node:module'; const require = plexusRequire(import.meta.url);" },
+    banner: {
+      js: "import { createRequire as plexusRequire } from 'node:module'; const require = plexusRequire(import.meta.url);",
+    },
     plugins: [instancePlugin(used)],
-  }).catch((error: { errors?: { text: string; location: { file: string; line: number; column: number } | null }[]; message: string }) => {
-    const details = (error.errors ?? []).map(({ text, location }) =>
-      location ? `${location.file}:${location.line}:${location.column + 1}: ${text}` : text,
-    );
-    throw new Error(`the model file ${path} could not be compiled:\n  ${details.join('\n  ') || error.message}`, { cause: error });
-  });
+  }).catch(
+    (error: {
+      errors?: { text: string; location: { file: string; line: number; column: number } | null }[];
+      message: string;
+    }) => {
+      const details = (error.errors ?? []).map(({ text, location }) =>
+        location ? `${location.file}:${location.line}:${location.column + 1}: ${text}` : text,
+      );
+      throw new Error(`the model file ${path} could not be compiled:\n  ${details.join('\n  ') || error.message}`, {
+        cause: error,
+      });
+    },
+  );
   const code = result.outputFiles[0]?.contents as Uint8Array;
   const hash = createHash('sha256').update(code).digest('hex').slice(0, 12);
   const bundle = join(outDir, `${basename(path, extname(path))}-${hash}.mjs`);
@@ -56,7 +65,11 @@ function instancePlugin(used: Set<string>): Plugin {
       build.onResolve({ filter: /^(plexus|@tensorflow\/tfjs)(-|\/|$)/ }, ({ path }) => {
         if (!path.startsWith('plexus') && !INSTANCE_MODULES.includes(path)) return null;
         if (!INSTANCE_MODULES.includes(path))
-          return { errors: [{ text: `"${path}" cannot be imported by a model file; these can: ${INSTANCE_MODULES.join(', ')}` }] };
+          return {
+            errors: [
+              { text: `"${path}" cannot be imported by a model file; these can: ${INSTANCE_MODULES.join(', ')}` },
+            ],
+          };
         used.add(path);
         return { path, namespace: 'plexus-instance' };
       });

@@ -12,11 +12,21 @@ import { valuesTask, zooEntry } from './entry.ts';
 import { outputOf } from './mlp.ts';
 
 const schema = z.strictObject({
-  channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe('Channels of each convolution block'),
+  channels: z
+    .array(z.number().int().positive())
+    .min(1)
+    .default([32, 64])
+    .describe('Channels of each convolution block'),
   kernel: z.number().int().positive().default(3).describe('Taps of the convolutions along each axis'),
   norm: z.enum(['batch', 'none']).default('none').describe('Normalisation after each convolution'),
   pool: z.enum(['flatten', 'average']).default('flatten').describe('How the last map becomes a vector'),
-  hidden: z.number().int().positive().nullable().default(128).describe('Width of the layer before the output; null: none'),
+  hidden: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(128)
+    .describe('Width of the layer before the output; null: none'),
   dropout: z.number().min(0).lt(1).default(0).describe('Dropout before the output'),
 });
 
@@ -33,7 +43,9 @@ export const cnn = zooEntry({
     const { outputs, loss } = outputOf('cnn', info);
     const blocks = args.channels.map((size, i): Layer => {
       if (Math.min(height, width) < 2)
-        throw new Error(`model cnn: ${args.channels.length} blocks halve images of ${shape[0]}×${shape[1]} to nothing; use fewer`);
+        throw new Error(
+          `model cnn: ${args.channels.length} blocks halve images of ${shape[0]}×${shape[1]} to nothing; use fewer`,
+        );
       const parts: Record<string, Module> = {
         ...(i === 0 && shape.length === 2 ? { channel: addChannel() } : {}),
         conv: conv2d(channels, size, { kernel: args.kernel, bias: args.norm === 'none' }),
@@ -56,5 +68,5 @@ export const cnn = zooEntry({
 });
 
 function addChannel(): Module {
-  return { kind: 'addChannel', forward: (_params, [x]) => tf.expandDims(x as tf.Tensor, -1) };
+  return { kind: 'addChannel', forward: (_params, [x]) => tf.expandDims(x, -1) };
 }

@@ -12,7 +12,10 @@ import { valuesTask, zooEntry } from './entry.ts';
 
 const schema = z.strictObject({
   hidden: z.array(z.number().int().positive()).default([128]).describe('Width of each hidden layer'),
-  activation: z.enum(['relu', 'gelu', 'gelu-tanh', 'silu', 'tanh']).default('relu').describe('Non-linearity after each'),
+  activation: z
+    .enum(['relu', 'gelu', 'gelu-tanh', 'silu', 'tanh'])
+    .default('relu')
+    .describe('Non-linearity after each'),
   dropout: z.number().min(0).lt(1).default(0).describe('Dropout after each hidden layer'),
 });
 

@@ -9,10 +9,9 @@ import { transformerLm } from './transformer-lm.ts';
 
 /** Every model that a config can name. Adding one means adding its file and a line here. */
 export const zoo: Readonly<Record<string, ZooEntry>> = Object.fromEntries(
-  ([transformerLm, lstmLm, gruLm, mlpModel, cnn, tfjsLayersModel] as readonly unknown[] as readonly ZooEntry[]).map((entry) => [
-    entry.name,
-    entry,
-  ]),
+  ([transformerLm, lstmLm, gruLm, mlpModel, cnn, tfjsLayersModel] as readonly unknown[] as readonly ZooEntry[]).map(
+    (entry) => [entry.name, entry],
+  ),
 );
 
 /** A model by name with all arguments filled in, or by file. Plain data. */
@@ -27,7 +26,10 @@ export type ModelConfig =
  */
 export const modelSchema = z
   .strictObject({
-    name: z.string().optional().describe(`A model of the zoo: ${Object.keys(zoo).join(', ')}`),
+    name: z
+      .string()
+      .optional()
+      .describe(`A model of the zoo: ${Object.keys(zoo).join(', ')}`),
     file: z.string().optional().describe('A .ts or .js file that exports `model(args, info)` or `module(args, info)`'),
     args: z.record(z.string(), z.unknown()).default({}).describe('Arguments of the model'),
   })
@@ -46,6 +48,7 @@ export const modelSchema = z
     }
     const parsed = entry.schema.safeParse(args);
     if (parsed.success) return { name: entry.name, args: parsed.data as Record<string, unknown> };
-    for (const issue of parsed.error.issues) ctx.issues.push({ ...issue, path: ['args', ...issue.path], input: args } as never);
+    for (const issue of parsed.error.issues)
+      ctx.issues.push({ ...issue, path: ['args', ...issue.path], input: args } as never);
     return z.NEVER;
   });

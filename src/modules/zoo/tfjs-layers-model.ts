@@ -11,7 +11,10 @@ import { loadTfjsLayers, withHostBackend } from './tfjs-runtime.ts';
 
 const schema = z.strictObject({
   path: z.string().describe('A tfjs model.json, as `model.save` writes it (with or without weights)'),
-  weights: z.enum(['initialise', 'current']).default('current').describe("Start from the file's weights, or draw new ones"),
+  weights: z
+    .enum(['initialise', 'current'])
+    .default('current')
+    .describe("Start from the file's weights, or draw new ones"),
 });
 
 /** A tfjs LayersModel from a `model.json`. */
@@ -21,7 +24,8 @@ export const tfjsLayersModel = zooEntry({
   schema,
   async build(args, info) {
     const tfjs = await loadTfjsLayers();
-    const loss = info.vocabSize === undefined ? outputOf('tfjs-layers', info).loss : crossEntropy({ accuracy: 'evaluation' });
+    const loss =
+      info.vocabSize === undefined ? outputOf('tfjs-layers', info).loss : crossEntropy({ accuracy: 'evaluation' });
     const layers = await withHostBackend(async () => {
       const { model, hasWeights } = await loadLayersModel(tfjs, args.path);
       return wrapLayersModel(model, { weights: hasWeights ? args.weights : 'initialise' });
@@ -30,7 +34,10 @@ export const tfjsLayersModel = zooEntry({
   },
 });
 
-async function loadLayersModel(tfjs: typeof tfl, path: string): Promise<{ model: tfl.LayersModel; hasWeights: boolean }> {
+async function loadLayersModel(
+  tfjs: typeof tfl,
+  path: string,
+): Promise<{ model: tfl.LayersModel; hasWeights: boolean }> {
   const json = await readJson(path);
   if (!json.modelTopology) throw new Error(`${path} is not a tfjs layers model: it has no modelTopology`);
   const manifest = json.weightsManifest ?? [];
@@ -51,7 +58,9 @@ async function loadLayersModel(tfjs: typeof tfl, path: string): Promise<{ model:
   try {
     return { model: await tfjs.loadLayersModel(tf.io.fromMemory(artifacts)), hasWeights };
   } catch (error) {
-    throw new Error(`${path} could not be loaded by tfjs: ${error instanceof Error ? error.message : error}`, { cause: error });
+    throw new Error(`${path} could not be loaded by tfjs: ${error instanceof Error ? error.message : error}`, {
+      cause: error,
+    });
   }
 }
 
@@ -64,6 +73,8 @@ async function readJson(path: string): Promise<ModelJson> {
   try {
     return JSON.parse(await readFile(path, 'utf8')) as ModelJson;
   } catch (error) {
-    throw new Error(`the tfjs model ${path} cannot be read: ${error instanceof Error ? error.message : error}`, { cause: error });
+    throw new Error(`the tfjs model ${path} cannot be read: ${error instanceof Error ? error.message : error}`, {
+      cause: error,
+    });
   }
 }

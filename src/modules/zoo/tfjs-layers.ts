@@ -31,12 +31,17 @@ export interface WrapOptions {
 export function wrapLayersModel(model: tfl.LayersModel, options: WrapOptions = {}): Layer[] {
   const { weights = 'initialise', logits = true } = options;
   if (model.inputs.length !== 1 || model.outputs.length !== 1)
-    throw new Error(`a tfjs model of ${model.inputs.length} inputs and ${model.outputs.length} outputs cannot be wrapped; one of each is needed`);
+    throw new Error(
+      `a tfjs model of ${model.inputs.length} inputs and ${model.outputs.length} outputs cannot be wrapped; one of each is needed`,
+    );
   const layers = model.layers.filter((layer) => layer.getClassName() !== 'InputLayer');
   const last = model.outputs[0]?.sourceLayer;
   const modules = new Map(
     layers.map((layer) => {
-      return [layer, { name: nameOf(layer, layers), module: wrapLayer(layer, weights, logits && layer === last) }] as const;
+      return [
+        layer,
+        { name: nameOf(layer, layers), module: wrapLayer(layer, weights, logits && layer === last) },
+      ] as const;
     }),
   );
   const chain = layers.every((layer, i) => {
@@ -53,7 +58,8 @@ export function wrapLayersModel(model: tfl.LayersModel, options: WrapOptions = {
  */
 function nameOf(layer: KerasLayer, layers: readonly KerasLayer[]): string {
   const kind = layer.getClassName();
-  const madeUp = (other: KerasLayer) => other.getClassName() === kind && new RegExp(`^(.+)_${kind}\\d+$`).exec(other.name);
+  const madeUp = (other: KerasLayer) =>
+    other.getClassName() === kind && new RegExp(`^(.+)_${kind}\\d+$`).exec(other.name);
   const match = madeUp(layer);
   if (!match) return layer.name.replaceAll(/[./]/g, '_');
   return `${match[1]}_${layers.filter(madeUp).indexOf(layer) + 1}`;
@@ -69,7 +75,9 @@ function graphOf(layers: readonly KerasLayer[], last: KerasLayer, modules: Reado
       for (const layer of layers) {
         const node = layer.inboundNodes[0];
         const inputs = (node?.inboundLayers ?? []).map((parent, i) =>
-          parent.getClassName() === 'InputLayer' ? (x as Tensor) : (values.get(parent)?.[node?.tensorIndices[i] ?? 0] as Tensor),
+          parent.getClassName() === 'InputLayer'
+            ? (x as Tensor)
+            : (values.get(parent)?.[node?.tensorIndices[i] ?? 0] as Tensor),
         );
         values.set(layer, ctx.runAll((modules.get(layer) as Layer).name, inputs));
       }
@@ -85,7 +93,8 @@ function wrapLayer(layer: KerasLayer, weights: 'initialise' | 'current', dropSof
   const refuse = (why: string): never => {
     throw new Error(`the tfjs layer "${layer.name}" (${kind}) cannot be wrapped: ${why}`);
   };
-  if (layer.inboundNodes.length !== 1) refuse(`it is used ${layer.inboundNodes.length} times; build one layer for each use`);
+  if (layer.inboundNodes.length !== 1)
+    refuse(`it is used ${layer.inboundNodes.length} times; build one layer for each use`);
   if (RANDOM.includes(kind)) refuse('it draws random numbers that no seed controls; use dropout, or write a module');
   if (layer.stateful) refuse('it is stateful; Plexus starts every microbatch afresh');
   const config = layer.getConfig() as Record<string, unknown>;
@@ -97,7 +106,9 @@ function wrapLayer(layer: KerasLayer, weights: 'initialise' | 'current', dropSof
     refuse('dropout inside recurrent layers is not supported; put a dropout layer after it');
   if (kind === 'BatchNormalization') return wrapBatchNorm(layer, config, weights, refuse);
   if (layer.nonTrainableWeights.length > 0)
-    refuse(`its weights ${layer.nonTrainableWeights.map((w) => w.originalName).join(', ')} are not trainable; set trainable: true`);
+    refuse(
+      `its weights ${layer.nonTrainableWeights.map((w) => w.originalName).join(', ')} are not trainable; set trainable: true`,
+    );
   if (dropSoftmax && kind === 'Softmax') return { kind: 'identity', forward: (_params, [x]) => x as Tensor };
   return callLayer(layer, weights, dropSoftmax && config.activation === 'softmax');
 }
@@ -139,17 +150,28 @@ function wrapBatchNorm(
 ): Module {
   const channels = layer.weights[0]?.shape[0];
   const axis = config.axis as number;
-  const rank = (layer.inboundNodes[0]?.inputShapes as (number | null)[][])[0]?.length ?? (layer.inboundNodes[0]?.inputShapes as unknown[]).length;
-  if (typeof channels !== 'number' || (axis !== -1 && axis !== rank - 1)) return refuse('only the last axis can be normalised');
+  const shapes = (layer.inboundNodes[0] as { inputShapes: unknown }).inputShapes as number[] | number[][];
+  const rank = Array.isArray(shapes[0]) ? shapes[0].length : shapes.length;
+  if (typeof channels !== 'number' || (axis !== -1 && axis !== rank - 1))
+    return refuse('only the last axis can be normalised');
   if (!config.center || !config.scale) return refuse('center and scale must be on');
-  const values = (name: string) => layer.weights.find((w) => weightName(w) === name)?.read().dataSync() as Float32Array;
+  const values = (name: string) =>
+    layer.weights
+      .find((w) => weightName(w) === name)
+      ?.read()
+      .dataSync() as Float32Array;
   const inner = batchNorm(channels, { eps: config.epsilon as number, momentum: 1 - (config.momentum as number) });
   if (weights === 'initialise') return inner;
   if (values('moving_mean').some((v) => v !== 0) || values('moving_variance').some((v) => v !== 1))
-    return refuse('its moving statistics are not at their start, and state cannot be loaded from a tfjs model; use weights: initialise');
+    return refuse(
+      'its moving statistics are not at their start, and state cannot be loaded from a tfjs model; use weights: initialise',
+    );
   return {
     ...inner,
-    params: { gain: param([channels], init.values(values('gamma'))), bias: param([channels], init.values(values('beta'))) },
+    params: {
+      gain: param([channels], init.values(values('gamma'))),
+      bias: param([channels], init.values(values('beta'))),
+    },
   };
 }
 
@@ -159,7 +181,12 @@ function weightName(variable: KerasVariable): string {
   return (parts[parts.length - 1] as string).replaceAll('.', '_');
 }
 
-function specOf(layer: KerasLayer, name: string, variable: KerasVariable, weights: 'initialise' | 'current'): ParamSpec {
+function specOf(
+  layer: KerasLayer,
+  name: string,
+  variable: KerasVariable,
+  weights: 'initialise' | 'current',
+): ParamSpec {
   const shape = variable.shape.map((dim) => dim as number);
   if (weights === 'current') return param(shape, init.values(variable.read().dataSync().slice() as Float32Array));
   return param(shape, initializerOf(layer, name));
@@ -181,7 +208,9 @@ const INITIALIZER_PROPERTIES: Readonly<Record<string, string>> = {
 function initializerOf(layer: KerasLayer, name: string): Initializer {
   const owner = layer as unknown as Record<string, unknown> & { cell?: Record<string, unknown> };
   const property = INITIALIZER_PROPERTIES[name] ?? `${name}Initializer`;
-  const found = (owner[property] ?? owner.cell?.[property]) as (Record<string, number | string> & { getClassName(): string }) | undefined;
+  const found = (owner[property] ?? owner.cell?.[property]) as
+    | (Record<string, number | string> & { getClassName(): string })
+    | undefined;
   const kind = found?.getClassName();
   const refuse = () => {
     throw new Error(
@@ -194,7 +223,8 @@ function initializerOf(layer: KerasLayer, name: string): Initializer {
   // An LSTM's forget gate starts at 1: the second quarter of its bias.
   if (name === 'bias' && owner.cell && (owner.cell as { unitForgetBias?: boolean }).unitForgetBias)
     return (_rng, [size]) => new Float32Array(size as number).fill(1, (size as number) / 4, (size as number) / 2);
-  if ('distribution' in found) return varianceScaling(numberOf('scale'), String(found.mode), String(found.distribution));
+  if ('distribution' in found)
+    return varianceScaling(numberOf('scale'), String(found.mode), String(found.distribution));
   switch (kind) {
     case 'Zeros':
       return init.zeros;
@@ -203,12 +233,17 @@ function initializerOf(layer: KerasLayer, name: string): Initializer {
     case 'Constant':
       return init.constant(numberOf('value'));
     case 'RandomNormal':
-      return (rng, shape) => init.normal(numberOf('stddev'))(rng, shape).map((v) => v + numberOf('mean'));
-    case 'TruncatedNormal':
-      return (rng, shape) => init.truncatedNormal(numberOf('stddev'))(rng, shape).map((v) => v + numberOf('mean'));
-    case 'RandomUniform':
       return (rng, shape) =>
-        rng.fillUniform(init.zeros(rng, shape), numberOf('minval'), numberOf('maxval'));
+        init
+          .normal(numberOf('stddev'))(rng, shape)
+          .map((v) => v + numberOf('mean'));
+    case 'TruncatedNormal':
+      return (rng, shape) =>
+        init
+          .truncatedNormal(numberOf('stddev'))(rng, shape)
+          .map((v) => v + numberOf('mean'));
+    case 'RandomUniform':
+      return (rng, shape) => rng.fillUniform(init.zeros(rng, shape), numberOf('minval'), numberOf('maxval'));
     case 'Orthogonal':
       return init.orthogonal(numberOf('gain'));
     default:

@@ -30,7 +30,9 @@ async function importOptional<T>(load: () => Promise<T>, name: string): Promise<
     return loaded.default ?? loaded;
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND')
-      throw new Error(`wrapping a tfjs model needs the package ${name}; install it with: npm install ${name}`, { cause: error });
+      throw new Error(`wrapping a tfjs model needs the package ${name}; install it with: npm install ${name}`, {
+        cause: error,
+      });
     throw error;
   }
 }

@@ -19,19 +19,40 @@ const count = () => z.number().int().positive();
 const moeSchema = z.strictObject({
   experts: count().default(4).describe('Number of experts of each mixture'),
   topK: count().default(2).describe('Experts of each token'),
-  every: count().default(2).describe('Every n-th block is a mixture: with 2 blocks 1, 3, 5, ...; ignored if `layers` is given'),
-  layers: z.array(z.number().int().nonnegative()).nullable().default(null).describe('Numbers of the blocks that are mixtures'),
+  every: count()
+    .default(2)
+    .describe('Every n-th block is a mixture: with 2 blocks 1, 3, 5, ...; ignored if `layers` is given'),
+  layers: z
+    .array(z.number().int().nonnegative())
+    .nullable()
+    .default(null)
+    .describe('Numbers of the blocks that are mixtures'),
   hidden: count().nullable().default(null).describe('Hidden width of an expert; null: as ffn.hidden'),
   shared: count().nullable().default(null).describe('Hidden width of an expert that every token takes; null: none'),
-  routing: z.enum(['token', 'expert']).default('token').describe('Who chooses: tokens their experts, or experts their tokens'),
+  routing: z
+    .enum(['token', 'expert'])
+    .default('token')
+    .describe('Who chooses: tokens their experts, or experts their tokens'),
   scores: z.enum(['softmax', 'sigmoid']).default('softmax').describe('How router logits become scores'),
   normalise: z.boolean().nullable().default(null).describe("Divide a token's gates by their sum; null: if topK > 1"),
   routeScale: z.number().positive().default(1).describe('Factor of the gates'),
   balanceLoss: z.number().nonnegative().default(0.01).describe('Coefficient of the load-balancing loss; 0: none'),
   zLoss: z.number().nonnegative().default(0.001).describe('Coefficient of the router z-loss; 0: none'),
-  biasRate: z.number().nonnegative().default(0).describe('Step of the bias that evens the load without a loss; 0: none'),
-  capacityFactor: z.number().positive().nullable().default(null).describe('Rows of an expert at most, in even shares; null: dropless'),
-  dropPolicy: z.enum(['position', 'probs']).default('position').describe('What a full expert drops: later tokens, or lower scores'),
+  biasRate: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe('Step of the bias that evens the load without a loss; 0: none'),
+  capacityFactor: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('Rows of an expert at most, in even shares; null: dropless'),
+  dropPolicy: z
+    .enum(['position', 'probs'])
+    .default('position')
+    .describe('What a full expert drops: later tokens, or lower scores'),
 });
 
 const schema = z.strictObject({
@@ -80,7 +101,8 @@ export const transformerLm = zooEntry({
         }),
       },
     ];
-    const warnings = args.moe?.routing === 'expert' && mixtures.size > 0 ? [`model transformer-lm: ${EXPERT_CHOICE_WARNING}`] : [];
+    const warnings =
+      args.moe?.routing === 'expert' && mixtures.size > 0 ? [`model transformer-lm: ${EXPERT_CHOICE_WARNING}`] : [];
     return { model: { layers, loss: crossEntropy({ accuracy: 'evaluation' }) }, warnings };
   },
 });
@@ -93,7 +115,9 @@ function mixtureBlocks(args: Args): Set<number> {
     throw new Error(`model transformer-lm: moe.layers names block ${wrong}, but blocks are 0 to ${args.layers - 1}`);
   const numbers = layers ?? Array.from({ length: args.layers }, (_, i) => i).filter((i) => (i + 1) % every === 0);
   if (numbers.length === 0)
-    throw new Error(`model transformer-lm: moe.every ${every} with ${args.layers} blocks makes no mixture; lower it or set moe.layers`);
+    throw new Error(
+      `model transformer-lm: moe.every ${every} with ${args.layers} blocks makes no mixture; lower it or set moe.layers`,
+    );
   return new Set(numbers);
 }
 
