@@ -106,6 +106,8 @@ class ProgramChecker {
       if (i.what !== 'norms') return null;
       if (this.#norms) return 'norms are gathered twice';
       if (this.#optimized.size > 0) return 'comes after Optimize, which needs the norms';
+      for (const stage of this.#stages.keys())
+        if (this.#unfinished(stage) > 0) return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
       this.#norms = true;
       return null;
     }
@@ -272,7 +274,7 @@ class ProgramChecker {
           : i.op === 'AllGather' && i.what === 'norms'
             ? groups.model
             : group;
-    if (String(expected.ranks) !== String(group.ranks))
+    if (expected !== group && String(expected.ranks) !== String(group.ranks))
       return `"${i.group}" is ranks ${group.ranks.join(', ')}, but this takes ranks ${expected.ranks.join(', ')}`;
     return null;
   }

@@ -14,17 +14,27 @@ export interface RankGroups {
   readonly model: Group;
 }
 
+/** Groups made before, so that ranks share one list: a data axis of ten thousand would have as many copies of it. */
+const known = new WeakMap<MeshShape, Map<string, Group>>();
+
 /** Groups of a rank: `data/p1`, `expert/p1/g0`, `replica/p1/e1`, `model/g0`. */
 export function groupsOf(mesh: MeshShape, rank: number): RankGroups {
   const { data, pipeline } = positionOf(mesh, rank);
   const { group, member } = expertPosition(mesh, data);
   const first = group * mesh.expert;
-  const model: number[] = [];
-  for (let p = 0; p < mesh.pipeline; p++) model.push(...dataRanks(mesh, p, first, first + mesh.expert));
+  const groups = known.get(mesh) ?? new Map<string, Group>();
+  known.set(mesh, groups);
+  const of = (id: string, ranks: () => number[]): Group => {
+    const made = groups.get(id) ?? { id, ranks: ranks() };
+    groups.set(id, made);
+    return made;
+  };
   return {
-    data: { id: `data/p${pipeline}`, ranks: dataRanks(mesh, pipeline, 0, mesh.data) },
-    expert: { id: `expert/p${pipeline}/g${group}`, ranks: dataRanks(mesh, pipeline, first, first + mesh.expert) },
-    replica: { id: `replica/p${pipeline}/e${member}`, ranks: dataRanks(mesh, pipeline, member, mesh.data, mesh.expert) },
-    model: { id: `model/g${group}`, ranks: model },
+    data: of(`data/p${pipeline}`, () => dataRanks(mesh, pipeline, 0, mesh.data)),
+    expert: of(`expert/p${pipeline}/g${group}`, () => dataRanks(mesh, pipeline, first, first + mesh.expert)),
+    replica: of(`replica/p${pipeline}/e${member}`, () => dataRanks(mesh, pipeline, member, mesh.data, mesh.expert)),
+    model: of(`model/g${group}`, () =>
+      Array.from({ length: mesh.pipeline }, (_, p) => dataRanks(mesh, p, first, first + mesh.expert)).flat(),
+    ),
   };
 }

@@ -23,7 +23,7 @@ export interface RankReport {
   readonly microbatches: number;
   readonly paramBytes: number;
   readonly optimizerBytes: number;
-  /** Partial sums of gradients in the canonical tree: about log2 of the share, each as large as the parameters. */
+  /** Partial sums of gradients in the canonical tree, each as large as the parameters: log2 of the share, and one more. */
   readonly gradientBytes: number;
   /** Estimated from the trace; at the moment when most is held. */
   readonly activationBytes: number;
@@ -50,7 +50,7 @@ export interface PlanReport {
 
 /** Measures a plan: what each rank holds and sends, and how a step would go. O(instructions). */
 export function planReport(plan: Plan, options: { readonly machine?: Machine; readonly timeline?: boolean } = {}): PlanReport {
-  const { summary, mesh, stages, programs, batch } = plan;
+  const { summary, mesh, stages, programs } = plan;
   const costs = modelCosts(plan, options.machine);
   const simulation = simulate(programs, costs, { timeline: options.timeline ?? false });
   const flops = stages.map((stage) => stageFlops(summary, stage));
@@ -73,7 +73,6 @@ export function planReport(plan: Plan, options: { readonly machine?: Machine; re
     const times = simulation.ranks[rank];
     const { params, optimizer } = held(rank);
     const microbatches = share.end - share.start;
-    const sums = batch.microbatches === 1 ? 1 : Math.floor(Math.log2(microbatches)) + 2;
     return {
       rank,
       position: positionOf(mesh, rank),
@@ -81,7 +80,7 @@ export function planReport(plan: Plan, options: { readonly machine?: Machine; re
       microbatches,
       paramBytes: params,
       optimizerBytes: optimizer,
-      gradientBytes: params * sums,
+      gradientBytes: params * (Math.floor(Math.log2(microbatches)) + 1),
       activationBytes: times?.peakActivationBytes ?? 0,
       inFlight: times?.peakMicrobatches ?? 0,
       messages: times?.messages ?? 0,

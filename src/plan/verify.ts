@@ -69,7 +69,7 @@ function checkStructure(programs: readonly Program[]): number[] {
   const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
   const stageRanks = new Array<number>(first.totalStages).fill(-1);
   const layers = new Map<number, string>();
-  const groups = new Map<string, string>();
+  const groups = new Map<string, readonly number[]>();
   let covered = 0;
   programs.forEach((program, rank) => {
     if (program.rank !== rank) wrong.push(`program ${rank} is that of rank ${program.rank}`);
@@ -90,10 +90,11 @@ function checkStructure(programs: readonly Program[]): number[] {
     const own = program.stages.length;
     if (own !== programs[pipeline * first.mesh.data]?.stages.length) wrong.push(`rank ${rank} holds ${own} stages, unlike its replicas`);
     for (const [id, group] of Object.entries(program.groups)) {
-      const text = group.ranks.join(', ');
       if (group.id !== id) wrong.push(`rank ${rank}: the group "${id}" calls itself "${group.id}"`);
-      if ((groups.get(id) ?? text) !== text) wrong.push(`rank ${rank}: the group "${id}" is ranks ${text}, elsewhere ${groups.get(id)}`);
-      groups.set(id, text);
+      const other = groups.get(id) ?? group.ranks;
+      if (other !== group.ranks && String(other) !== String(group.ranks))
+        wrong.push(`rank ${rank}: the group "${id}" is ranks ${group.ranks.join(', ')}, elsewhere ${other.join(', ')}`);
+      groups.set(id, other);
     }
   });
   if (covered !== first.microbatches) wrong.push(`the shares cover ${covered} of ${first.microbatches} microbatches`);
