@@ -78,6 +78,13 @@ describe('package', () => {
     for (const room of present) expect(exported).toContain(room);
   });
 
+  it('exports files that the build makes, types included', () => {
+    for (const target of Object.values<string | Record<string, string>>(manifest.exports))
+      for (const file of typeof target === 'string' ? [target] : Object.values(target))
+        expect(existsSync(new URL(`../${file}`, import.meta.url)), file).toBe(true);
+    expect(existsSync(new URL(`../${manifest.bin.plexus}`, import.meta.url))).toBe(true);
+  });
+
   it('uses each of its dependencies', () => {
     const used = new Set<string>();
     for (const file of readdirSync(source, { recursive: true, encoding: 'utf8' })) {

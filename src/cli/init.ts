@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { join, resolve } from 'node:path';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { configTemplate, moduleTemplate } from './templates.ts';
-import type { Streams } from './terminal.ts';
+import { type Streams, shownPath } from './terminal.ts';
 
 /** Options of `plexus init`. */
 export interface InitOptions {
@@ -23,7 +23,7 @@ export async function init(dir: string, options: InitOptions, streams: Streams):
     await writeFile(join(dir, name), text);
     streams.out.write(`${join(dir, name)}\n`);
   }
-  const config = join(relative('', dir) || '.', 'config.yaml');
+  const config = shownPath(resolve(dir, 'config.yaml'));
   streams.err.write(`\nNext:\n  plexus plan ${config}\n  plexus train ${config}\n`);
   return exitCodes.ok;
 }

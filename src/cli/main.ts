@@ -45,7 +45,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     });
   program.addHelpText(
     'after',
-    '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 70 internal, 130 interrupted',
+    '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 70 internal, 130 or 143 interrupted',
   );
 
   const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect, []] as const;

@@ -1,6 +1,5 @@
-import { relative } from 'node:path';
 import type { RunEvent, RunSummary } from '../coordinator/index.ts';
-import { formatCount, formatDuration, painter } from './terminal.ts';
+import { formatCount, formatDuration, painter, shownPath } from './terminal.ts';
 
 /** A run that has ended, for its closing words. */
 export interface Ending {
@@ -10,12 +9,6 @@ export interface Ending {
   readonly sample: Extract<RunEvent, { type: 'sampled' }> | null;
   readonly unit: 'tokens' | 'examples';
   readonly colour: boolean;
-}
-
-/** A path as a person would type it from here. */
-export function shownPath(path: string): string {
-  const short = relative(process.cwd(), path);
-  return short === '' || short.startsWith('..') ? path : short;
 }
 
 /** The summary of a run: figures beside their baselines, a sample, the folder, what to type next. */

@@ -1,3 +1,4 @@
+import { relative } from 'node:path';
 import { stripVTControlCharacters, styleText } from 'node:util';
 
 /** Where a command writes: data to `out`, everything for people to `err`. Injectable for tests. */
@@ -61,4 +62,10 @@ export function formatDuration(seconds: number): string {
   const two = (n: number): string => String(n).padStart(2, '0');
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** A path as a person would type it from here. */
+export function shownPath(path: string): string {
+  const short = relative(process.cwd(), path);
+  return short === '' || short.startsWith('..') ? path : short;
 }

@@ -34,7 +34,8 @@ describe('help and usage', () => {
 
   it.each([
     [['trian', 'x.yaml'], /unknown command 'trian'[\s\S]*Did you mean train/],
-    [['train'], /missing required argument 'config'/],
+    [['train'], /give a config to train .* or a run to go on with/],
+    [['plan'], /missing required argument 'config'/],
     [['train', 'x.yaml', '--wrokers', '2'], /unknown option '--wrokers'[\s\S]*Did you mean --workers/],
     [['train', 'x.yaml', '--workers', 'two'], /expected a whole number of at least 1/],
     [['train', 'nowhere.yaml'], /there is no file 'nowhere.yaml'/],

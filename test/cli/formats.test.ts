@@ -158,13 +158,7 @@ describe('progress', () => {
 describe('figures', () => {
   it('read well', () => {
     expect([0, 999, 1500, 12_345_678, 3e9].map(formatBytes)).toEqual(['0 B', '999 B', '1.5 kB', '12 MB', '3.0 GB']);
-    expect([2.5, 912, 48_200, 1_300_000, Number.NaN].map(formatCount)).toEqual([
-      '2.50',
-      '912',
-      '48.2k',
-      '1.3M',
-      '–',
-    ]);
+    expect([2.5, 912, 48_200, 1_300_000, Number.NaN].map(formatCount)).toEqual(['2.50', '912', '48.2k', '1.3M', '–']);
     expect([0, 42, 725, 10_810, Number.POSITIVE_INFINITY].map(formatDuration)).toEqual([
       '0:00',
       '0:42',
