@@ -8,7 +8,8 @@ import type { ParallelOptions } from './schema.ts';
  */
 export function balance(costs: readonly number[], stages: number): number[][] {
   const n = costs.length;
-  if (stages < 1 || stages > n) throw new PlanError(`${n} layers cannot be cut into ${stages} stages: every stage needs a layer`);
+  if (stages < 1 || stages > n)
+    throw new PlanError(`${n} layers cannot be cut into ${stages} stages: every stage needs a layer`);
   const prefix = [0];
   for (const cost of costs) prefix.push((prefix[prefix.length - 1] as number) + cost);
   const sum = (from: number, to: number) => (prefix[to] as number) - (prefix[from] as number);
@@ -43,7 +44,8 @@ function best(n: number, stages: number, extend: (value: number, from: number, t
     from.push(choice);
   }
   const cuts = [n];
-  for (let stage = stages - 1; stage >= 0; stage--) cuts.unshift((from[stage] as Int32Array)[cuts[0] as number] as number);
+  for (let stage = stages - 1; stage >= 0; stage--)
+    cuts.unshift((from[stage] as Int32Array)[cuts[0] as number] as number);
   return { value: row[n] as number, cuts };
 }
 
@@ -72,10 +74,15 @@ export function manualStages(
           `parallel.stages[${index}] takes ${entry} layers, but only ${names.length - next} of the model's ${names.length} are left: the counts must add up to ${names.length}`,
         );
     } else {
-      const patterns = (typeof entry === 'string' ? [entry] : entry).map((text) => ({ text, test: layerPattern(text) }));
+      const patterns = (typeof entry === 'string' ? [entry] : entry).map((text) => ({
+        text,
+        test: layerPattern(text),
+      }));
       for (const { text, test } of patterns)
         if (!names.some((name) => test(name)))
-          throw new PlanError(`parallel.stages[${index}]: no layer is called "${text}"; the layers are ${names.join(', ')}`);
+          throw new PlanError(
+            `parallel.stages[${index}]: no layer is called "${text}"; the layers are ${names.join(', ')}`,
+          );
       names.forEach((name, i) => {
         if (patterns.some(({ test }) => test(name))) layers.push(i);
       });
@@ -113,6 +120,8 @@ export function layerPattern(pattern: string): (name: string) => boolean {
   const expression = new RegExp(`^${source}$`);
   return (name) => {
     const found = expression.exec(name);
-    return found !== null && ranges.every(([low, high], i) => Number(found[i + 1]) >= low && Number(found[i + 1]) <= high);
+    return (
+      found !== null && ranges.every(([low, high], i) => Number(found[i + 1]) >= low && Number(found[i + 1]) <= high)
+    );
   };
 }

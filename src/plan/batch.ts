@@ -37,7 +37,8 @@ export function shareOf(microbatches: number, ranks: number, data: number): Micr
 export function batchPlan(batch: BatchOptions, mesh: MeshShape): BatchPlan {
   const { global, micro } = batch;
   for (const [key, value] of Object.entries({ global, micro }))
-    if (!Number.isInteger(value) || value < 1) throw new PlanError(`batch.${key} must be a positive whole number, but is ${value}`);
+    if (!Number.isInteger(value) || value < 1)
+      throw new PlanError(`batch.${key} must be a positive whole number, but is ${value}`);
   if (global % micro !== 0) {
     const near = divisors(global).reduce((best, d) => (Math.abs(d - micro) < Math.abs(best - micro) ? d : best), 1);
     throw new PlanError(
@@ -53,7 +54,11 @@ export function batchPlan(batch: BatchOptions, mesh: MeshShape): BatchPlan {
   if (mesh.expert > 1 && microbatches % mesh.data !== 0)
     throw new PlanError(
       `with parallel.expert ${mesh.expert} all data ranks exchange tokens in step, so parallel.data ${mesh.data} must divide the ${microbatches} microbatches ` +
-        `(batch.global ${global} / batch.micro ${micro}): set batch.global to ${Math.ceil(microbatches / mesh.data) * mesh.data * micro} or parallel.data to ${divisors(microbatches).filter((d) => d <= mesh.data && d % mesh.expert === 0).at(-1) ?? 1}`,
+        `(batch.global ${global} / batch.micro ${micro}): set batch.global to ${Math.ceil(microbatches / mesh.data) * mesh.data * micro} or parallel.data to ${
+          divisors(microbatches)
+            .filter((d) => d <= mesh.data && d % mesh.expert === 0)
+            .at(-1) ?? 1
+        }`,
     );
   const shares = Array.from({ length: mesh.data }, (_, r) => shareOf(microbatches, mesh.data, r));
   const counts = shares.map((share) => share.end - share.start);

@@ -1,7 +1,7 @@
 import { groupsOf } from './groups.ts';
 import { positionOf, rankAt } from './mesh.ts';
+import { type Chains, chainsOf, notBegun, type Progress } from './microbatch-progress.ts';
 import type { Instruction, Program, Stage } from './program.ts';
-import { isExchanged } from './segments.ts';
 
 /** Something wrong with a program. */
 export interface Violation {
@@ -9,29 +9,6 @@ export interface Violation {
   /** Position in the program; null if it concerns the program as a whole. */
   readonly index: number | null;
   readonly message: string;
-}
-
-/** How far one microbatch has got on one stage. */
-interface Progress {
-  inputs: boolean;
-  targets: boolean;
-  received: boolean;
-  /** Steps of the forward and backward chain done. */
-  forward: number;
-  backward: number;
-  sent: boolean;
-  gradient: boolean;
-  sentGradient: boolean;
-  /** Null until the backward begins. */
-  split: boolean | null;
-  weight: boolean;
-  freed: boolean;
-}
-
-/** What a microbatch goes through on a stage, in order: names of segments and exchanges. */
-interface Chains {
-  readonly forward: readonly string[];
-  readonly backward: readonly string[];
 }
 
 /**
@@ -65,22 +42,7 @@ class ProgramChecker {
     this.#chains = new Map(program.stages.map((stage) => [stage.index, chainsOf(stage)]));
     const { start, end } = program.share;
     for (const { index } of program.stages) {
-      this.#progress.set(
-        index,
-        Array.from({ length: end - start }, () => ({
-          inputs: false,
-          targets: false,
-          received: false,
-          forward: 0,
-          backward: 0,
-          sent: false,
-          gradient: false,
-          sentGradient: false,
-          split: null,
-          weight: false,
-          freed: false,
-        })),
-      );
+      this.#progress.set(index, Array.from({ length: end - start }, notBegun));
       this.#finished.set(index, 0);
     }
   }
@@ -107,7 +69,8 @@ class ProgramChecker {
       if (this.#norms) return 'norms are gathered twice';
       if (this.#optimized.size > 0) return 'comes after Optimize, which needs the norms';
       for (const stage of this.#stages.keys())
-        if (this.#unfinished(stage) > 0) return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
+        if (this.#unfinished(stage) > 0)
+          return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
       this.#norms = true;
       return null;
     }
@@ -197,7 +160,8 @@ class ProgramChecker {
       const before = this.#neighbour(stage.index - 1);
       if (stage.index === 0 && !p.inputs) return 'the inputs have not been loaded';
       if (typeof before === 'number' && !p.received) return 'the activation has not been received';
-      if (before === 'local' && !this.#complete(stage.index - 1, 'forward')) return `stage ${stage.index - 1} has not made the activation`;
+      if (before === 'local' && !this.#complete(stage.index - 1, 'forward'))
+        return `stage ${stage.index - 1} has not made the activation`;
       if (stage.index === this.#stageRanks.length - 1 && !p.targets) return 'the targets have not been loaded';
     }
     if (chain[p.forward] !== step) return outOfTurn(step, chain[p.forward]);
@@ -213,7 +177,8 @@ class ProgramChecker {
       const after = this.#neighbour(stage.index + 1);
       if (typeof after === 'number' && !p.gradient) return 'the gradient has not been received';
       if (typeof after === 'number' && !p.sent) return 'comes before the Send of the activation, which it gives up';
-      if (after === 'local' && !this.#complete(stage.index + 1, 'backward')) return `stage ${stage.index + 1} has not made the gradient`;
+      if (after === 'local' && !this.#complete(stage.index + 1, 'backward'))
+        return `stage ${stage.index + 1} has not made the gradient`;
     }
     if (chains.backward[p.backward] !== step) return outOfTurn(step, chains.backward[p.backward]);
     p.backward += 1;
@@ -240,8 +205,10 @@ class ProgramChecker {
     if (this.#program.mode === 'evaluate') return 'an evaluation has no gradients';
     const key = `${what} ${stage}`;
     if (this.#reduced.has(key)) return `gradients (${what}) of stage ${stage} are reduced twice`;
-    if (this.#norms || this.#optimized.size > 0) return 'comes after the norms or the optimizer, which need the reduced gradients';
-    if (this.#unfinished(stage) > 0) return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
+    if (this.#norms || this.#optimized.size > 0)
+      return 'comes after the norms or the optimizer, which need the reduced gradients';
+    if (this.#unfinished(stage) > 0)
+      return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
     this.#reduced.add(key);
     return null;
   }
@@ -253,7 +220,8 @@ class ProgramChecker {
     for (const stage of stages) {
       if (!this.#stages.has(stage)) return `stage ${stage} is not held by this rank`;
       if (this.#optimized.has(stage)) return `stage ${stage} is optimized twice`;
-      if (this.#unfinished(stage) > 0) return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
+      if (this.#unfinished(stage) > 0)
+        return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
       this.#optimized.add(stage);
     }
     return null;
@@ -261,7 +229,8 @@ class ProgramChecker {
 
   #checkGroup(i: Extract<Instruction, { group: string }>): string | null {
     const group = this.#program.groups[i.group];
-    if (!group) return `the program has no group "${i.group}" (it has ${Object.keys(this.#program.groups).join(', ') || 'none'})`;
+    if (!group)
+      return `the program has no group "${i.group}" (it has ${Object.keys(this.#program.groups).join(', ') || 'none'})`;
     if (!group.ranks.includes(this.#program.rank)) return `this rank is no member of "${i.group}"`;
     const groups = groupsOf(this.#program.mesh, this.#program.rank);
     const expected =
@@ -316,18 +285,4 @@ class ProgramChecker {
 
 function outOfTurn(step: string, expected: string | undefined): string {
   return expected ? `${step} comes out of turn: ${expected} is next` : `${step} is one too many`;
-}
-
-function chainsOf(stage: Stage): Chains {
-  const forward: string[] = [];
-  const backward: string[] = [];
-  for (const segment of stage.segments) {
-    const { index } = segment;
-    const exchanged = isExchanged(segment);
-    forward.push(...(exchanged ? [`dispatch ${index}`, `Forward ${index}`, `combine ${index}`] : [`Forward ${index}`]));
-    backward.unshift(
-      ...(exchanged ? [`combine-gradient ${index}`, `Backward ${index}`, `dispatch-gradient ${index}`] : [`Backward ${index}`]),
-    );
-  }
-  return { forward, backward };
 }

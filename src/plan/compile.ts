@@ -51,10 +51,11 @@ export function compilePlan(input: PlanInput): Plan {
   const mesh: MeshShape = { data: parallel.data, pipeline: parallel.pipeline, expert: parallel.expert };
   const { name, chunks, table, warnings } = chooseSchedule(input, mesh);
   checkMesh(mesh, summary, chunks);
+  if (table) checkTable(table, mesh, summary);
   const batch = batchPlan(input.batch, mesh);
   const schedules = new Map<number, Schedule>();
   const schedule = (microbatches: number): Schedule => {
-    if (table) return checkTable(table, mesh, microbatches, summary);
+    if (table) return forShare(table, microbatches);
     const known = schedules.get(microbatches) ?? generateSchedule(name, mesh.pipeline, microbatches, chunks);
     schedules.set(microbatches, known);
     return known;
@@ -96,20 +97,29 @@ function chooseSchedule(input: PlanInput, mesh: MeshShape) {
     warnings.push(`parallel.expert ${mesh.expert} has no effect: the model has no experts`);
   if (typeof parallel.schedule !== 'string') {
     const table = readSchedule(resolve(input.baseDir ?? '.', parallel.schedule.file));
-    if (parallel.chunks !== null) warnings.push(`parallel.chunks ${parallel.chunks} has no effect: the schedule table says which stages a rank holds`);
-    return { name: '1f1b' as const, chunks: Math.ceil(table.stageRanks.length / mesh.pipeline), table, warnings };
+    if (parallel.chunks !== null)
+      warnings.push(
+        `parallel.chunks ${parallel.chunks} has no effect: the schedule table says which stages a rank holds`,
+      );
+    return { name: '1f1b' as const, chunks: 1, table, warnings };
   }
   let name: ScheduleName = parallel.schedule;
   let chunks = parallel.chunks ?? (name === 'interleaved-1f1b' ? 2 : 1);
   if (mesh.pipeline === 1) {
-    if (name !== '1f1b') warnings.push(`parallel.schedule ${name} has no effect: with parallel.pipeline 1 there is nothing to overlap`);
-    if ((parallel.chunks ?? 1) > 1) warnings.push(`parallel.chunks ${parallel.chunks} has no effect: parallel.pipeline is 1`);
+    if (name !== '1f1b')
+      warnings.push(`parallel.schedule ${name} has no effect: with parallel.pipeline 1 there is nothing to overlap`);
+    if ((parallel.chunks ?? 1) > 1)
+      warnings.push(`parallel.chunks ${parallel.chunks} has no effect: parallel.pipeline is 1`);
     if (parallel.stages !== 'auto' && parallel.stages.length > 1)
-      throw new PlanError(`parallel.stages has ${parallel.stages.length} entries, but with parallel.pipeline 1 there is one stage: set parallel.pipeline to ${parallel.stages.length}, or stages to auto`);
+      throw new PlanError(
+        `parallel.stages has ${parallel.stages.length} entries, but with parallel.pipeline 1 there is one stage: set parallel.pipeline to ${parallel.stages.length}, or stages to auto`,
+      );
     name = '1f1b';
     chunks = 1;
   } else if (name !== 'interleaved-1f1b' && chunks > 1) {
-    warnings.push(`parallel.chunks ${chunks} has no effect: the schedule ${name} has one stage for each rank (interleaved-1f1b has several)`);
+    warnings.push(
+      `parallel.chunks ${chunks} has no effect: the schedule ${name} has one stage for each rank (interleaved-1f1b has several)`,
+    );
     chunks = 1;
   } else if (name === 'interleaved-1f1b' && chunks === 1) {
     warnings.push('parallel.schedule interleaved-1f1b with parallel.chunks 1 is the same as 1f1b');
@@ -117,7 +127,7 @@ function chooseSchedule(input: PlanInput, mesh: MeshShape) {
   return { name, chunks, table: null, warnings };
 }
 
-function checkTable(table: Schedule, mesh: MeshShape, microbatches: number, summary: ModelSummary): Schedule {
+function checkTable(table: Schedule, mesh: MeshShape, summary: ModelSummary): void {
   if (table.ranks.length !== mesh.pipeline)
     throw new PlanError(
       `the schedule table "${table.name}" has ${table.ranks.length} rows, but parallel.pipeline is ${mesh.pipeline}: a table has one row for each pipeline rank`,
@@ -126,11 +136,13 @@ function checkTable(table: Schedule, mesh: MeshShape, microbatches: number, summ
     throw new PlanError(
       `the schedule table "${table.name}" has ${table.stageRanks.length} stages, but the model has ${summary.layers.length} layers: every stage needs a layer`,
     );
-  if (table.microbatches !== microbatches)
-    throw new PlanError(
-      `the schedule table "${table.name}" is for ${table.microbatches} microbatches, but a data rank has ${microbatches}: change batch or parallel.data so that each data rank has ${table.microbatches}`,
-    );
-  return table;
+}
+
+function forShare(table: Schedule, microbatches: number): Schedule {
+  if (table.microbatches === microbatches) return table;
+  throw new PlanError(
+    `the schedule table "${table.name}" is for ${table.microbatches} microbatches, but a data rank has ${microbatches}: change batch or parallel.data so that each data rank has ${table.microbatches}`,
+  );
 }
 
 function cut({ summary, parallel }: PlanInput, stages: number): number[][] {
@@ -151,6 +163,8 @@ function contentsOf(summary: ModelSummary, stage: Stage): StageContents {
   const layers = stage.layers.map((index) => summary.layers[index]);
   return {
     dense: layers.some((layer) => layer && (layer.params.length > 0 || layer.stateBytes > 0)),
-    experts: layers.some((layer) => layer?.expertCalls.some((call) => call.experts.some((expert) => expert.length > 0))),
+    experts: layers.some((layer) =>
+      layer?.expertCalls.some((call) => call.experts.some((expert) => expert.length > 0)),
+    ),
   };
 }

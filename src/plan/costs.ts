@@ -36,7 +36,9 @@ export function modelCosts(
   machine: Machine = DEFAULT_MACHINE,
 ): StepCosts {
   const flops = (['train', 'evaluate'] as const).map((mode) =>
-    stages.map((stage) => stage.segments.map((segment) => sumFlops(segment.parts.map((part) => partFlops(summary, part, mode))))),
+    stages.map((stage) =>
+      stage.segments.map((segment) => sumFlops(segment.parts.map((part) => partFlops(summary, part, mode)))),
+    ),
   );
   const outputs = stages.map((stage) => boundaryBytes(summary, stage));
   const kept = stages.map((stage) => residualBytes(summary, stage));
@@ -123,7 +125,8 @@ export interface UniformCosts {
 
 /** Costs that are the same on every stage (spread over the segments of a stage). Communication is free by default. */
 export function uniformCosts(costs: UniformCosts): StepCosts {
-  const segments = (program: Program, stage: number) => program.stages.find(({ index }) => index === stage)?.segments.length ?? 1;
+  const segments = (program: Program, stage: number) =>
+    program.stages.find(({ index }) => index === stage)?.segments.length ?? 1;
   return {
     bytesPerSecond: costs.bytesPerSecond ?? Number.POSITIVE_INFINITY,
     latencySeconds: costs.latencySeconds ?? 0,

@@ -154,7 +154,11 @@ export function execute(programs: readonly Program[], credit: number, hooks: Exe
   const unread = mail.flatMap((box, slot) =>
     [...box].flatMap(([key, queue]) => {
       const colon = key.indexOf(':');
-      const message = { from: Number(key.slice(0, colon)), to: (programs[slot] as Program).rank, tag: key.slice(colon + 1) };
+      const message = {
+        from: Number(key.slice(0, colon)),
+        to: (programs[slot] as Program).rank,
+        tag: key.slice(colon + 1),
+      };
       return queue.map(() => message);
     }),
   );
@@ -185,12 +189,16 @@ function waiting(
   { rank }: Program,
   meetings: ReadonlyMap<string, Meeting>,
 ): Pick<BlockedRank, 'waitsFor' | 'reason'> {
-  if (instruction.op === 'Recv') return { waitsFor: [instruction.from], reason: `waits for a message from rank ${instruction.from}` };
+  if (instruction.op === 'Recv')
+    return { waitsFor: [instruction.from], reason: `waits for a message from rank ${instruction.from}` };
   if (instruction.op === 'Send')
     return { waitsFor: [instruction.to], reason: `waits until rank ${instruction.to} has received earlier messages` };
   const meeting = 'group' in instruction ? meetings.get(instruction.group) : undefined;
   const missing = meeting?.members.filter((member) => !meeting.arrived.has(member) && member !== rank) ?? [];
   if (meeting && !meeting.arrived.has(rank))
-    return { waitsFor: [...meeting.arrived.keys()], reason: `disagrees with rank ${[...meeting.arrived.keys()].join(', ')}, which issued ${meeting.signature}` };
+    return {
+      waitsFor: [...meeting.arrived.keys()],
+      reason: `disagrees with rank ${[...meeting.arrived.keys()].join(', ')}, which issued ${meeting.signature}`,
+    };
   return { waitsFor: missing, reason: `waits for rank ${missing.join(', ')}` };
 }

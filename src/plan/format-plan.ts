@@ -41,7 +41,19 @@ export function formatPlan(plan: Plan, options: FormatPlanOptions = {}): string 
     ),
     '',
     ...table(
-      ['rank', 'data', 'stages', 'params', 'optimizer', 'gradients', 'activations', 'in flight', 'sends', 'bytes', 'busy'],
+      [
+        'rank',
+        'data',
+        'stages',
+        'params',
+        'optimizer',
+        'gradients',
+        'activations',
+        'in flight',
+        'sends',
+        'bytes',
+        'busy',
+      ],
       report.ranks
         .filter(({ rank }) => shown.includes(rank))
         .map((r) => [
@@ -59,7 +71,8 @@ export function formatPlan(plan: Plan, options: FormatPlanOptions = {}): string 
         ]),
     ),
   ];
-  if (shown.length < world) lines.push(`(${shown.length} of ${world} ranks; the others are replicas of these or like them)`);
+  if (shown.length < world)
+    lines.push(`(${shown.length} of ${world} ranks; the others are replicas of these or like them)`);
   lines.push(
     '',
     `step      ${duration(simulation.seconds)} at ${count(machine.flopsPerSecond)}FLOP/s a rank, ${bytes(machine.bytesPerSecond)}/s and ${duration(machine.latencySeconds)} a message: an assumption to compare plans by`,

@@ -51,7 +51,13 @@ export function lowerTraining(input: LoweringInput, rank: number): Program {
       if (contents[stage]?.dense && groups.data.ranks.length > 1)
         out.push({ op: 'AllReduce', what: 'dense', group: groups.data.id, stage, tag: `reduce/s${stage}/dense` });
       if (contents[stage]?.experts && groups.replica.ranks.length > 1)
-        out.push({ op: 'AllReduce', what: 'experts', group: groups.replica.id, stage, tag: `reduce/s${stage}/experts` });
+        out.push({
+          op: 'AllReduce',
+          what: 'experts',
+          group: groups.replica.id,
+          stage,
+          tag: `reduce/s${stage}/experts`,
+        });
     }
   }
   if (groups.model.ranks.length > 1) out.push({ op: 'AllGather', what: 'norms', group: groups.model.id, tag: 'norms' });
@@ -82,7 +88,7 @@ export function lowerEvaluation(input: LoweringInput, rank: number): Program {
 /** Stages in the order in which their last action comes. */
 function completionOrder(actions: readonly Action[]): number[] {
   const last = new Map<number, number>();
-  actions.forEach(({ stage }, i) => last.set(stage, i));
+  for (const [i, { stage }] of actions.entries()) last.set(stage, i);
   return [...last].sort((a, b) => a[1] - b[1]).map(([stage]) => stage);
 }
 
@@ -131,30 +137,49 @@ class RankLowering {
     const { index } = stage;
     const out = this.#out;
     if (index === 0) out.push({ op: 'LoadBatch', stage: index, microbatch, what: 'inputs' });
-    if (index === this.#input.stages.length - 1) out.push({ op: 'LoadBatch', stage: index, microbatch, what: 'targets' });
+    if (index === this.#input.stages.length - 1)
+      out.push({ op: 'LoadBatch', stage: index, microbatch, what: 'targets' });
     const from = this.#peer(index - 1);
-    if (from !== null) out.push({ op: 'Recv', what: 'activation', stage: index, microbatch, from, tag: `act/s${index}/m${microbatch}` });
+    if (from !== null)
+      out.push({ op: 'Recv', what: 'activation', stage: index, microbatch, from, tag: `act/s${index}/m${microbatch}` });
     for (const segment of stage.segments) {
       if (isExchanged(segment)) this.#exchange('dispatch', segment, microbatch);
       out.push({ op: 'Forward', stage: index, segment: segment.index, microbatch });
       if (isExchanged(segment)) this.#exchange('combine', segment, microbatch);
     }
     const to = this.#peer(index + 1);
-    if (to !== null) out.push({ op: 'Send', what: 'activation', stage: index, microbatch, to, tag: `act/s${index + 1}/m${microbatch}` });
+    if (to !== null)
+      out.push({
+        op: 'Send',
+        what: 'activation',
+        stage: index,
+        microbatch,
+        to,
+        tag: `act/s${index + 1}/m${microbatch}`,
+      });
   }
 
   #backward(stage: Stage, microbatch: number, op: 'Backward' | 'BackwardInput'): void {
     const { index } = stage;
     const out = this.#out;
     const from = this.#peer(index + 1);
-    if (from !== null) out.push({ op: 'Recv', what: 'gradient', stage: index, microbatch, from, tag: `grad/s${index}/m${microbatch}` });
+    if (from !== null)
+      out.push({ op: 'Recv', what: 'gradient', stage: index, microbatch, from, tag: `grad/s${index}/m${microbatch}` });
     for (const segment of [...stage.segments].reverse()) {
       if (isExchanged(segment)) this.#exchange('combine-gradient', segment, microbatch);
       out.push({ op, stage: index, segment: segment.index, microbatch });
       if (isExchanged(segment)) this.#exchange('dispatch-gradient', segment, microbatch);
     }
     const to = this.#peer(index - 1);
-    if (to !== null) out.push({ op: 'Send', what: 'gradient', stage: index, microbatch, to, tag: `grad/s${index - 1}/m${microbatch}` });
+    if (to !== null)
+      out.push({
+        op: 'Send',
+        what: 'gradient',
+        stage: index,
+        microbatch,
+        to,
+        tag: `grad/s${index - 1}/m${microbatch}`,
+      });
   }
 
   #exchange(what: ExchangeKind, segment: Segment, microbatch: number): void {

@@ -24,7 +24,9 @@ export function expertPosition(mesh: MeshShape, data: number): { readonly group:
  */
 export function paramsOfRank(summary: ModelSummary, plan: Placed, rank: number): ParamSummary[] {
   const { data, pipeline } = positionOf(plan.mesh, rank);
-  return plan.stages.filter((stage) => stage.pipelineRank === pipeline).flatMap((stage) => paramsOfStage(summary, plan.mesh, stage, data));
+  return plan.stages
+    .filter((stage) => stage.pipelineRank === pipeline)
+    .flatMap((stage) => paramsOfStage(summary, plan.mesh, stage, data));
 }
 
 /** Parameters of one stage that data rank `data` holds. */
@@ -32,7 +34,8 @@ export function paramsOfStage(summary: ModelSummary, mesh: MeshShape, stage: Sta
   const { member } = expertPosition(mesh, data);
   return stage.layers.flatMap((index) => {
     const layer = summary.layers[index];
-    if (!layer) throw new RangeError(`stage ${stage.index} has layer ${index}, but the model has ${summary.layers.length}`);
+    if (!layer)
+      throw new RangeError(`stage ${stage.index} has layer ${index}, but the model has ${summary.layers.length}`);
     const experts = layer.expertCalls.flatMap((call) =>
       call.experts.filter((_, e) => expertMember(e, call.experts.length, mesh.expert) === member).flat(),
     );

@@ -48,7 +48,12 @@ export type ExchangeKind = 'dispatch' | 'combine' | 'dispatch-gradient' | 'combi
  * segment or exchange it is this rank's own; the peers of the expert group work on theirs of the same round.
  */
 export type Instruction =
-  | { readonly op: 'LoadBatch'; readonly stage: number; readonly microbatch: number; readonly what: 'inputs' | 'targets' }
+  | {
+      readonly op: 'LoadBatch';
+      readonly stage: number;
+      readonly microbatch: number;
+      readonly what: 'inputs' | 'targets';
+    }
   | { readonly op: 'Forward'; readonly stage: number; readonly segment: number; readonly microbatch: number }
   /** Gradient of inputs and parameters together. */
   | { readonly op: 'Backward'; readonly stage: number; readonly segment: number; readonly microbatch: number }
@@ -60,20 +65,48 @@ export type Instruction =
    * Activations go from `stage` to `stage + 1`; gradients from `stage` to `stage - 1`. The tag names the receiving
    * stage. Where both stages are on this rank there is no Send or Recv: the output of one is the input of the other.
    */
-  | { readonly op: 'Send'; readonly what: 'activation' | 'gradient'; readonly stage: number; readonly microbatch: number; readonly to: number; readonly tag: string }
+  | {
+      readonly op: 'Send';
+      readonly what: 'activation' | 'gradient';
+      readonly stage: number;
+      readonly microbatch: number;
+      readonly to: number;
+      readonly tag: string;
+    }
   /** `stage` is the receiving stage. */
-  | { readonly op: 'Recv'; readonly what: 'activation' | 'gradient'; readonly stage: number; readonly microbatch: number; readonly from: number; readonly tag: string }
+  | {
+      readonly op: 'Recv';
+      readonly what: 'activation' | 'gradient';
+      readonly stage: number;
+      readonly microbatch: number;
+      readonly from: number;
+      readonly tag: string;
+    }
   /**
    * `segment` is the expert segment that the exchange belongs to: `dispatch` comes before its Forward and `combine`
    * after; `combine-gradient` before its Backward and `dispatch-gradient` after. The tag names the round (the n-th
    * microbatch of each rank's share), so it is the same for all members.
    */
-  | { readonly op: 'AllToAll'; readonly what: ExchangeKind; readonly group: string; readonly stage: number; readonly segment: number; readonly microbatch: number; readonly tag: string }
+  | {
+      readonly op: 'AllToAll';
+      readonly what: ExchangeKind;
+      readonly group: string;
+      readonly stage: number;
+      readonly segment: number;
+      readonly microbatch: number;
+      readonly tag: string;
+    }
   /**
    * Finishes the canonical tree of gradients of a stage over a group: `dense` over the data ranks (with the state
    * contributions), `experts` over the ranks that hold the same experts. Follows the last backward of the stage.
    */
-  | { readonly op: 'AllReduce'; readonly what: 'dense' | 'experts'; readonly group: string; readonly stage: number; readonly tag: string }
+  | {
+      readonly op: 'AllReduce';
+      readonly what: 'dense' | 'experts';
+      readonly group: string;
+      readonly stage: number;
+      readonly tag: string;
+    }
   | { readonly op: 'ReduceScatter'; readonly group: string; readonly stage: number; readonly tag: string }
   /**
    * `norms`: squared gradient norms of every parameter, among the ranks that together hold the model once (a dense

@@ -1,5 +1,5 @@
-import { type Machine, modelCosts, type StepCosts } from './costs.ts';
 import type { Plan } from './compile.ts';
+import { type Machine, modelCosts, type StepCosts } from './costs.ts';
 import { type Flops, stageFlops } from './layer-cost.ts';
 import { type MeshPosition, positionOf } from './mesh.ts';
 import { paramsOfRank } from './placement.ts';
@@ -49,7 +49,10 @@ export interface PlanReport {
 }
 
 /** Measures a plan: what each rank holds and sends, and how a step would go. O(instructions). */
-export function planReport(plan: Plan, options: { readonly machine?: Machine; readonly timeline?: boolean } = {}): PlanReport {
+export function planReport(
+  plan: Plan,
+  options: { readonly machine?: Machine; readonly timeline?: boolean } = {},
+): PlanReport {
   const { summary, mesh, stages, programs } = plan;
   const costs = modelCosts(plan, options.machine);
   const simulation = simulate(programs, costs, { timeline: options.timeline ?? false });

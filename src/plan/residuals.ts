@@ -23,9 +23,14 @@ export interface WantedValues {
  */
 export function splitByUse(graph: Graph, wanted: WantedValues): SplitNodes {
   const forOutputs = ancestors(graph, wanted.outputs);
-  const expertGradients = graph.nodes.filter(({ kernel }) => kernel === 'PlexusExpertsGrad').flatMap(({ outputs }) => outputs);
+  const expertGradients = graph.nodes
+    .filter(({ kernel }) => kernel === 'PlexusExpertsGrad')
+    .flatMap(({ outputs }) => outputs);
   const forInputs = ancestors(graph, [...wanted.inputGradients.filter((id) => id !== null), ...expertGradients]);
-  const forParams = ancestors(graph, wanted.paramGradients.filter((id) => id !== null));
+  const forParams = ancestors(
+    graph,
+    wanted.paramGradients.filter((id) => id !== null),
+  );
   const forward: GraphNode[] = [];
   const backwardInput: GraphNode[] = [];
   const backwardWeight: GraphNode[] = [];

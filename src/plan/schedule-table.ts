@@ -29,7 +29,8 @@ export function readSchedule(file: string): Schedule {
 /** Parses the text of a schedule table (see `readSchedule`). `name` is used in errors. @throws PlanError */
 export function parseSchedule(text: string, name: string, format: 'csv' | 'yaml'): Schedule {
   const rows = format === 'csv' ? csvRows(text) : yamlRows(text, name);
-  if (rows.length === 0) throw new PlanError(`the schedule table "${name}" is empty: it needs one row for each pipeline rank`);
+  if (rows.length === 0)
+    throw new PlanError(`the schedule table "${name}" is empty: it needs one row for each pipeline rank`);
   const ranks = rows.map((cells, row) => cells.filter((cell) => cell !== '').map((cell) => parseCell(cell, name, row)));
   return checkSchedule({ name, ranks });
 }
@@ -54,10 +55,12 @@ function yamlRows(text: string, name: string): string[][] {
     if (!(error instanceof YAMLParseError)) throw error;
     throw new PlanError(`the schedule table "${name}" is not YAML: ${error.message}`, { cause: error });
   }
-  if (!Array.isArray(value)) throw new PlanError(`the schedule table "${name}" must be a list of rows, one for each pipeline rank`);
+  if (!Array.isArray(value))
+    throw new PlanError(`the schedule table "${name}" must be a list of rows, one for each pipeline rank`);
   return value.map((row: unknown, index) => {
     if (typeof row === 'string') return row.split(/\s+/);
-    if (!Array.isArray(row)) throw new PlanError(`the schedule table "${name}", row ${index + 1}: a row is a list of cells such as 0F0`);
+    if (!Array.isArray(row))
+      throw new PlanError(`the schedule table "${name}", row ${index + 1}: a row is a list of cells such as 0F0`);
     return row.map((cell: unknown) => (cell === null ? '' : String(cell).trim()));
   });
 }
@@ -88,7 +91,8 @@ function checkSchedule({ name, ranks }: Pick<Schedule, 'name' | 'ranks'>): Sched
     for (const action of actions) {
       const { stage, kind, microbatch } = action;
       const owner = stageRanks[stage] as number;
-      if (owner >= 0 && owner !== row) fail(row, action, `stage ${stage} is already in row ${owner + 1}; all of a stage is on one rank`);
+      if (owner >= 0 && owner !== row)
+        fail(row, action, `stage ${stage} is already in row ${owner + 1}; all of a stage is on one rank`);
       stageRanks[stage] = row;
       const key = `${stage} ${microbatch}`;
       const done = seen.get(key) ?? new Set<ActionKind>();
@@ -96,7 +100,8 @@ function checkSchedule({ name, ranks }: Pick<Schedule, 'name' | 'ranks'>): Sched
       if (done.has(kind)) fail(row, action, 'is there twice');
       if (kind !== 'F' && !done.has('F')) fail(row, action, `comes before its forward ${stage}F${microbatch}`);
       if (kind === 'W' && !done.has('I')) fail(row, action, `comes before ${stage}I${microbatch}`);
-      if ((kind === 'B' && done.has('I')) || (kind === 'I' && done.has('B'))) fail(row, action, 'B already contains I and W');
+      if ((kind === 'B' && done.has('I')) || (kind === 'I' && done.has('B')))
+        fail(row, action, 'B already contains I and W');
       done.add(kind);
     }
   });

@@ -38,23 +38,26 @@ export interface Schedule {
  */
 export function generateSchedule(name: ScheduleName, pipeline: number, microbatches: number, chunks = 1): Schedule {
   for (const [key, value] of Object.entries({ pipeline, microbatches, chunks }))
-    if (!Number.isInteger(value) || value < 1) throw new PlanError(`a schedule needs a positive whole ${key}, got ${value}`);
+    if (!Number.isInteger(value) || value < 1)
+      throw new PlanError(`a schedule needs a positive whole ${key}, got ${value}`);
   if (chunks > 1 && name !== 'interleaved-1f1b')
     throw new PlanError(`the schedule ${name} has one chunk for each rank, got ${chunks}: use interleaved-1f1b`);
-  const ranks = Array.from({ length: pipeline }, (_, rank) => {
-    switch (name) {
-      case 'gpipe':
-        return [...phase('F', rank, 0, microbatches), ...phase('B', rank, 0, microbatches)];
-      case '1f1b':
-        return oneForwardOneBackward(rank, pipeline, microbatches);
-      case 'interleaved-1f1b':
-        return interleaved(rank, pipeline, microbatches, chunks);
-      case 'zero-bubble':
-        return zeroBubble(rank, pipeline, microbatches);
-    }
-  });
+  const ranks = Array.from({ length: pipeline }, (_, rank) => actionsOf(name, rank, pipeline, microbatches, chunks));
   const stageRanks = Array.from({ length: pipeline * chunks }, (_, stage) => stage % pipeline);
   return { name, microbatches, stageRanks, ranks };
+}
+
+function actionsOf(name: ScheduleName, rank: number, pipeline: number, microbatches: number, chunks: number): Action[] {
+  switch (name) {
+    case 'gpipe':
+      return [...phase('F', rank, 0, microbatches), ...phase('B', rank, 0, microbatches)];
+    case '1f1b':
+      return oneForwardOneBackward(rank, pipeline, microbatches);
+    case 'interleaved-1f1b':
+      return interleaved(rank, pipeline, microbatches, chunks);
+    case 'zero-bubble':
+      return zeroBubble(rank, pipeline, microbatches);
+  }
 }
 
 function phase(kind: ActionKind, stage: number, from: number, to: number): Action[] {

@@ -19,7 +19,10 @@ export const parallelSchema = z
       'ranks of the data axis over which experts are sharded; must divide parallel.data and the number of experts',
     ),
     schedule: z
-      .union([z.enum(SCHEDULE_NAMES), z.strictObject({ file: z.string().min(1).describe('table of the schedule, .yaml or .csv') })])
+      .union([
+        z.enum(SCHEDULE_NAMES),
+        z.strictObject({ file: z.string().min(1).describe('table of the schedule, .yaml or .csv') }),
+      ])
       .default('1f1b')
       .describe(
         'order of forwards and backwards over the pipeline: gpipe, 1f1b, interleaved-1f1b, zero-bubble, or {file: table.yaml}',

@@ -20,7 +20,12 @@ export function makeStages(
  * Cuts a stage into segments. With sharded experts it is cut at every expert call, so that odd segments are the experts;
  * otherwise it is one segment, in which the experts run in place.
  */
-export function segmentsOf(summary: ModelSummary, stage: number, layers: readonly number[], sharded: boolean): Segment[] {
+export function segmentsOf(
+  summary: ModelSummary,
+  stage: number,
+  layers: readonly number[],
+  sharded: boolean,
+): Segment[] {
   const runs: SegmentPart[][] = [[]];
   for (const layer of layers) {
     const calls = summary.layers[layer]?.expertCalls.length ?? 0;

@@ -105,14 +105,16 @@ export function simulate(programs: readonly Program[], costs: StepCosts, options
     seconds = Math.max(seconds, clock[rank] as number);
     work += busy[rank] as number;
   }
-  const ranks = programs.map((_, rank): RankTimes => ({
-    busy: busy[rank] as number,
-    end: clock[rank] as number,
-    peakActivationBytes: memory[rank]?.peakBytes ?? 0,
-    peakMicrobatches: memory[rank]?.peakCount ?? 0,
-    messages: messages[rank] as number,
-    bytes: bytes[rank] as number,
-  }));
+  const ranks = programs.map(
+    (_, rank): RankTimes => ({
+      busy: busy[rank] as number,
+      end: clock[rank] as number,
+      peakActivationBytes: memory[rank]?.peakBytes ?? 0,
+      peakMicrobatches: memory[rank]?.peakCount ?? 0,
+      messages: messages[rank] as number,
+      bytes: bytes[rank] as number,
+    }),
+  );
   return { seconds, bubble: seconds > 0 ? 1 - work / (seconds * programs.length) : 0, ranks, timeline };
 }
 

@@ -1,5 +1,14 @@
 import { type Graph, graphFlops, type Signature, trace, traceVjp } from '../engine/index.ts';
-import { type ExpertFunction, KEY_SIGNATURE, type LayerFunction, type Model, modelFunctions, type Named, type ParamSpec, type TaskInfo } from '../modules/index.ts';
+import {
+  type ExpertFunction,
+  KEY_SIGNATURE,
+  type LayerFunction,
+  type Model,
+  modelFunctions,
+  type Named,
+  type ParamSpec,
+  type TaskInfo,
+} from '../modules/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { sizeOf } from '../tensor/index.ts';
 import { residualBytesOf, splitByUse } from './residuals.ts';
@@ -80,7 +89,9 @@ function measure(fn: LayerFunction, activations: number, first: boolean, known: 
     backward: flops(parts.backwardInput) + flops(parts.backwardWeight),
     weight: flops(parts.backwardWeight),
     residualBytes: residualBytesOf(graph, parts, new Set(inputs.filter((_, i) => isActivation(i)))),
-    rows: parts.forward.filter(({ kernel }) => kernel === 'PlexusExperts').map((node) => signatureAt(graph, node.inputs[0])),
+    rows: parts.forward
+      .filter(({ kernel }) => kernel === 'PlexusExperts')
+      .map((node) => signatureAt(graph, node.inputs[0])),
   };
   known.set(key, made);
   return made;
@@ -97,7 +108,8 @@ function expertSummary(
   params: (named: readonly Named<ParamSpec>[]) => ParamSummary[],
 ): ExpertCallSummary {
   const [count, width] = rows?.shape ?? [];
-  if (count === undefined || width === undefined) throw new Error(`the trace has no rows for the experts of "${call.path}"`);
+  if (count === undefined || width === undefined)
+    throw new Error(`the trace has no rows for the experts of "${call.path}"`);
   const own = call.params[0] ?? [];
   const signature: Signature[] = [
     ...own.map(({ spec }): Signature => ({ dtype: 'float32', shape: spec.shape })),

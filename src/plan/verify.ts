@@ -74,21 +74,27 @@ function checkStructure(programs: readonly Program[]): number[] {
   programs.forEach((program, rank) => {
     if (program.rank !== rank) wrong.push(`program ${rank} is that of rank ${program.rank}`);
     for (const key of ['mesh', 'mode', 'microbatches', 'totalStages'] as const)
-      if (!same(program[key], first[key])) wrong.push(`rank ${rank} has ${key} ${JSON.stringify(program[key])}, rank 0 ${JSON.stringify(first[key])}`);
+      if (!same(program[key], first[key]))
+        wrong.push(`rank ${rank} has ${key} ${JSON.stringify(program[key])}, rank 0 ${JSON.stringify(first[key])}`);
     const { data, pipeline } = positionOf(first.mesh, rank);
     if (pipeline === 0) {
-      if (program.share.start !== covered) wrong.push(`rank ${rank} begins with microbatch ${program.share.start}, but ${covered} is next`);
+      if (program.share.start !== covered)
+        wrong.push(`rank ${rank} begins with microbatch ${program.share.start}, but ${covered} is next`);
       covered = program.share.end;
-    } else if (!same(program.share, programs[data]?.share)) wrong.push(`rank ${rank} has another share of microbatches than rank ${data}`);
+    } else if (!same(program.share, programs[data]?.share))
+      wrong.push(`rank ${rank} has another share of microbatches than rank ${data}`);
     for (const stage of program.stages) {
-      if (stage.pipelineRank !== pipeline) wrong.push(`rank ${rank} holds stage ${stage.index}, which belongs to pipeline rank ${stage.pipelineRank}`);
+      if (stage.pipelineRank !== pipeline)
+        wrong.push(`rank ${rank} holds stage ${stage.index}, which belongs to pipeline rank ${stage.pipelineRank}`);
       stageRanks[stage.index] = stage.pipelineRank;
       const text = JSON.stringify(stage);
-      if ((layers.get(stage.index) ?? text) !== text) wrong.push(`rank ${rank} has another idea of stage ${stage.index} than a rank before it`);
+      if ((layers.get(stage.index) ?? text) !== text)
+        wrong.push(`rank ${rank} has another idea of stage ${stage.index} than a rank before it`);
       layers.set(stage.index, text);
     }
     const own = program.stages.length;
-    if (own !== programs[pipeline * first.mesh.data]?.stages.length) wrong.push(`rank ${rank} holds ${own} stages, unlike its replicas`);
+    if (own !== programs[pipeline * first.mesh.data]?.stages.length)
+      wrong.push(`rank ${rank} holds ${own} stages, unlike its replicas`);
     for (const [id, group] of Object.entries(program.groups)) {
       if (group.id !== id) wrong.push(`rank ${rank}: the group "${id}" calls itself "${group.id}"`);
       const other = groups.get(id) ?? group.ranks;
@@ -139,11 +145,16 @@ function checkMessages(programs: readonly Program[]): number {
       }
       const other = sent.instruction;
       const step = instruction.what === 'activation' ? 1 : -1;
-      if (other.what !== instruction.what || other.microbatch !== instruction.microbatch || other.stage + step !== instruction.stage)
+      if (
+        other.what !== instruction.what ||
+        other.microbatch !== instruction.microbatch ||
+        other.stage + step !== instruction.stage
+      )
         wrong.push(`${text(here)} would get something else: ${text(sent)}`);
     });
   for (const [to, box] of sends.entries())
-    for (const list of box.values()) for (const message of list) wrong.push(`${text(message)}: rank ${to} has no Recv for it`);
+    for (const list of box.values())
+      for (const message of list) wrong.push(`${text(message)}: rank ${to} has no Recv for it`);
   if (wrong.length > 0) throw new VerificationError(wrong);
   return messages;
 }
@@ -171,11 +182,19 @@ function findCredit(programs: readonly Program[], given?: number): number {
 }
 
 /** Follows who waits for whom to a cycle, or to a rank that has ended. */
-function deadlock({ blocked, unread }: ExecutionResult, programs: readonly Program[], credit: number): VerificationError {
+function deadlock(
+  { blocked, unread }: ExecutionResult,
+  programs: readonly Program[],
+  credit: number,
+): VerificationError {
   const byRank = new Map(blocked.map((b) => [b.rank, b]));
-  const window = credit === Number.POSITIVE_INFINITY ? '' : ` (with ${credit} credit${credit === 1 ? '' : 's'} a channel)`;
+  const window =
+    credit === Number.POSITIVE_INFINITY ? '' : ` (with ${credit} credit${credit === 1 ? '' : 's'} a channel)`;
   const first = blocked[0];
-  if (!first) return new VerificationError(unread.map(({ from, to, tag }) => `rank ${to} never receives [${tag}] from rank ${from}`));
+  if (!first)
+    return new VerificationError(
+      unread.map(({ from, to, tag }) => `rank ${to} never receives [${tag}] from rank ${from}`),
+    );
   const path: BlockedRank[] = [];
   let at: BlockedRank | undefined = first;
   let ended: number | null = null;
@@ -188,7 +207,14 @@ function deadlock({ blocked, unread }: ExecutionResult, programs: readonly Progr
   const cycle = at ? path.slice(path.indexOf(at)) : path;
   const lines = cycle.map((b) => `${place(b.rank, b.index, b.instruction)}: ${b.reason}`);
   if (ended !== null)
-    lines.push(programs.some(({ rank }) => rank === ended) ? `rank ${ended} has reached the end of its program` : `there is no rank ${ended}`);
+    lines.push(
+      programs.some(({ rank }) => rank === ended)
+        ? `rank ${ended} has reached the end of its program`
+        : `there is no rank ${ended}`,
+    );
   else if (at) lines.push(`so rank ${at.rank} waits for itself: a cycle`);
-  return new VerificationError([`deadlock${window}: ${blocked.length} of ${programs.length} ranks wait for ever`, ...lines]);
+  return new VerificationError([
+    `deadlock${window}: ${blocked.length} of ${programs.length} ranks wait for ever`,
+    ...lines,
+  ]);
 }

@@ -10,13 +10,18 @@ export interface LayerOptions {
 }
 
 /** A layer of a made-up model. */
-export function layer(name: string, { flops = 1e6, experts = 0, calls = experts > 0 ? 1 : 0 }: LayerOptions = {}): LayerSummary {
+export function layer(
+  name: string,
+  { flops = 1e6, experts = 0, calls = experts > 0 ? 1 : 0 }: LayerOptions = {},
+): LayerSummary {
   return {
     name,
     params: [{ path: `${name}.weight`, shape: [4, 4], bytes: 64, optimizerBytes: 128 }],
     expertCalls: Array.from({ length: calls }, (_, c) => ({
       path: `${name}.moe${c}`,
-      experts: Array.from({ length: experts }, (_, e) => [{ path: `${name}.moe${c}.experts.${e}.up`, shape: [4, 8], bytes: 128, optimizerBytes: 256 }]),
+      experts: Array.from({ length: experts }, (_, e) => [
+        { path: `${name}.moe${c}.experts.${e}.up`, shape: [4, 8], bytes: 128, optimizerBytes: 256 },
+      ]),
       rows: 16,
       width: 4,
       flopsPerRow: 64,

@@ -46,10 +46,21 @@ const cases: Case[] = [
   { name: 'gpipe', parallel: { pipeline: 3, schedule: 'gpipe' }, layers: 3, microbatches: 4 },
   { name: '1f1b', parallel: { pipeline: 3 }, layers: 3, microbatches: 5 },
   { name: '1f1b with data ranks', parallel: { pipeline: 2, data: 2 }, layers: 2, microbatches: 5 },
-  { name: 'interleaved', parallel: { pipeline: 2, schedule: 'interleaved-1f1b', chunks: 2 }, layers: 4, microbatches: 3 },
+  {
+    name: 'interleaved',
+    parallel: { pipeline: 2, schedule: 'interleaved-1f1b', chunks: 2 },
+    layers: 4,
+    microbatches: 3,
+  },
   { name: 'zero-bubble', parallel: { pipeline: 3, schedule: 'zero-bubble' }, layers: 3, microbatches: 4 },
   { name: 'experts', parallel: { pipeline: 2, data: 2, expert: 2 }, layers: 2, experts: 2, microbatches: 4 },
-  { name: 'experts, zero-bubble', parallel: { pipeline: 2, data: 4, expert: 2, schedule: 'zero-bubble' }, layers: 2, experts: 4, microbatches: 8 },
+  {
+    name: 'experts, zero-bubble',
+    parallel: { pipeline: 2, data: 4, expert: 2, schedule: 'zero-bubble' },
+    layers: 2,
+    experts: 4,
+    microbatches: 8,
+  },
 ];
 
 describe.each(cases)('changes to $name', ({ parallel, layers, experts = 0, microbatches }) => {
@@ -84,7 +95,8 @@ describe.each(cases)('changes to $name', ({ parallel, layers, experts = 0, micro
       counts[harmless ? 'harmless' : 'harmful'] += 1;
     };
     for (const programs of sets)
-      for (const { rank, instructions } of programs) for (let i = 0; i + 1 < instructions.length; i++) check(programs, rank, i, i + 1);
+      for (const { rank, instructions } of programs)
+        for (let i = 0; i + 1 < instructions.length; i++) check(programs, rank, i, i + 1);
     fc.assert(
       fc.property(fc.nat(), fc.nat(), fc.nat(), (r, a, b) => {
         const rank = r % made.programs.length;
@@ -132,12 +144,18 @@ describe.each(cases)('changes to $name', ({ parallel, layers, experts = 0, micro
               for (const program of programs) if (program.rank !== i[key]) others.push({ [key]: program.rank });
           if (typeof i.group === 'string')
             for (const id of ['nobody', ...Object.keys(groups)])
-              if (id !== i.group && String(groups[id]?.ranks) !== String(groups[i.group]?.ranks)) others.push({ group: id });
+              if (id !== i.group && String(groups[id]?.ranks) !== String(groups[i.group]?.ranks))
+                others.push({ group: id });
           for (const key of ['stage', 'segment', 'microbatch'])
             if (typeof i[key] === 'number') others.push({ [key]: i[key] + 1 }, { [key]: i[key] - 1 });
           for (const other of others) {
-            const changed = replace(programs, rank, (list) => list.splice(index, 1, { ...instruction, ...other } as Instruction));
-            expect(() => verifyPrograms(changed, { credit }), `${formatInstruction(instruction)} ${JSON.stringify(other)}`).toThrow(VerificationError);
+            const changed = replace(programs, rank, (list) =>
+              list.splice(index, 1, { ...instruction, ...other } as Instruction),
+            );
+            expect(
+              () => verifyPrograms(changed, { credit }),
+              `${formatInstruction(instruction)} ${JSON.stringify(other)}`,
+            ).toThrow(VerificationError);
             changes += 1;
           }
         });

@@ -1,7 +1,9 @@
 import type { Instruction, Program } from '../../src/plan/index.ts';
 
 /** What a set of programs computes: one text for each rank, or why it computes nothing. */
-export type Outcome = { readonly ok: true; readonly results: readonly string[] } | { readonly ok: false; readonly why: string };
+export type Outcome =
+  | { readonly ok: true; readonly results: readonly string[] }
+  | { readonly ok: false; readonly why: string };
 
 type Value = number;
 
@@ -28,7 +30,11 @@ function expression(...parts: (string | number)[]): Value {
  * are unread. Written apart from the verifier and without its rules: an instruction fails only if a value that it needs is
  * not there. What each rank's optimizer is given (or, in evaluation, what was computed) is the result.
  */
-export function interpret(programs: readonly Program[], credit: number, pick: (choices: number) => number = () => 0): Outcome {
+export function interpret(
+  programs: readonly Program[],
+  credit: number,
+  pick: (choices: number) => number = () => 0,
+): Outcome {
   const ranks = programs.map((program): Rank => ({ program, at: 0, values: new Map(), result: [] }));
   const boxes = new Map<string, Value[]>();
   const channels = new Map<string, number>();
@@ -57,7 +63,15 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
       const key = `${i.stage} ${i.microbatch}`;
       // What the segment reads: the segment before, the experts' exchange, or what enters the stage.
       let input: Value;
-      if (i.segment > 0) input = take(rank, i.segment % 2 === 1 ? `rows ${key} ${i.segment}` : program.mesh.expert > 1 ? `back ${key} ${i.segment - 1}` : `h ${key} ${i.segment - 1}`);
+      if (i.segment > 0)
+        input = take(
+          rank,
+          i.segment % 2 === 1
+            ? `rows ${key} ${i.segment}`
+            : program.mesh.expert > 1
+              ? `back ${key} ${i.segment - 1}`
+              : `h ${key} ${i.segment - 1}`,
+        );
       else if (i.stage === 0) input = take(rank, `inputs ${i.microbatch}`);
       else input = take(rank, `enter ${key}`);
       const last = i.stage === program.totalStages - 1;
@@ -74,7 +88,11 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
       if (!stage) throw new Error('not held');
       const key = `${i.stage} ${i.microbatch}`;
       const end = i.segment === stage.segments.length - 1;
-      const source = end ? `cotangent ${key}` : i.segment % 2 === 1 ? `drows ${key} ${i.segment}` : `dback ${key} ${i.segment + 1}`;
+      const source = end
+        ? `cotangent ${key}`
+        : i.segment % 2 === 1
+          ? `drows ${key} ${i.segment}`
+          : `dback ${key} ${i.segment + 1}`;
       const gradient = take(rank, source);
       if (end) take(rank, `out ${key}`);
       const kept = take(rank, `kept ${key} ${i.segment}`);
@@ -95,13 +113,21 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
     } else if (i.op === 'Optimize') {
       for (const stage of i.stages) {
         const text = sums(rank, stage).join(',');
-        rank.result.push(`optimize ${stage}: ${text}; ${[...rank.values].filter(([name]) => /^(norms|reduced)/.test(name)).map(String).sort()}`);
+        rank.result.push(
+          `optimize ${stage}: ${text}; ${[...rank.values]
+            .filter(([name]) => /^(norms|reduced)/.test(name))
+            .map(String)
+            .sort()}`,
+        );
       }
     }
   };
   /** Gradients of a stage that a rank has, in a fixed order. */
   const sums = (rank: Rank, stage: number): string[] =>
-    [...rank.values].filter(([name]) => name.startsWith(`grad ${stage} `)).map(([name, value]) => `${name}=${value}`).sort();
+    [...rank.values]
+      .filter(([name]) => name.startsWith(`grad ${stage} `))
+      .map(([name, value]) => `${name}=${value}`)
+      .sort();
 
   const step = (rank: Rank): boolean => {
     const i = rank.program.instructions[rank.at];
@@ -145,7 +171,11 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
     const given = members.map((member): (string | number)[] => {
       const i = member.program.instructions[member.at] as Extract<Instruction, { group: string }>;
       if (i.op === 'AllReduce') return [i.what, ...sums(member, i.stage)];
-      if (i.op === 'AllGather') return [...member.values].filter(([name]) => /^(grad|reduced)/.test(name)).map(String).sort();
+      if (i.op === 'AllGather')
+        return [...member.values]
+          .filter(([name]) => /^(grad|reduced)/.test(name))
+          .map(String)
+          .sort();
       if (i.op !== 'AllToAll') return [];
       const key = `${i.stage} ${i.microbatch}`;
       switch (i.what) {
@@ -155,7 +185,7 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
           return [take(member, `h ${key} ${i.segment}`)];
         case 'combine-gradient':
           return [take(member, `dh ${key} ${i.segment + 1}`)];
-        case 'dispatch-gradient':
+        default:
           return [take(member, `dh ${key} ${i.segment}`)];
       }
     });
@@ -171,7 +201,9 @@ export function interpret(programs: readonly Program[], credit: number, pick: (c
       }
       if (i.op !== 'AllToAll') return;
       const key = `${i.stage} ${i.microbatch} ${i.segment}`;
-      const name = { dispatch: 'rows', combine: 'back', 'combine-gradient': 'drows', 'dispatch-gradient': 'dback' }[i.what];
+      const name = { dispatch: 'rows', combine: 'back', 'combine-gradient': 'drows', 'dispatch-gradient': 'dback' }[
+        i.what
+      ];
       member.values.set(`${name} ${key}`, expression(i.what, ...given.flat()));
     });
   };
