@@ -6,3 +6,6 @@ export * from './trace/index.ts';
 export * from './ops/index.ts';
 export { graphFlops } from './onnx/flops.ts';
 export * from './passes/index.ts';
+export * from './create.ts';
+export * from './doctor.ts';
+export * from './onnx/index.ts';

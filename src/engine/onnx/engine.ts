@@ -7,6 +7,8 @@ import type {
   TensorFunction, TransferStatistics, VjpOptions,
 } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
+import { assemblePhased, optimize, optimizeVjp, partition } from '../passes/index.ts';
+import { trace, traceVjp } from '../trace/index.ts';
 import type { Graph, GraphDType } from '../graph.ts';
 import { type OnnxDevice, deviceOptions, deviceSupport, parseDevice, startHint } from './devices.ts';
 import { type CompiledModel, type Host, OnnxExecutable, byteLength, runtimeMessage } from './executable.ts';
@@ -62,6 +64,25 @@ export class OnnxEngine implements Engine, Host {
       model.catch(() => this.models.delete(key));
     }
     return new OnnxExecutable({ ...(await model), name }, this);
+  }
+
+  async compile(fn: TensorFunction, signature: readonly Signature[], options: CompileOptions = {}): Promise<Executable> {
+    const name = options.name ?? 'function';
+    return this.compileGraph(this.traced(() => optimize(trace(fn, signature, options))), name);
+  }
+
+  async vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction> {
+    const phased = this.traced(() => partition(optimizeVjp(traceVjp(fn, signature, options)), options));
+    return assemblePhased(phased, options.name ?? 'function', (graph, name) => this.compileGraph(graph, name));
+  }
+
+  /** Counts a trace with its passes. */
+  private traced<T>(make: () => T): T {
+    const begin = performance.now();
+    const result = make();
+    this.statistics.traces++;
+    this.statistics.traceMs += performance.now() - begin;
+    return result;
   }
 
   upload(tensor: HostTensor): DeviceTensor {
@@ -134,7 +155,7 @@ export class OnnxEngine implements Engine, Host {
 
   /** Runs the smallest model there is, so that a device that does not work is found before anything else starts. */
   async probe(): Promise<void> {
-    const session = await this.session(identityModel('float32'), 'host');
+    const session = await this.session(identityModel('float32', 1), 'host');
     await session.run({ [session.inputNames[0] as string]: new ort.Tensor('float32', Float32Array.of(1), [1]) });
   }
 
@@ -196,14 +217,6 @@ export class OnnxEngine implements Engine, Host {
     if (!(tensor instanceof OnnxTensor)) throw new EngineError(`cannot ${action} a tensor that is not of an ONNX engine`);
     if (tensor.value === null) throw new EngineError(`cannot ${action} a ${signatureText(tensor)} tensor that was released`);
     return tensor;
-  }
-
-  compile(fn: TensorFunction, signature: readonly Signature[], options: CompileOptions = {}): Promise<Executable> {
-    throw new EngineError(`unfinished ${fn} ${signature} ${options}`);
-  }
-
-  vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction> {
-    throw new EngineError(`unfinished ${fn} ${signature} ${options}`);
   }
 }
 

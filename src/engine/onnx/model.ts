@@ -46,6 +46,10 @@ const CONTRIB = new Set(['FusedMatMul', 'FastGelu', 'BiasGelu', 'QuickGelu', 'Fu
  * operators, 20 Gelu.
  */
 const OPSET = 20;
+
+/** A dimension of an input that is known only when the session runs. */
+export const ANY_SIZE = -1;
+
 const IR_VERSION = 9;
 
 /** Data of an initializer. */
@@ -265,7 +269,7 @@ function encodeNode(node: BuiltNode): Onnx.INodeProto {
 }
 
 function encodeValue(ref: Ref): Onnx.IValueInfoProto {
-  const dim = ref.shape.map((size) => ({ dimValue: size }));
+  const dim = ref.shape.map((size, i) => (size === ANY_SIZE ? { dimParam: `n${i}` } : { dimValue: size }));
   return { name: ref.name, type: { tensorType: { elemType: CODES[ref.dtype], shape: { dim } } } };
 }
 

@@ -1,7 +1,6 @@
-import ort from 'onnxruntime-node';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
 import type { GraphDType } from '../graph.ts';
-import { OnnxBuilder } from './model.ts';
+import { ANY_SIZE, OnnxBuilder } from './model.ts';
 import type { OnnxTensor } from './tensor.ts';
 
 /** Makes a session of the engine's device from a model. */
@@ -38,9 +37,8 @@ export class Residence {
     await this.moving.get(tensor);
     const value = tensor.value as Tensor;
     if (value.location === 'cpu') return value;
-    const session = await this.identity(tensor.dtype, 'host');
-    const flat = value.dims.length === 1 ? value : value.reshape([value.size]);
-    const { [session.outputNames[0] as string]: read } = await session.run({ [session.inputNames[0] as string]: flat });
+    const session = await this.identity(tensor, 'host');
+    const { [session.outputNames[0] as string]: read } = await session.run({ [session.inputNames[0] as string]: value });
     this.toHost += tensor.byteLength;
     return read as Tensor;
   }
@@ -51,29 +49,29 @@ export class Residence {
   }
 
   private async upload(tensor: OnnxTensor): Promise<void> {
-    const session = await this.identity(tensor.dtype, 'device');
+    const session = await this.identity(tensor, 'device');
     const value = tensor.value as Tensor;
-    const flat = new ort.Tensor(tensor.dtype, value.data as Float32Array, [value.size]);
-    const { [session.outputNames[0] as string]: moved } = await session.run({ [session.inputNames[0] as string]: flat });
+    const { [session.outputNames[0] as string]: moved } = await session.run({ [session.inputNames[0] as string]: value });
     this.toDevice += tensor.byteLength;
-    if (tensor.value !== null) tensor.value = (moved as Tensor).reshape(tensor.shape);
+    if (tensor.value !== null) tensor.value = moved as Tensor;
     else (moved as Tensor).dispose();
   }
 
-  private identity(dtype: GraphDType, to: 'host' | 'device'): Promise<InferenceSession> {
-    const key = `${dtype}>${to}`;
+  /** Device tensors cannot be reshaped, so there is a session for each rank. */
+  private identity({ dtype, shape }: OnnxTensor, to: 'host' | 'device'): Promise<InferenceSession> {
+    const key = `${dtype} ${shape.length}>${to}`;
     let session = this.sessions.get(key);
     if (!session) {
-      session = this.make(identityModel(dtype), to);
+      session = this.make(identityModel(dtype, shape.length), to);
       this.sessions.set(key, session);
     }
     return session;
   }
 }
 
-/** A model that copies a vector of any length. */
-export function identityModel(dtype: GraphDType): Uint8Array {
+/** A model that copies a tensor of any sizes. */
+export function identityModel(dtype: GraphDType, rank: number): Uint8Array {
   const builder = new OnnxBuilder();
-  const input = builder.input({ dtype, shape: ['n' as unknown as number] });
+  const input = builder.input({ dtype, shape: new Array<number>(rank).fill(ANY_SIZE) });
   return builder.finish('identity', [input]).bytes;
 }
