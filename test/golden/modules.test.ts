@@ -1,11 +1,14 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
-import type { Context, Module } from '../../src/modules/index.ts';
-import { nn } from '../../src/modules/index.ts';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { Signature } from '../../src/engine/index.ts';
+import { createEngine } from '../../src/engine/index.ts';
+import type { Context, LayerFunction, Module } from '../../src/modules/index.ts';
+import { evaluationKey, layerFunction, nn } from '../../src/modules/index.ts';
 import type { HostTensor } from '../../src/tensor/index.ts';
 import { float32, int32 } from '../../src/tensor/index.ts';
 import type { Values } from '../modules/eager.ts';
 import { runModule } from '../modules/eager.ts';
+import { compileLayer, runPhases } from '../modules/phased.ts';
 
 interface Stored {
   readonly shape: number[];
@@ -62,49 +65,77 @@ function routerProbe(options: nn.RouterOptions & { readonly chosen: readonly num
 
 const families = ['linear', 'norm', 'attention', 'conv', 'batch-norm', 'recurrent', 'loss', 'router'];
 
-describe('modules agree with PyTorch', () => {
-  for (const family of families) {
-    const cases = JSON.parse(readFileSync(new URL(`./${family}.json`, import.meta.url), 'utf8')) as GoldenCase[];
-    cases.forEach((c, i) => {
-      it(`${family} ${i}: ${c.name} ${JSON.stringify(c.options)}`, () => check(c));
+for (const family of families) {
+  const cases = JSON.parse(readFileSync(new URL(`./${family}.json`, import.meta.url), 'utf8')) as GoldenCase[];
+  for (const [i, c] of cases.entries())
+    describe(`${family} ${i}: ${c.name} ${JSON.stringify(c.options)}`, () => {
+      it('agrees with PyTorch in tfjs', () => checkEager(c));
+      it('agrees with PyTorch in ONNX Runtime', () => checkCompiled(c));
     });
-  }
-});
+}
 
-async function check(c: GoldenCase): Promise<void> {
-  const module = (modules[c.name] as (o: Record<string, never>) => Module)(c.options);
+const engine = createEngine({ kind: 'onnx', device: 'cpu', threads: 1 });
+afterAll(async () => (await engine).dispose());
+
+function moduleOf(c: GoldenCase): Module {
+  return (modules[c.name] as (o: Record<string, never>) => Module)(c.options);
+}
+
+function inputsOf(c: GoldenCase): HostTensor[] {
+  return c.inputs.map((t, i) => (c.inputGradients[i] === null ? int32(t.data, t.shape) : float32(t.data, t.shape)));
+}
+
+const isTraining = (c: GoldenCase) => (c.options.training as boolean | undefined) ?? true;
+
+async function checkEager(c: GoldenCase): Promise<void> {
   // tfjs itself has no gradient of a dilated convolution; the engine adds one.
-  const differentiable = ((c.options.dilation as number | undefined) ?? 1) === 1;
-  const integers = new Set(c.inputGradients.flatMap((g, i) => (g === null ? [i] : [])));
-  const run = await runModule(
-    module,
-    c.inputs.map((t, i) => (integers.has(i) ? int32(t.data, t.shape) : float32(t.data, t.shape))),
-    {
-      training: (c.options.training as boolean | undefined) ?? true,
-      params: placed(c.params),
-      state: placed(c.state ?? {}),
-      cotangents: c.cotangents.map((t) => float32(t.data, t.shape)),
-      gradients: differentiable,
-    },
-  );
-  c.outputs.forEach((expected, i) => {
-    close(run.activations[i] as Values, expected, `output ${i}`);
+  const gradients = ((c.options.dilation as number | undefined) ?? 1) === 1;
+  const run = await runModule(moduleOf(c), inputsOf(c), {
+    training: isTraining(c),
+    params: placed(c.params),
+    state: placed(c.state ?? {}),
+    cotangents: c.cotangents.map((t) => float32(t.data, t.shape)),
+    gradients,
   });
-  expect(run.fn.params.map(({ path }) => path)).toEqual(Object.keys(placed(c.params)).sort());
-  if (!differentiable) return;
-  run.fn.params.forEach(({ path }, i) => {
-    close(run.gradients[i] as Values, c.paramGradients[path.slice(2)] as Stored, `gradient of ${path}`);
-  });
-  const first = run.fn.params.length + run.fn.state.length + 1;
-  c.inputGradients.forEach((expected, i) => {
-    if (expected) close(run.gradients[first + i] as Values, expected, `gradient of input ${i}`);
-  });
+  compare(c, run.fn, run.activations, gradients ? run.gradients : null, run.contributions);
+}
+
+async function checkCompiled(c: GoldenCase): Promise<void> {
+  const inputs = inputsOf(c);
+  const signature = inputs.map((t): Signature => ({ dtype: t.dtype as Signature['dtype'], shape: t.shape }));
+  const fn = layerFunction({ name: 'm', module: moduleOf(c) }, signature, { training: isTraining(c) });
+  const given = { ...placed(c.params), ...placed(c.state ?? {}) };
+  const own = [...fn.params, ...fn.state].map(({ path }) => given[path] as HostTensor);
+  const cotangents = c.cotangents.map((t) => float32(t.data, t.shape));
+  const phased = await compileLayer(await engine, fn);
+  const run = await runPhases(await engine, fn, phased, [...own, evaluationKey(), ...inputs], cotangents);
+  const values = run.outputs as readonly Values[];
+  const at = fn.layout.objective + 1 + fn.layout.metrics.length;
+  const contributions = Object.fromEntries(fn.layout.contributions.map((path, i) => [path, values[at + i] as Values]));
+  compare(c, fn, values, run.gradients as readonly (Values | null)[], contributions);
+}
+
+function compare(
+  c: GoldenCase,
+  fn: LayerFunction,
+  outputs: readonly Values[],
+  gradients: readonly (Values | null)[] | null,
+  contributions: Readonly<Record<string, Values>>,
+): void {
+  expect(fn.params.map(({ path }) => path)).toEqual(Object.keys(placed(c.params)).sort());
+  for (const [i, expected] of c.outputs.entries()) close(outputs[i] as Values, expected, `output ${i}`);
   for (const [name, expected] of Object.entries(c.newState ?? {})) {
     const before = (c.state as Record<string, Stored>)[name] as Stored;
-    const contribution = run.contributions[`m.${name}`] as Values;
+    const contribution = contributions[`m.${name}`] as Values;
     const after = before.data.map((v, i) => 0.9 * v + 0.1 * (contribution.data[i] as number));
     close({ shape: contribution.shape, data: Float32Array.from(after) }, expected, `new ${name}`);
   }
+  if (!gradients) return;
+  for (const [i, { path }] of fn.params.entries())
+    close(gradients[i] as Values, c.paramGradients[path.slice(2)] as Stored, `gradient of ${path}`);
+  const first = fn.params.length + fn.state.length + 1;
+  for (const [i, expected] of c.inputGradients.entries())
+    if (expected) close(gradients[first + i] as Values, expected, `gradient of input ${i}`);
 }
 
 function placed(tensors: Readonly<Record<string, Stored>>): Record<string, HostTensor> {
