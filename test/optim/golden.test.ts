@@ -2,7 +2,9 @@ import { readFileSync } from 'node:fs';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { createEngine } from '../../src/engine/index.ts';
 import { buildOptimizer, optimSchema, type ParamInfo, updateFunction } from '../../src/optim/index.ts';
+import { float32 } from '../../src/tensor/index.ts';
 
 interface Golden {
   readonly steps: number;
@@ -42,14 +44,13 @@ async function follow(
   return result;
 }
 
+const TOLERANCE = 1e-6;
+
 /** Largest difference, relative to the largest magnitude of the tensor. */
 function relativeError(actual: Float32Array, expected: readonly number[]): number {
   const scale = Math.max(...expected.map(Math.abs));
   return Math.max(...expected.map((x, i) => Math.abs(x - (actual[i] as number)))) / scale;
 }
-
-/** Newton-Schulz multiplies rounding errors in weak directions by up to 3.4 five times. */
-const toleranceOf = (name: string) => (name.startsWith('muon') ? 5e-6 : 1e-6);
 
 const eager = async ({ fn, signature }: ReturnType<typeof updateFunction>): Promise<Update> => {
   return async (inputs) => {
@@ -68,9 +69,26 @@ describe('after ten steps weights agree with PyTorch', () => {
     await tf.setBackend('cpu');
   });
 
-  it.each(Object.entries(golden.cases))('%s, in tfjs', async (name, { config, params }) => {
+  it.each(Object.entries(golden.cases))('%s, in tfjs', async (_name, { config, params }) => {
     const result = await follow(config, eager);
     for (const [path, expected] of Object.entries(params))
-      expect(relativeError(result[path] as Float32Array, expected), path).toBeLessThan(toleranceOf(name));
+      expect(relativeError(result[path] as Float32Array, expected), path).toBeLessThan(TOLERANCE);
+  });
+
+  it.each(Object.entries(golden.cases))('%s, in ONNX Runtime', async (_name, { config, params }) => {
+    const engine = await createEngine({ kind: 'onnx', device: 'cpu', threads: 1 });
+    const result = await follow(config, async ({ fn, signature }) => {
+      const executable = await engine.compile(fn, signature, { name: 'update' });
+      return async (inputs) => {
+        const values = inputs.map((data, i) => engine.upload(float32(data, signature[i]?.shape ?? [])));
+        const outputs = await executable.run(values);
+        return Promise.all(
+          outputs.map(async (value) => Float32Array.from((await engine.download(value)).data as Float32Array)),
+        );
+      };
+    });
+    await engine.dispose();
+    for (const [path, expected] of Object.entries(params))
+      expect(relativeError(result[path] as Float32Array, expected), path).toBeLessThan(TOLERANCE);
   });
 });
