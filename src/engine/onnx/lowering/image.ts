@@ -185,32 +185,18 @@ function maxPoolGrad(c: LoweringContext): Ref {
 }
 
 /**
- * Each cotangent is shared by the pixels of its window, padding not counted, which is the adjoint of the forward. (The
- * tfjs CPU backend divides by the whole window even where padding was left out of the average.)
+ * Each cotangent is shared by all places of its window, as in tfjs. (Where padding was not counted, the trace has scaled
+ * the cotangent up.)
  */
 function avgPoolGrad(c: LoweringContext): Ref {
   const g = geometry(c);
   const dy = toNchw(c, c.in(0), g);
   if (sizeOf(dy.shape) === 0) return c.full(0);
   const shape = nchwShape(c.out.shape, g);
-  const [height, width] = c.numbers('filterSize') as [number, number];
-  const [rows, columns] = [
-    covered(shape[2] as number, dy.shape[2] as number, height, g.strides[0], g.pads[0]),
-    covered(shape[3] as number, dy.shape[3] as number, width, g.strides[1], g.pads[1]),
-  ];
-  const counts = Float32Array.from(rows.flatMap((r) => columns.map((s) => r * s)));
-  const shares = c.map('Div', dy, c.b.constant('float32', [rows.length, columns.length], counts));
   const channels = shape[1] as number;
-  const ones = c.full(1, { dtype: 'float32', shape: [channels, 1, height, width] });
-  return fromNchw(c, convTranspose(c, g, shares, ones, channels, shape), g);
-}
-
-/** How many real pixels each window covers along one axis. */
-function covered(size: number, windows: number, length: number, stride: number, before: number): number[] {
-  return Array.from({ length: windows }, (_, i) => {
-    const begin = i * stride - before;
-    return Math.min(begin + length, size) - Math.max(begin, 0);
-  });
+  const [height, width] = c.numbers('filterSize') as [number, number];
+  const weights = c.full(1 / (height * width), { dtype: 'float32', shape: [channels, 1, height, width] });
+  return fromNchw(c, convTranspose(c, g, dy, weights, channels, shape), g);
 }
 
 /** Convolutions and pools: NHWC in tfjs, NCHW in ONNX. */
