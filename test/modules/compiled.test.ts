@@ -1,9 +1,22 @@
 import * as tf from '@tensorflow/tfjs-core';
+import * as tfl from '@tensorflow/tfjs-layers';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Signature } from '../../src/engine/index.ts';
 import { createEngine } from '../../src/engine/index.ts';
-import type { Module } from '../../src/modules/index.ts';
-import { evaluationKey, init, initParams, initState, layerFunction, nn, param } from '../../src/modules/index.ts';
+import type { Module, TaskInfo } from '../../src/modules/index.ts';
+import {
+  buildModel,
+  evaluationKey,
+  init,
+  initParams,
+  initState,
+  layerFunction,
+  modelFunctions,
+  modelParams,
+  nn,
+  param,
+  wrapLayersModel,
+} from '../../src/modules/index.ts';
 import type { HostTensor } from '../../src/tensor/index.ts';
 import { float32, int32 } from '../../src/tensor/index.ts';
 import { runModule, type Values, wave } from './eager.ts';
@@ -113,3 +126,97 @@ describe('compiled', () => {
     expect(run.gradients.at(-1)?.data).toEqual(wave([2, 3], 4).data);
   });
 });
+
+describe('every zoo model', () => {
+  const text: TaskInfo = {
+    inputs: [{ dtype: 'int32', shape: [6] }],
+    targets: [{ dtype: 'int32', shape: [6] }],
+    vocabSize: 9,
+  };
+  const images: TaskInfo = {
+    inputs: [{ dtype: 'float32', shape: [8, 8, 1] }],
+    targets: [{ dtype: 'int32', shape: [] }],
+    classes: 4,
+  };
+  const cases: [string, Record<string, unknown>, TaskInfo][] = [
+    [
+      'transformer-lm',
+      { layers: 1, dim: 8, heads: 4, kvHeads: 2, dropout: 0.1, ffn: { kind: 'swiglu' }, norm: 'rms' },
+      text,
+    ],
+    [
+      'transformer-lm',
+      { layers: 1, dim: 8, heads: 2, positions: 'learned', moe: { every: 1, biasRate: 0.1, shared: 4 } },
+      text,
+    ],
+    ['transformer-lm', { layers: 1, dim: 8, heads: 2, moe: { every: 1, routing: 'expert' } }, text],
+    ['lstm-lm', { dim: 4, hidden: 5, dropout: 0.1 }, text],
+    ['gru-lm', { dim: 4, hidden: 5, layers: 2 }, text],
+    ['mlp', { hidden: [7, 5], dropout: 0.2 }, images],
+    ['cnn', { channels: [3, 4], norm: 'batch', dropout: 0.1 }, images],
+    ['cnn', { channels: [3], pool: 'average', hidden: null }, images],
+  ];
+  for (const [name, args, info] of cases)
+    it(`compiles, and its parameters get gradients: ${name} ${JSON.stringify(args)}`, async () => {
+      const { model } = await buildModel({ name, args }, info);
+      const params = initParams(modelParams(model), 1);
+      const batch = 3;
+      let activations: HostTensor[] = [];
+      for (const fn of modelFunctions(model, info, batch, 'train')) {
+        const last = fn.layout.activations.length === 0;
+        const own = fn.params.map(({ path }) => params[path] as HostTensor);
+        const state = Object.values(initState(fn.state));
+        const [inputs, targets] = [info.inputs, info.targets].map((list) => list.map((s) => exampleOf(s, batch)));
+        const given = [
+          ...own,
+          ...state,
+          int32([5, 6], [2]),
+          ...(activations.length > 0 ? activations : (inputs ?? [])),
+        ];
+        const phased = await compileLayer(await engine, fn, last && fn.expertCalls.length === 0);
+        const all = [...given, ...(last ? (targets ?? []) : [])];
+        const cotangents = fn.layout.activations.map((s, i) => wave(s.shape, i + 3));
+        const run = await runPhases(await engine, fn, phased, all, cotangents, params);
+        for (const output of run.outputs) expect([...output.data].every((v) => Number.isFinite(Number(v)))).toBe(true);
+        for (const [i, { path }] of fn.params.entries())
+          expect(
+            run.gradients[i]?.data.some((g: number | bigint) => g !== 0),
+            path,
+          ).toBe(true);
+        activations = run.outputs.slice(0, fn.layout.objective);
+      }
+    });
+
+  it('compiles a wrapped tfjs model to what tfjs computes', async () => {
+    await tf.setBackend('cpu');
+    const model = tfl.sequential({
+      layers: [
+        tfl.layers.conv2d({ inputShape: [6, 6, 2], filters: 3, kernelSize: 3, activation: 'relu', name: 'conv' }),
+        tfl.layers.depthwiseConv2d({ kernelSize: 2, name: 'depthwise' }),
+        tfl.layers.reshape({ targetShape: [9, 3] }),
+        tfl.layers.lstm({ units: 4, name: 'lstm' }),
+        tfl.layers.layerNormalization({ name: 'norm' }),
+        tfl.layers.dense({ units: 4, activation: 'elu', name: 'out' }),
+      ],
+    });
+    const layers = wrapLayersModel(model, { weights: 'current' });
+    const module = nn.sequential(Object.fromEntries(layers.map((l) => [l.name, l.module])));
+    const x = wave([3, 6, 6, 2]);
+    const run = await compiled(module, [x], {}, [wave([3, 4], 2)]);
+    await tf.setBackend('cpu');
+    const expected = (model.predict(tf.tensor(x.data as Float32Array, [3, 6, 6, 2])) as tf.Tensor).dataSync();
+    same(run.outputs[0], { shape: [3, 4], data: expected as Float32Array }, 'output');
+    for (const [i, { path }] of run.fn.params.entries())
+      expect(run.gradients[i]?.shape, path).toEqual(run.fn.params[i]?.spec.shape);
+  });
+});
+
+function exampleOf(signature: Signature, batch: number): HostTensor {
+  const shape = [batch, ...signature.shape];
+  return signature.dtype === 'float32'
+    ? wave(shape, 1)
+    : int32(
+        Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => (i * 7 + 1) % 4),
+        shape,
+      );
+}
