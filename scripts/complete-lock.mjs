@@ -14,7 +14,11 @@ function platformOf(name) {
   const os = OS.find((value) => parts.includes(value));
   const cpu = CPU.find((value) => parts.includes(value));
   if (!os || !cpu) return null;
-  const libc = parts.some((part) => part.startsWith('musl')) ? 'musl' : parts.some((part) => part.startsWith('gnu')) ? 'glibc' : null;
+  const libc = parts.some((part) => part.startsWith('musl'))
+    ? 'musl'
+    : parts.some((part) => part.startsWith('gnu'))
+      ? 'glibc'
+      : null;
   return { cpu: [cpu], ...(libc ? { libc: [libc] } : {}), os: [os] };
 }
 

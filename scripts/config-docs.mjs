@@ -14,6 +14,7 @@ function typeText(schema) {
   if (schema.enum) return schema.enum.map(code).join(' / ');
   const options = schema.anyOf ?? schema.oneOf;
   if (options) return [...new Set(options.map(typeText))].join(' or ');
+  if (Array.isArray(schema.type)) return schema.type.map((type) => typeText({ ...schema, type })).join(' or ');
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = schema;
   const bounds = [
     minimum !== undefined && minimum > Number.MIN_SAFE_INTEGER ? `≥ ${minimum}` : '',
@@ -34,6 +35,7 @@ function typeText(schema) {
     case 'null':
       return 'null';
     case 'array':
+      if (schema.prefixItems) return `[${schema.prefixItems.map(typeText).join(', ')}]`;
       return `list of ${schema.items ? typeText(schema.items) : 'anything'}`;
     case 'object':
       return schema.properties
@@ -46,6 +48,8 @@ function typeText(schema) {
 
 const isSection = (schema) =>
   schema.type === 'object' && schema.properties && Object.keys(schema.properties).length > 0;
+/** A key that an alternative must not have. */
+const isAbsent = (schema) => 'not' in schema || Object.keys(schema).length === 0;
 /** The alternatives of a union that are sections, e.g. the datasets; null if there are none. */
 function variants(schema) {
   const options = (schema.anyOf ?? schema.oneOf ?? []).filter(isSection);
@@ -64,6 +68,7 @@ function table(section, prefix) {
   const rows = [];
   const walk = (schema, path) => {
     for (const [key, value] of Object.entries(schema.properties)) {
+      if (isAbsent(value)) continue;
       const full = path ? `${path}.${key}` : key;
       const nested = isSection(value) ? [value] : variants(value);
       if ('const' in value && nested === null) continue;
@@ -79,18 +84,8 @@ function table(section, prefix) {
   return rows.length === 0 ? [] : ['| key | type | default | |', '| --- | --- | --- | --- |', ...rows, ''];
 }
 
-/** One section for each model of the zoo. */
-function models(zoo) {
-  const lines = ['## Models of the zoo', '', 'What `model.args` may be, by `model.name`.', ''];
-  for (const { name, summary, schema } of Object.values(zoo)) {
-    lines.push(`### ${code(name)}`, '', `${capital(summary)}.`, '');
-    lines.push(...table(z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' }), 'model.args'));
-  }
-  return lines;
-}
-
 /** The whole page for a config schema. */
-function render(schema, zoo) {
+function render(schema) {
   const json = z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' });
   const lines = [
     '# Config',
@@ -114,12 +109,13 @@ function render(schema, zoo) {
     for (const option of options) {
       const key = discriminator(option);
       const fixed = key ? option.properties[key] : null;
-      const title = fixed ? `${name}.${key}: ${fixed.const}` : `${name}.${Object.keys(option.properties)[0]}`;
+      const title = fixed
+        ? `${name}.${key}: ${fixed.const}`
+        : `${name}.${Object.keys(option.properties).find((name) => !isAbsent(option.properties[name]))}`;
       const about = option.description ?? fixed?.description;
       lines.push(`### ${code(title)}`, '', ...(about ? [`${capital(about)}.`, ''] : []), ...table(option, name));
     }
   }
-  lines.push(...models(zoo));
   return `${lines
     .join('\n')
     .replace(/\n{3,}/g, '\n\n')
@@ -131,8 +127,7 @@ const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 setup();
 await import('../dist/schedulers/index.js');
 const { configSchema } = await import('../dist/coordinator/index.js');
-const { zoo } = await import('../dist/modules/index.js');
-const page = render(configSchema(), zoo);
+const page = render(configSchema());
 const path = join(root, 'docs', 'config.md');
 if (!process.argv.includes('--check')) writeFileSync(path, page);
 else if (readFileSync(path, 'utf8') !== page) {
