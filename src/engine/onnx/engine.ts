@@ -148,7 +148,6 @@ export class OnnxEngine implements Engine, Host {
     await Promise.allSettled(this.models.values());
     this.models.clear();
     this.pool.clear();
-    await this.residence?.dispose();
     for (const session of this.sessions) await session.release();
     this.sessions.length = 0;
   }

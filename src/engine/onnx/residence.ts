@@ -43,11 +43,6 @@ export class Residence {
     return read as Tensor;
   }
 
-  async dispose(): Promise<void> {
-    for (const session of await Promise.all(this.sessions.values())) await session.release();
-    this.sessions.clear();
-  }
-
   private async upload(tensor: OnnxTensor): Promise<void> {
     const session = await this.identity(tensor, 'device');
     const value = tensor.value as Tensor;
