@@ -9,3 +9,4 @@ export * from './passes/index.ts';
 export * from './create.ts';
 export * from './doctor.ts';
 export * from './onnx/index.ts';
+export * from './tfjs/index.ts';

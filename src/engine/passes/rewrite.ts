@@ -61,8 +61,9 @@ export class Rewrite {
     return !this.#places.has(node);
   }
 
+  /** Signature of a value, or of what it was replaced by. */
   signature(id: ValueId): GraphValue {
-    return this.values.get(id) as GraphValue;
+    return this.values.get(this.resolve(id)) as GraphValue;
   }
 
   shape(id: ValueId): Shape {

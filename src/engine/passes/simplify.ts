@@ -16,36 +16,38 @@ function simplifyNode(rewrite: Rewrite, node: GraphNode): void {
   const same = equal(rewrite.shape(input), rewrite.shape(output));
   switch (node.kernel) {
     case 'Identity':
-      return rewrite.replaceValue(output, input);
+      rewrite.replaceValue(output, input);
+      break;
     case 'Cast':
       if (rewrite.signature(input).dtype === node.attrs.dtype) rewrite.replaceValue(output, input);
-      return;
+      break;
     case 'Slice':
     case 'PadV2':
     case 'Tile':
       if (same) rewrite.replaceValue(output, input);
-      return;
+      break;
     case 'Concat':
       if (node.inputs.length === 1) rewrite.replaceValue(output, input);
-      return;
+      break;
     case 'Reshape':
-      return simplifyReshape(rewrite, node, input, output, same);
+      simplifyReshape(rewrite, node, input, output);
+      break;
     case 'Transpose':
-      return simplifyTranspose(rewrite, node, input, output);
+      simplifyTranspose(rewrite, node, input, output);
+      break;
     case 'Multiply':
     case 'RealDiv':
-      return simplifyFactor(rewrite, node, output);
+      simplifyFactor(rewrite, node, output);
+      break;
     default:
   }
 }
 
-function simplifyReshape(rewrite: Rewrite, node: GraphNode, input: ValueId, output: ValueId, same: boolean): void {
-  if (same) return rewrite.replaceValue(output, input);
+function simplifyReshape(rewrite: Rewrite, node: GraphNode, input: ValueId, output: ValueId): void {
   const before = rewrite.producedBy(input, 'Reshape');
-  if (before === undefined) return;
-  const source = before.inputs[0] as ValueId;
-  if (equal(rewrite.shape(source), rewrite.shape(output))) rewrite.replaceValue(output, source);
-  else rewrite.replaceNode(node, { inputs: [source] });
+  const source = before === undefined ? input : (before.inputs[0] as ValueId);
+  if (equal(rewrite.shape(rewrite.resolve(source)), rewrite.shape(output))) rewrite.replaceValue(output, source);
+  else if (before !== undefined) rewrite.replaceNode(node, { inputs: [source] });
 }
 
 function simplifyTranspose(rewrite: Rewrite, node: GraphNode, input: ValueId, output: ValueId): void {
@@ -57,15 +59,14 @@ function simplifyTranspose(rewrite: Rewrite, node: GraphNode, input: ValueId, ou
     perm = perm.map((axis) => first[axis] as number);
     source = before.inputs[0] as ValueId;
   }
-  if (perm.every((axis, i) => axis === i)) return rewrite.replaceValue(output, source);
-  const shape = rewrite.shape(source);
+  const shape = rewrite.shape(rewrite.resolve(source));
   const moved = perm.filter((axis) => shape[axis] !== 1);
   // Only axes of size one move: the elements stay in order.
-  if (moved.every((axis, i) => i === 0 || axis > (moved[i - 1] as number))) {
+  const inOrder = moved.every((axis, i) => i === 0 || axis > (moved[i - 1] as number));
+  if (perm.every((axis, i) => axis === i)) rewrite.replaceValue(output, source);
+  else if (inOrder)
     rewrite.replaceNode(node, { kernel: 'Reshape', inputs: [source], attrs: { shape: rewrite.shape(output) } });
-    return;
-  }
-  if (before !== undefined) rewrite.replaceNode(node, { inputs: [source], attrs: { perm } });
+  else if (before !== undefined) rewrite.replaceNode(node, { inputs: [source], attrs: { perm } });
 }
 
 function simplifyFactor(rewrite: Rewrite, node: GraphNode, output: ValueId): void {

@@ -1,6 +1,7 @@
 import type { NamedAttrMap, NamedTensorMap, Tensor } from '@tensorflow/tfjs-core';
 import { EngineError, placeName, signatureText } from '../errors.ts';
 import type { Graph, GraphNode, GraphValue, ValueId } from '../graph.ts';
+import { uniformReference } from '../ops/index.ts';
 import { kernelDefinition, tf } from '../trace/index.ts';
 import { replacement } from './replacements.ts';
 
@@ -34,20 +35,30 @@ export function prepare(graph: Graph, name: string): Interpretation {
   return { graph, name, constants, lastUses };
 }
 
-/** Runs a graph on the current tfjs backend. The outputs are the caller's to dispose; an output never is an input. */
-export function interpret({ graph, name, constants, lastUses }: Interpretation, inputs: readonly Tensor[]): Tensor[] {
+/** Gives the constants' memory back. */
+export function disposeConstants({ constants }: Interpretation): void {
+  for (const tensor of constants.values()) tensor.dispose();
+}
+
+/**
+ * Runs a graph on the current tfjs backend. The outputs are the caller's to dispose; an output never is an input.
+ * `keys` holds the numbers of random keys that the backend cannot read at once.
+ */
+export function interpret(
+  { graph, name, constants, lastUses }: Interpretation,
+  inputs: readonly Tensor[],
+  keys: ReadonlyMap<ValueId, ArrayLike<number>> = new Map(),
+): Tensor[] {
   return tf.tidy(() => {
     const values = new Map<ValueId, Tensor>(constants);
     graph.inputs.forEach((id, i) => {
       values.set(id, inputs[i] as Tensor);
     });
-    const given = new Set<Tensor>([...values.values()]);
+    const taken = new Set<Tensor>(values.values());
     graph.nodes.forEach((node, i) => {
-      const outputs = runNode(
-        node,
-        node.inputs.map((id) => values.get(id) as Tensor),
-        name,
-      );
+      const key = node.kernel === 'PlexusUniform' ? keys.get(node.inputs[0] as ValueId) : undefined;
+      const given = node.inputs.map((id) => values.get(id) as Tensor);
+      const outputs = key === undefined ? runNode(node, given, name) : [uniformOf(key, node)];
       node.outputs.forEach((id, k) => {
         const output = outputs[k] as Tensor;
         checkShape(node, output, graph.values.get(id) as GraphValue, name);
@@ -60,13 +71,18 @@ export function interpret({ graph, name, constants, lastUses }: Interpretation, 
     });
     return graph.outputs.map((id) => {
       const output = values.get(id) as Tensor;
-      if (!given.has(output)) {
-        given.add(output);
+      if (!taken.has(output)) {
+        taken.add(output);
         return output;
       }
       return tf.clone(output);
     });
   });
+}
+
+function uniformOf(key: ArrayLike<number>, node: GraphNode): Tensor {
+  const { shape, stream } = node.attrs as { shape: number[]; stream: number };
+  return tf.tensor(uniformReference(key, shape, stream), shape, 'float32');
 }
 
 function runNode(node: GraphNode, inputs: readonly Tensor[], name: string): Tensor[] {

@@ -1,6 +1,6 @@
 import type { Tensor, Tensor4D } from '@tensorflow/tfjs-core';
 import type { GraphNode } from '../graph.ts';
-import { kernelDefinition, tf } from '../trace/index.ts';
+import { kernelDefinition, tf, withBackend } from '../trace/index.ts';
 
 /**
  * Nodes that a tfjs kernel of the same name does not run as graphs mean them, because the kernel is missing on the
@@ -52,19 +52,15 @@ function direct(node: GraphNode, inputs: readonly Tensor[]): Tensor | Tensor[] {
   return tf.engine().runKernel(node.kernel, given, node.attrs as never) as Tensor | Tensor[];
 }
 
-/** Runs a kernel that the current backend lacks on the pure JavaScript backend; tfjs moves the data. */
+/** Runs a kernel that the current backend lacks on the JavaScript backend, if that is there: on copies. */
 function onCpu(node: GraphNode, inputs: readonly Tensor[]): Tensor | Tensor[] | null {
-  const backend = tf.getBackend();
-  if (backend === 'cpu' || tf.getKernel(node.kernel, 'cpu') == null || tf.findBackend('cpu') == null) return null;
-  // Copies, so that the caller's tensors stay on their backend.
-  void tf.setBackend('cpu');
-  try {
-    const copies = inputs.map((input) => tf.tensor(input.dataSync(), input.shape, input.dtype));
-    const result = direct(node, copies);
-    return result;
-  } finally {
-    void tf.setBackend(backend);
-  }
+  if (tf.getBackend() === 'cpu' || tf.getKernel(node.kernel, 'cpu') == null || tf.findBackend('cpu') == null)
+    return null;
+  const values = inputs.map((input) => input.dataSync());
+  return withBackend('cpu', () => {
+    const copies = inputs.map(({ shape, dtype }, i) => tf.tensor(values[i] as Float32Array, shape, dtype));
+    return direct(node, copies);
+  });
 }
 
 /** Adds each row to its segment, in order. */

@@ -144,15 +144,28 @@ export function engineInternals(): EngineInternals {
 /** Runs `fn` with a recorder attached and the tracing backend current, and puts everything back as it was. */
 export function recording<T>(trace: Recorder, fn: () => T): T {
   if (active !== null) throw new EngineError('a trace was started inside of another one on the same thread');
-  const engine = engineInternals();
-  const previous = { name: engine.backendName, instance: engine.backendInstance };
   active = trace;
-  // Resolves at once: the backend needs no asynchronous start.
-  void tf.setBackend(TRACE_BACKEND);
   try {
-    return tf.engine().tidy('plexus trace', () => fn() as never);
+    return withBackend(TRACE_BACKEND, () => tf.engine().tidy('plexus trace', () => fn() as never));
   } finally {
     active = null;
+  }
+}
+
+/**
+ * Runs `fn` with a tfjs backend that has been started, and puts the previous one back. Both at once, without a promise:
+ * so it can be used between the steps of other users of tfjs on this thread.
+ */
+export function withBackend<T>(name: string, fn: () => T): T {
+  const engine = engineInternals();
+  const previous = { name: engine.backendName, instance: engine.backendInstance };
+  const instance = tf.findBackend(name);
+  if (instance == null) throw new EngineError(`the tfjs backend ${name} has not been started`);
+  engine.backendName = name;
+  engine.backendInstance = instance;
+  try {
+    return fn();
+  } finally {
     engine.backendName = previous.name;
     engine.backendInstance = previous.instance;
   }

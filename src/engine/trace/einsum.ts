@@ -57,8 +57,8 @@ function contract(a: Term, b: Term, needed: ReadonlySet<string>): Term {
   const freeA = [...left.labels].filter((label) => !shared.includes(label)).join('');
   const freeB = [...right.labels].filter((label) => !shared.includes(label)).join('');
   const sizes = new Map<string, number>();
-  for (const term of [left, right])
-    [...term.labels].forEach((label, i) => sizes.set(label, term.tensor.shape[i] as number));
+  for (const { labels, tensor } of [left, right])
+    for (const [i, label] of [...labels].entries()) sizes.set(label, tensor.shape[i] as number);
   const size = (labels: string) => sizeOf([...labels].map((label) => sizes.get(label) as number));
   const labels = batch + freeA + freeB;
   const shape = [...labels].map((label) => sizes.get(label) as number);
