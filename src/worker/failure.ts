@@ -1,6 +1,6 @@
 import { CommClosed } from '../comm/index.ts';
 import { NonFinite } from './non-finite.ts';
-import type { Position } from './position.ts';
+import { type Position, RunAborted } from './position.ts';
 import type { FailureReport } from './protocol.ts';
 
 /** What a failed worker reports: the error with its original stack, and where in the program and model it happened. */
@@ -15,7 +15,7 @@ export function failureReport(rank: number, error: unknown, position: Position):
     name,
     message,
     stack: stackWithCauses(error) ?? stack ?? '',
-    secondary: error instanceof CommClosed,
+    secondary: error instanceof CommClosed || error instanceof RunAborted,
   };
 }
 

@@ -6,20 +6,34 @@ const STEP = PROGRESS_FIELDS.indexOf('step');
 const MODE = PROGRESS_FIELDS.indexOf('mode');
 const INSTRUCTION = PROGRESS_FIELDS.indexOf('instruction');
 const COUNT = PROGRESS_FIELDS.indexOf('count');
+const ABORT = PROGRESS_FIELDS.indexOf('abort');
+
+/** The coordinator has ended the run; what it was about is reported elsewhere. */
+export class RunAborted extends Error {
+  override readonly name = 'RunAborted';
+}
+
+/** @throws RunAborted if the coordinator has set the flag. */
+export function throwIfAborted(progress: SharedArrayBuffer | undefined): void {
+  if (progress && Atomics.load(new Int32Array(progress), ABORT) === 1) throw new RunAborted('the run has been ended');
+}
 
 /** What a rank is doing, for failure reports, and through shared memory for whoever wonders why it is silent. */
 export class Position {
+  readonly #progress: SharedArrayBuffer | undefined;
   readonly #shared: Int32Array | null;
   #run: ProgramRun | null = null;
   #index = -1;
   #count = 0;
 
   constructor(progress: SharedArrayBuffer | undefined) {
+    this.#progress = progress;
     this.#shared = progress ? new Int32Array(progress) : null;
   }
 
-  /** An instruction begins. */
+  /** An instruction begins. @throws RunAborted if the run has been ended meanwhile */
   begin(run: ProgramRun, index: number): void {
+    throwIfAborted(this.#progress);
     this.#run = run;
     this.#index = index;
     this.#store(run, index);

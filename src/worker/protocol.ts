@@ -37,8 +37,10 @@ export interface WorkerJob {
 /**
  * Fields of `WorkerJob.progress`, by index: the step (or the evaluation round), 0 for the train program and 1 for the
  * evaluate program, the index of the instruction in that program (-1 between steps), and a count of instructions begun.
+ * The last one goes the other way: the coordinator sets `abort` to 1 to make the worker give up at the next instruction.
+ * (A thread must not be ended by force while the engine's native code runs in it: that would abort the whole process.)
  */
-export const PROGRESS_FIELDS = ['step', 'mode', 'instruction', 'count'] as const;
+export const PROGRESS_FIELDS = ['step', 'mode', 'instruction', 'count', 'abort'] as const;
 
 /** Ports to the other ranks, for the local transport (index = rank; null for oneself). */
 export interface LocalLinks {

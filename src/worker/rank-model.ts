@@ -15,6 +15,7 @@ import { CompiledUpdates, paramInfo } from './compiled.ts';
 import { ExpertRuntime } from './expert-runtime.ts';
 import { GradientSum } from './gradient-sum.ts';
 import type { HeldParam, ParamGroup } from './param-group.ts';
+import { throwIfAborted } from './position.ts';
 import type { WorkerJob } from './protocol.ts';
 import type { TensorSpace } from './tensor-space.ts';
 
@@ -70,6 +71,7 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
   const layers = new Map<number, RankLayer>();
   const groups: ParamGroup[] = [];
   for (const index of held) {
+    throwIfAborted(job.progress);
     const fn = functions[index];
     if (!fn) throw new RangeError(`the program has layer ${index}, but the model has ${functions.length} layers`);
     const makeGroup = groupMaker(options, updates, index);

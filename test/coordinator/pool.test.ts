@@ -17,6 +17,7 @@ function options(model: object, world = 2, more: Partial<PoolOptions> = {}): Poo
     entry,
     deadlineMs: 10_000,
     graceMs: 500,
+    closeMs: 300,
     names: (rank, mode, index) => `instruction ${index} of program ${mode} of rank ${rank}`,
     ...more,
   };

@@ -28,6 +28,8 @@ export interface PoolOptions {
   readonly startDeadlineMs?: number;
   /** How long a report that only follows from another waits for the cause, in milliseconds. */
   readonly graceMs?: number;
+  /** How long threads may take to end by themselves before they are ended by force, in milliseconds. */
+  readonly closeMs?: number;
   readonly names: InstructionNames;
 }
 
@@ -62,6 +64,7 @@ export class WorkerPool {
   #watchdog: NodeJS.Timeout | null = null;
   readonly #stopped = new Set<number>();
   #closing = false;
+  #ended: Promise<void> | null = null;
   #requests = 0;
 
   private constructor(options: PoolOptions) {
@@ -132,16 +135,33 @@ export class WorkerPool {
   async stop(): Promise<unknown[]> {
     this.#broadcast({ type: 'stop' });
     const traces = await this.#await<unknown>('stopped');
-    this.#closing = true;
     await this.terminate();
     return traces;
   }
 
   /** Ends all threads and waits until they are gone. */
-  async terminate(): Promise<void> {
+  terminate(): Promise<void> {
     this.#closing = true;
     if (this.#watchdog) clearInterval(this.#watchdog);
     if (this.#settling) clearTimeout(this.#settling);
+    this.#ended ??= this.#end();
+    return this.#ended;
+  }
+
+  /**
+   * Asks the threads to end, and ends by force those that do not. Force is the last resort: a thread that is ended while
+   * the engine's native code runs in it takes the whole process along. What does not listen is stuck in JavaScript or
+   * waits for a message, and there force is safe.
+   */
+  async #end(): Promise<void> {
+    this.#board.abort();
+    this.#broadcast({ type: 'stop' });
+    let timer: NodeJS.Timeout | null = null;
+    const patience = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, this.#options.closeMs ?? 10_000);
+    });
+    await Promise.race([Promise.all(this.#exited), patience]);
+    if (timer) clearTimeout(timer);
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
     await Promise.all(this.#exited);
   }

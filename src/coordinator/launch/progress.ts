@@ -1,6 +1,8 @@
 import { PROGRESS_FIELDS } from '../../worker/index.ts';
 import type { LastSeen } from '../failure.ts';
 
+const ABORT = PROGRESS_FIELDS.indexOf('abort');
+
 /** Prints instruction `index` of a rank's train (0) or evaluate (1) program. */
 export type InstructionNames = (rank: number, mode: number, index: number) => string;
 
@@ -19,9 +21,15 @@ export class ProgressBoard {
     const bytes = PROGRESS_FIELDS.length * Int32Array.BYTES_PER_ELEMENT;
     this.buffers = Array.from({ length: world }, () => new SharedArrayBuffer(bytes));
     this.#views = this.buffers.map((buffer) => new Int32Array(buffer).fill(-1));
+    for (const view of this.#views) Atomics.store(view, ABORT, 0);
     this.#counts = this.#views.map(() => -1);
     this.#since = this.#views.map(() => now);
     this.#names = names;
+  }
+
+  /** Makes every rank give up at its next instruction. */
+  abort(): void {
+    for (const view of this.#views) Atomics.store(view, ABORT, 1);
   }
 
   /** Notes that a rank was heard of. */
