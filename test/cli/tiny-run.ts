@@ -7,7 +7,7 @@ export const tinyConfig = `name: tiny
 seed: 7
 model:
   name: transformer-lm
-  args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, topK: 1, every: 2 } }
+  args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, top_k: 1, every: 2 } }
 data: { name: text, path: corpus.txt, context: 16, tokenizer: { kind: char } }
 batch: { global: 8, micro: 2 }
 optim: { name: adamw, lr: 0.003, clip_norm: 1 }

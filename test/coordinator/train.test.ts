@@ -30,7 +30,7 @@ function config(id: string, more: object = {}, parallel: object = { data: 2, exp
   return {
     name: 'tiny',
     seed: 3,
-    model: { name: 'transformer-lm', args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, topK: 1, hidden: 16 } } },
+    model: { name: 'transformer-lm', args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, top_k: 1, hidden: 16 } } },
     data: { name: 'text', path: join(root, 'corpus.txt'), context: 12, tokenizer: { kind: 'char' } },
     batch: { global: 8, micro: 2 },
     optim: { name: 'adamw', lr: 0.01, clip_norm: 1 },

@@ -1,7 +1,15 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import { type DeviceTensor, EngineError, type Graph, type GraphNode, type Signature, tf, trace } from '../../src/engine/index.ts';
+import {
+  type DeviceTensor,
+  EngineError,
+  type Graph,
+  type GraphNode,
+  type Signature,
+  tf,
+  trace,
+} from '../../src/engine/index.ts';
 import { createOnnxEngine, graphKey } from '../../src/engine/onnx/index.ts';
-import { type HostTensor, float32, int32, zeros } from '../../src/tensor/index.ts';
+import { float32, type HostTensor, int32, zeros } from '../../src/tensor/index.ts';
 
 const engine = await createOnnxEngine({ device: 'cpu', threads: 1 });
 afterAll(() => engine.dispose());
@@ -11,7 +19,12 @@ const read = (x: DeviceTensor): number[] => Array.from((engine.host(x) as HostTe
 const up = (values: number[], ...shape: number[]): DeviceTensor => engine.upload(float32(values, shape));
 
 /** A graph of hand-made nodes over values of one shape. */
-function graphOf(inputs: number, nodes: Pick<GraphNode, 'kernel' | 'inputs' | 'outputs'>[], outputs: number[], path = ''): Graph {
+function graphOf(
+  inputs: number,
+  nodes: Pick<GraphNode, 'kernel' | 'inputs' | 'outputs'>[],
+  outputs: number[],
+  path = '',
+): Graph {
   const ids = new Set([...Array(inputs).keys(), ...nodes.flatMap((node) => [...node.inputs, ...node.outputs])]);
   return {
     values: new Map([...ids].map((id) => [id, { id, ...f32(2) }])),
@@ -24,7 +37,10 @@ function graphOf(inputs: number, nodes: Pick<GraphNode, 'kernel' | 'inputs' | 'o
 
 describe('an executable', () => {
   it('takes inputs and gives outputs by position', async () => {
-    const run = await engine.compileGraph(trace((a, b) => [tf.sub(a as never, b as never), tf.mul(a as never, b as never)], [f32(2), f32(2)]), 'two');
+    const run = await engine.compileGraph(
+      trace((a, b) => [tf.sub(a as never, b as never), tf.mul(a as never, b as never)], [f32(2), f32(2)]),
+      'two',
+    );
     expect(run.inputs).toEqual([f32(2), f32(2)]);
     expect(run.outputs).toEqual([f32(2), f32(2)]);
     const [difference, product] = (await run.run([up([5, 7], 2), up([2, 3], 2)])) as [DeviceTensor, DeviceTensor];
@@ -33,17 +49,28 @@ describe('an executable', () => {
   });
 
   it('returns inputs, constants and duplicates as values of their own', async () => {
-    const run = await engine.compileGraph(trace((a) => [a as never, tf.neg(a as never), tf.ones([2]), a as never], [f32(2)]), 'pass');
+    const run = await engine.compileGraph(
+      trace((a) => [a as never, tf.neg(a as never), tf.ones([2]), a as never], [f32(2)]),
+      'pass',
+    );
     const input = up([1, 2], 2);
     const outputs = await run.run([input]);
-    expect(outputs.map(read)).toEqual([[1, 2], [-1, -2], [1, 1], [1, 2]]);
+    expect(outputs.map(read)).toEqual([
+      [1, 2],
+      [-1, -2],
+      [1, 1],
+      [1, 2],
+    ]);
     (engine.host(outputs[0] as DeviceTensor) as HostTensor).data[0] = 9;
     expect(read(input)).toEqual([1, 2]);
     expect(read(outputs[3] as DeviceTensor)).toEqual([1, 2]);
   });
 
   it('writes to preallocated outputs', async () => {
-    const run = await engine.compileGraph(trace((a) => [tf.neg(a as never), tf.square(a as never)], [f32(2)]), 'into');
+    const run = await engine.compileGraph(
+      trace((a) => [tf.neg(a as never), tf.square(a as never)], [f32(2)]),
+      'into',
+    );
     const target = engine.upload(zeros('float32', [2]));
     const memory = (engine.host(target) as HostTensor).data;
     const [first, second] = await run.run([up([1, 2], 2)], [target, null]);
@@ -53,7 +80,10 @@ describe('an executable', () => {
   });
 
   it('can run several times at once', async () => {
-    const run = await engine.compileGraph(trace((a) => tf.neg(a as never), [f32(1)]), 'concurrent');
+    const run = await engine.compileGraph(
+      trace((a) => tf.neg(a as never), [f32(1)]),
+      'concurrent',
+    );
     const results = await Promise.all([...Array(5).keys()].map((i) => run.run([up([i], 1)])));
     expect(results.map(([y]) => -(read(y as DeviceTensor)[0] as number))).toEqual([0, 1, 2, 3, 4]);
   });
@@ -72,7 +102,10 @@ describe('an executable', () => {
   });
 
   it('takes tensors over shared memory', async () => {
-    const run = await engine.compileGraph(trace((a) => tf.neg(a as never), [f32(2)]), 'shared');
+    const run = await engine.compileGraph(
+      trace((a) => tf.neg(a as never), [f32(2)]),
+      'shared',
+    );
     const data = new Float32Array(new SharedArrayBuffer(8));
     data.set([1, 2]);
     const [y] = await run.run([engine.upload({ dtype: 'float32', shape: [2], data })]);
@@ -80,12 +113,18 @@ describe('an executable', () => {
   });
 
   it('counts floating-point operations', async () => {
-    const run = await engine.compileGraph(trace((a, b) => tf.matMul(a as never, b as never), [f32(3, 4), f32(4, 5)]), 'flops');
+    const run = await engine.compileGraph(
+      trace((a, b) => tf.matMul(a as never, b as never), [f32(3, 4), f32(4, 5)]),
+      'flops',
+    );
     expect(run.flops).toBe(2 * 3 * 4 * 5);
   });
 
   it('hands out the model', async () => {
-    const run = await engine.compileGraph(trace((a) => tf.exp(a as never), [f32(2)]), 'export');
+    const run = await engine.compileGraph(
+      trace((a) => tf.exp(a as never), [f32(2)]),
+      'export',
+    );
     const { default: onnxProto } = await import('onnx-proto');
     const model = onnxProto.onnx.ModelProto.decode(run.onnx());
     expect(model.graph?.node?.map((node) => node.opType)).toEqual(['Exp']);
@@ -96,7 +135,10 @@ describe('an executable', () => {
 describe('memory', () => {
   it('of a released value that nobody saw is used again, of one that was shown is not', async () => {
     const own = await createOnnxEngine({ device: 'cpu', threads: 1 });
-    const run = await own.compileGraph(trace((a) => tf.neg(a as never), [f32(1000)]), 'pool');
+    const run = await own.compileGraph(
+      trace((a) => tf.neg(a as never), [f32(1000)]),
+      'pool',
+    );
     const input = own.upload(zeros('float32', [1000]));
     const [first] = (await run.run([input])) as [DeviceTensor];
     const shown = own.host(first) as HostTensor;
@@ -109,7 +151,10 @@ describe('memory', () => {
   });
 
   it('is never read after a release', async () => {
-    const run = await engine.compileGraph(trace((a) => tf.neg(a as never), [f32(2)]), 'after release');
+    const run = await engine.compileGraph(
+      trace((a) => tf.neg(a as never), [f32(2)]),
+      'after release',
+    );
     const input = up([1, 2], 2);
     engine.release(input);
     await expect(run.run([input])).rejects.toThrow(/"after release" input 0 was released/);
@@ -118,7 +163,10 @@ describe('memory', () => {
   });
 
   it('that went to another thread is named', async () => {
-    const run = await engine.compileGraph(trace((a) => tf.neg(a as never), [f32(2)]), 'moved');
+    const run = await engine.compileGraph(
+      trace((a) => tf.neg(a as never), [f32(2)]),
+      'moved',
+    );
     const data = Float32Array.of(1, 2);
     const input = engine.upload({ dtype: 'float32', shape: [2], data });
     structuredClone(data.buffer, { transfer: [data.buffer] });
@@ -150,7 +198,10 @@ describe('the cache', () => {
 
 describe('what does not fit', () => {
   it('is refused by name and shape', async () => {
-    const run = await engine.compileGraph(trace((a, b) => tf.add(a as never, b as never), [f32(2), f32(2)]), 'layer 3');
+    const run = await engine.compileGraph(
+      trace((a, b) => tf.add(a as never, b as never), [f32(2), f32(2)]),
+      'layer 3',
+    );
     await expect(run.run([up([1, 2], 2)])).rejects.toThrow('executable "layer 3" takes 2 inputs, got 1');
     await expect(run.run([up([1, 2], 2), up([1, 2], 1, 2)])).rejects.toThrow(
       'executable "layer 3" input 1 is float32 [1,2], expected float32 [2]',
@@ -166,12 +217,16 @@ describe('what does not fit', () => {
     const graph = graphOf(1, [{ kernel: 'Dilation2D', inputs: [0], outputs: [1] }], [1], 'blocks.3.mlp');
     const failed = engine.compileGraph(graph, 'odd');
     await expect(failed).rejects.toThrow(EngineError);
-    await expect(failed).rejects.toThrow('module "blocks.3.mlp": tfjs kernel Dilation2D(float32 [2]) has no lowering to ONNX');
+    await expect(failed).rejects.toThrow(
+      'module "blocks.3.mlp": tfjs kernel Dilation2D(float32 [2]) has no lowering to ONNX',
+    );
   });
 
   it('a dtype that engines do not compute with is refused', () => {
     expect(() => engine.upload(zeros('float16', [2]))).toThrow('a float16 tensor of shape [2] cannot be uploaded');
-    expect(() => engine.upload({ dtype: 'float32', shape: [3], data: new Float32Array(2) })).toThrow(/takes 12 bytes, but its data has 8/);
+    expect(() => engine.upload({ dtype: 'float32', shape: [3], data: new Float32Array(2) })).toThrow(
+      /takes 12 bytes, but its data has 8/,
+    );
   });
 
   it.each([
@@ -195,7 +250,10 @@ describe('exactness', () => {
   ];
   const values = signature.map(({ shape }, i) => {
     const size = shape.reduce((a, b) => a * b, 1);
-    return float32(Float32Array.from({ length: size }, (_, k) => Math.sin(k * (i + 1.3))), shape);
+    return float32(
+      Float32Array.from({ length: size }, (_, k) => Math.sin(k * (i + 1.3))),
+      shape,
+    );
   });
 
   it('one and two threads give the same bits', async () => {
@@ -213,7 +271,10 @@ describe('exactness', () => {
   it.each([1, 2])('rows added by index have the same bits every time, with %i threads', async (threads) => {
     const own = await createOnnxEngine({ device: 'cpu', threads });
     const [n, rows, width] = [4000, 7, 33];
-    const graph = trace((x, ids) => tf.unsortedSegmentSum(x as never, ids as never, rows), [f32(n, width), { dtype: 'int32', shape: [n] }]);
+    const graph = trace(
+      (x, ids) => tf.unsortedSegmentSum(x as never, ids as never, rows),
+      [f32(n, width), { dtype: 'int32', shape: [n] }],
+    );
     const run = await own.compileGraph(graph, 'rows');
     const x = Float32Array.from({ length: n * width }, (_, i) => Math.sin(i) * 10 ** (i % 5));
     const ids = Int32Array.from({ length: n }, (_, i) => (i * 7919) % rows);

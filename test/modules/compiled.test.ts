@@ -141,12 +141,12 @@ describe('every zoo model', () => {
   const cases: [string, Record<string, unknown>, TaskInfo][] = [
     [
       'transformer-lm',
-      { layers: 1, dim: 8, heads: 4, kvHeads: 2, dropout: 0.1, ffn: { kind: 'swiglu' }, norm: 'rms' },
+      { layers: 1, dim: 8, heads: 4, kv_heads: 2, dropout: 0.1, ffn: { kind: 'swiglu' }, norm: 'rms' },
       text,
     ],
     [
       'transformer-lm',
-      { layers: 1, dim: 8, heads: 2, positions: 'learned', moe: { every: 1, biasRate: 0.1, shared: 4 } },
+      { layers: 1, dim: 8, heads: 2, positions: 'learned', moe: { every: 1, bias_rate: 0.1, shared: 4 } },
       text,
     ],
     ['transformer-lm', { layers: 1, dim: 8, heads: 2, moe: { every: 1, routing: 'expert' } }, text],

@@ -24,7 +24,7 @@ const i32 = (...shape: number[]): Signature => ({ dtype: 'int32', shape });
 const text: TaskInfo = { inputs: [i32(8)], targets: [i32(8)], vocabSize: 11 };
 
 async function moeModel(): Promise<Model> {
-  const args = { layers: 4, dim: 16, heads: 2, moe: { experts: 3, topK: 2, biasRate: 0.01 }, dropout: 0.1 };
+  const args = { layers: 4, dim: 16, heads: 2, moe: { experts: 3, top_k: 2, bias_rate: 0.01 }, dropout: 0.1 };
   return (await buildModel({ name: 'transformer-lm', args }, text)).model;
 }
 

@@ -52,7 +52,7 @@ describe('zoo', () => {
         layers: 2,
         dim: 24,
         heads: 4,
-        kvHeads: 2,
+        kv_heads: 2,
         norm: 'rms',
         ffn: { kind: 'swiglu' },
         positions: 'learned',
@@ -67,7 +67,7 @@ describe('zoo', () => {
         layers: 2,
         dim: 8,
         heads: 2,
-        moe: { experts: 4, capacityFactor: 1.5, dropPolicy: 'probs', shared: 8, scores: 'sigmoid' },
+        moe: { experts: 4, capacity_factor: 1.5, drop_policy: 'probs', shared: 8, scores: 'sigmoid' },
       },
       text,
     ],
@@ -89,7 +89,7 @@ describe('zoo', () => {
     });
 
   it('counts the parameters of a transformer', async () => {
-    const args = { layers: 2, dim: 16, heads: 4, kvHeads: 2, norm: 'rms', ffn: { kind: 'mlp', hidden: 64 } };
+    const args = { layers: 2, dim: 16, heads: 4, kv_heads: 2, norm: 'rms', ffn: { kind: 'mlp', hidden: 64 } };
     const { model } = await buildModel({ name: 'transformer-lm', args }, text);
     const count = modelParams(model).reduce((sum, p) => sum + sizeOf(p.spec.shape), 0);
     const block = 16 * 16 * 2 + 16 * 8 * 2 + 2 * 16 * 64 + 2 * 16;
@@ -138,7 +138,7 @@ describe('model section', () => {
       layers: 2,
       dim: 128,
       ffn: { kind: 'mlp', hidden: null },
-      moe: { experts: 4, topK: 2 },
+      moe: { experts: 4, top_k: 2 },
     });
   });
 

@@ -45,7 +45,7 @@ describe('model summaries', () => {
 
   it('see experts apart from their layer, whatever the mesh will be', async () => {
     const { model } = await buildModel(
-      { name: 'transformer-lm', args: { layers: 4, dim: 32, moe: { experts: 4, topK: 2, hidden: 64 } } },
+      { name: 'transformer-lm', args: { layers: 4, dim: 32, moe: { experts: 4, top_k: 2, hidden: 64 } } },
       text,
     );
     const summary = summariseModel(model, text, 2, optimizer);

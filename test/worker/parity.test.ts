@@ -16,7 +16,7 @@ async function run(options: JobOptions, steps = 3) {
 }
 
 const dense = { layers: 4, dim: 8, heads: 2 };
-const moe = { layers: 2, dim: 8, heads: 2, moe: { experts: 4, topK: 2, every: 1, hidden: 8, biasRate: 0.01 } };
+const moe = { layers: 2, dim: 8, heads: 2, moe: { experts: 4, top_k: 2, every: 1, hidden: 8, bias_rate: 0.01 } };
 
 describe('a serial worker', () => {
   it('learns', async () => {
@@ -70,7 +70,7 @@ describe('numerics: exact gives the serial bits', () => {
     ],
     [
       'mixture of experts with a capacity',
-      { model: { ...moe, moe: { ...moe.moe, capacityFactor: 1 } } },
+      { model: { ...moe, moe: { ...moe.moe, capacity_factor: 1 } } },
       [{ data: 2, expert: 2 }, { pipeline: 2 }],
     ],
   ];

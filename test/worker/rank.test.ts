@@ -19,7 +19,7 @@ afterAll(async () => {
 });
 
 const moe: JobOptions = {
-  model: { layers: 2, dim: 8, heads: 2, moe: { experts: 4, topK: 2, every: 1, hidden: 8, biasRate: 0.01 } },
+  model: { layers: 2, dim: 8, heads: 2, moe: { experts: 4, top_k: 2, every: 1, hidden: 8, bias_rate: 0.01 } },
 };
 const sharded: JobOptions = { ...moe, parallel: { data: 2, pipeline: 2, expert: 2 } };
 

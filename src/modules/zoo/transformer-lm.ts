@@ -18,7 +18,7 @@ const count = () => z.number().int().positive();
 
 const moeSchema = z.strictObject({
   experts: count().default(4).describe('Number of experts of each mixture'),
-  topK: count().default(2).describe('Experts of each token'),
+  top_k: count().default(2).describe('Experts of each token'),
   every: count()
     .default(2)
     .describe('Every n-th block is a mixture: with 2 blocks 1, 3, 5, ...; ignored if `layers` is given'),
@@ -34,22 +34,22 @@ const moeSchema = z.strictObject({
     .default('token')
     .describe('Who chooses: tokens their experts, or experts their tokens'),
   scores: z.enum(['softmax', 'sigmoid']).default('softmax').describe('How router logits become scores'),
-  normalise: z.boolean().nullable().default(null).describe("Divide a token's gates by their sum; null: if topK > 1"),
-  routeScale: z.number().positive().default(1).describe('Factor of the gates'),
-  balanceLoss: z.number().nonnegative().default(0.01).describe('Coefficient of the load-balancing loss; 0: none'),
-  zLoss: z.number().nonnegative().default(0.001).describe('Coefficient of the router z-loss; 0: none'),
-  biasRate: z
+  normalise: z.boolean().nullable().default(null).describe("Divide a token's gates by their sum; null: if top_k > 1"),
+  route_scale: z.number().positive().default(1).describe('Factor of the gates'),
+  balance_loss: z.number().nonnegative().default(0.01).describe('Coefficient of the load-balancing loss; 0: none'),
+  z_loss: z.number().nonnegative().default(0.001).describe('Coefficient of the router z-loss; 0: none'),
+  bias_rate: z
     .number()
     .nonnegative()
     .default(0)
     .describe('Step of the bias that evens the load without a loss; 0: none'),
-  capacityFactor: z
+  capacity_factor: z
     .number()
     .positive()
     .nullable()
     .default(null)
     .describe('Rows of an expert at most, in even shares; null: dropless'),
-  dropPolicy: z
+  drop_policy: z
     .enum(['position', 'probs'])
     .default('position')
     .describe('What a full expert drops: later tokens, or lower scores'),
@@ -59,7 +59,7 @@ const schema = z.strictObject({
   layers: count().default(4).describe('Number of transformer blocks'),
   dim: count().default(128).describe('Width of the residual stream'),
   heads: count().default(4).describe('Attention heads'),
-  kvHeads: count().nullable().default(null).describe('Heads of keys and values (grouped queries); null: as heads'),
+  kv_heads: count().nullable().default(null).describe('Heads of keys and values (grouped queries); null: as heads'),
   ffn: z
     .strictObject({
       kind: z.enum(['mlp', 'swiglu']).default('mlp').describe('Feed-forward part of a block'),
@@ -69,7 +69,7 @@ const schema = z.strictObject({
     .prefault({}),
   moe: moeSchema.nullable().default(null).describe('Mixtures of experts in place of feed-forward parts; null: none'),
   positions: z.enum(['rotary', 'learned', 'none']).default('rotary').describe('How the model knows positions'),
-  rotaryBase: z.number().positive().default(10_000).describe('Base of the rotary periods'),
+  rotary_base: z.number().positive().default(10_000).describe('Base of the rotary periods'),
   norm: z.enum(['layer', 'rms']).default('layer').describe('Normalisation before each part'),
   bias: z.boolean().default(false).describe('Biases in linear maps'),
   dropout: z.number().min(0).lt(1).default(0).describe('Dropout of embeddings and of what each part adds'),
@@ -134,8 +134,8 @@ function block(args: Args, mixture: boolean): Module {
       ...scaled,
       dim: args.dim,
       heads: args.heads,
-      kvHeads: args.kvHeads ?? args.heads,
-      rotary: args.positions === 'rotary' && { base: args.rotaryBase },
+      kvHeads: args.kv_heads ?? args.heads,
+      rotary: args.positions === 'rotary' && { base: args.rotary_base },
     }),
     feedForward: mixture ? mixtureOf(args, hidden, feedForward) : feedForward(hidden),
     norm: () => normOf(args.norm, args.dim),
@@ -148,11 +148,19 @@ function mixtureOf(args: Args, hidden: number, feedForward: (width: number) => M
   const experts = Array.from({ length: options.experts }, () => feedForward(options.hidden ?? hidden));
   const shared = options.shared === null ? {} : { shared: feedForward(options.shared) };
   if (options.routing === 'expert')
-    return expertChoice({ dim: args.dim, experts, capacityFactor: options.capacityFactor ?? options.topK, ...shared });
-  const { topK, scores, normalise, routeScale, balanceLoss, zLoss, biasRate, capacityFactor, dropPolicy } = options;
+    return expertChoice({ dim: args.dim, experts, capacityFactor: options.capacity_factor ?? options.top_k, ...shared });
   return moe({
-    ...{ dim: args.dim, experts, topK, scores, routeScale, balanceLoss, zLoss, biasRate, capacityFactor, dropPolicy },
-    normalise: normalise ?? topK > 1,
+    dim: args.dim,
+    experts,
+    topK: options.top_k,
+    scores: options.scores,
+    normalise: options.normalise ?? options.top_k > 1,
+    routeScale: options.route_scale,
+    balanceLoss: options.balance_loss,
+    zLoss: options.z_loss,
+    biasRate: options.bias_rate,
+    capacityFactor: options.capacity_factor,
+    dropPolicy: options.drop_policy,
     ...shared,
   });
 }
