@@ -30,7 +30,10 @@ function config(id: string, more: object = {}, parallel: object = { data: 2, exp
   return {
     name: 'tiny',
     seed: 3,
-    model: { name: 'transformer-lm', args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, top_k: 1, hidden: 16 } } },
+    model: {
+      name: 'transformer-lm',
+      args: { layers: 2, dim: 16, heads: 2, moe: { experts: 2, top_k: 1, hidden: 16 } },
+    },
     data: { name: 'text', path: join(root, 'corpus.txt'), context: 12, tokenizer: { kind: 'char' } },
     batch: { global: 8, micro: 2 },
     optim: { name: 'adamw', lr: 0.01, clip_norm: 1 },
@@ -189,6 +192,19 @@ describe('a failing run', () => {
       /odd[\s\S]*no such luck/,
     );
     expect(existsSync(join(root, 'runs/throws'))).toBe(false);
+  });
+
+  it('says so when a worker dies without a word', async () => {
+    const file = join(root, 'dies.js');
+    const dying = module('return x;').replace(
+      'export function',
+      "import { isMainThread } from 'node:worker_threads';\n    export function",
+    );
+    writeFileSync(file, dying.replace('return {', 'if (!isMainThread) process.exit(3);\n      return {'));
+    const failing = complete(train(config('dies', { model: { file } }, { data: 2 })));
+    const failure = await failing.catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(RunFailure);
+    expect((failure as RunFailure).message).toMatch(/^rank [01], starting: WorkerExit: .*exited with code 3/);
   });
 
   it('names the step and the first module whose output is not finite', async () => {
