@@ -7,13 +7,13 @@ import type {
   TensorFunction, TransferStatistics, VjpOptions,
 } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
-import { assemblePhased, optimize, optimizeVjp, partition } from '../passes/index.ts';
+import { type PhasedGraphs, assemblePhased, optimize, optimizeVjp, partition } from '../passes/index.ts';
 import { trace, traceVjp } from '../trace/index.ts';
 import type { Graph, GraphDType } from '../graph.ts';
 import { type OnnxDevice, deviceOptions, deviceSupport, parseDevice, startHint } from './devices.ts';
 import { type CompiledModel, type Host, OnnxExecutable, byteLength, runtimeMessage } from './executable.ts';
 import { graphFlops } from './flops.ts';
-import { graphKey } from './key.ts';
+import { graphKey, vjpKey } from './key.ts';
 import { lower } from './lowering/index.ts';
 import { Residence, identityModel } from './residence.ts';
 import { BufferPool, OnnxTensor } from './tensor.ts';
@@ -38,6 +38,8 @@ export class OnnxEngine implements Engine, Host {
   private readonly on: OnnxDevice;
   private readonly profile: string | undefined;
   private readonly models = new Map<string, Promise<CompiledModel>>();
+  private readonly optimized = new Map<string, Graph>();
+  private readonly partitions = new Map<string, PhasedGraphs>();
   private readonly sessions: InferenceSession[] = [];
   private statistics = { traces: 0, executables: 0, cacheHits: 0, traceMs: 0, loweringMs: 0, sessionMs: 0 };
   private transfers = { toDevice: 0, toHost: 0 };
@@ -67,13 +69,29 @@ export class OnnxEngine implements Engine, Host {
   }
 
   async compile(fn: TensorFunction, signature: readonly Signature[], options: CompileOptions = {}): Promise<Executable> {
-    const name = options.name ?? 'function';
-    return this.compileGraph(this.traced(() => optimize(trace(fn, signature, options))), name);
+    const graph = this.traced(() => {
+      const raw = trace(fn, signature, options);
+      return this.once(this.optimized, graphKey(raw), () => optimize(raw));
+    });
+    return this.compileGraph(graph, options.name ?? 'function');
   }
 
   async vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction> {
-    const phased = this.traced(() => partition(optimizeVjp(traceVjp(fn, signature, options)), options));
+    const phased = this.traced(() => {
+      const raw = traceVjp(fn, signature, options);
+      return this.once(this.partitions, vjpKey(raw, options), () => partition(optimizeVjp(raw), options));
+    });
     return assemblePhased(phased, options.name ?? 'function', (graph, name) => this.compileGraph(graph, name));
+  }
+
+  /** Passes take as long as the trace: equal layers go through them once. */
+  private once<T>(cache: Map<string, T>, key: string, make: () => T): T {
+    let value = cache.get(key);
+    if (value === undefined) {
+      value = make();
+      cache.set(key, value);
+    }
+    return value;
   }
 
   /** Counts a trace with its passes. */

@@ -1,5 +1,8 @@
 import { createHash } from 'node:crypto';
+import type { VjpOptions } from '../engine.ts';
 import type { Graph, ValueId } from '../graph.ts';
+import type { VjpTrace } from '../trace/index.ts';
+import { attrsKey } from '../passes/common.ts';
 
 /**
  * A digest of what a graph computes: inputs, constants, nodes and outputs with values numbered by order. Module paths
@@ -24,8 +27,20 @@ export function graphKey(graph: Graph): string {
     hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   const lines = graph.nodes.map(
-    (node) => `${node.kernel}(${node.inputs.map(number)})${JSON.stringify(node.attrs)}>${node.outputs.map(spec)}`,
+    (node) => `${node.kernel}(${node.inputs.map(number)})${attrsKey(node.attrs)}>${node.outputs.map(spec)}`,
   );
   hash.update(`\n${lines.join('\n')}\n${graph.outputs.map(number)}`);
   return hash.digest('base64');
+}
+
+/**
+ * A digest of a traced vector-Jacobian product and of how it is to be cut. Value ids count here, since slots are value
+ * ids: equal functions are traced to equal ids.
+ */
+export function vjpKey(vjp: VjpTrace, options: Pick<VjpOptions, 'remat' | 'splitWeight' | 'fused'>): string {
+  const { remat, splitWeight, fused } = options;
+  const { graph, inputs, outputs, cotangents, gradients } = vjp;
+  const rematOf = typeof remat === 'function' ? graph.nodes.map(({ path }) => remat(path)) : remat;
+  const ids = graph.nodes.map((node) => node.outputs);
+  return graphKey(graph) + JSON.stringify([inputs, outputs, cotangents, gradients, graph.outputs, ids, rematOf, splitWeight, fused]);
 }
