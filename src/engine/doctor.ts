@@ -4,6 +4,7 @@ import { availableParallelism, cpus, totalmem } from 'node:os';
 import ort from 'onnxruntime-node';
 import { parseDevice, deviceSupport } from './onnx/devices.ts';
 import { createOnnxEngine } from './onnx/engine.ts';
+import { tfjsBackends } from './tfjs/index.ts';
 
 /** One thing that an engine can use, and whether it is here. */
 export interface EngineFinding {
@@ -32,14 +33,6 @@ export interface EngineReport {
   readonly engines: readonly EngineFinding[];
 }
 
-const TFJS_BACKENDS: readonly { readonly device: string; readonly packageName: string; readonly gives: string }[] = [
-  { device: 'cpu', packageName: '@tensorflow/tfjs-backend-cpu', gives: 'the reference that tests compare with (slow)' },
-  { device: 'wasm', packageName: '@tensorflow/tfjs-backend-wasm', gives: 'eager runs without native code' },
-  { device: 'webgpu', packageName: '@tensorflow/tfjs-backend-webgpu', gives: 'eager runs on a GPU under Deno' },
-  { device: 'node', packageName: '@tensorflow/tfjs-node', gives: 'eager runs on libtensorflow' },
-  { device: 'node-gpu', packageName: '@tensorflow/tfjs-node-gpu', gives: 'eager runs on libtensorflow with CUDA 11' },
-];
-
 const ONNX_DEVICES: readonly { readonly device: string; readonly gives: string }[] = [
   { device: 'cpu', gives: 'compiled training on AVX2, AVX-512 or NEON' },
   { device: 'cuda:0', gives: 'compiled training on an NVIDIA GPU' },
@@ -55,9 +48,9 @@ const ONNX_DEVICES: readonly { readonly device: string; readonly gives: string }
 export async function inspectEngines(): Promise<EngineReport> {
   const engines: EngineFinding[] = [];
   for (const { device, gives } of ONNX_DEVICES) engines.push({ kind: 'onnx', device, gives, ...(await tryDevice(device)) });
-  for (const { device, packageName, gives } of TFJS_BACKENDS) {
-    const version = packageVersion(packageName);
-    const detail = version === null ? `npm install ${packageName}` : `${packageName} ${version}`;
+  for (const { device, npm, gives } of tfjsBackends) {
+    const version = packageVersion(npm);
+    const detail = version === null ? `npm install ${npm}` : `${npm} ${version}`;
     engines.push({ kind: 'tfjs', device, gives, available: version !== null, detail });
   }
   const names = ['onnxruntime-node', '@tensorflow/tfjs-core', 'onnx-proto'];
