@@ -98,6 +98,11 @@ export const cases: Case[] = [
     { step: 1e-3, tolerance: 2e-2 },
   ],
   ['prod', (x) => tf.prod(x!, 1), () => [random([2, 4], 1, 0.5, 1.5)]],
+  [
+    'prod of axes, negative, kept',
+    (x) => [tf.prod(x!, [0, -1], true), tf.prod(x!, -2), tf.prod(x!)],
+    () => [random([2, 2, 3], 1, 0.5, 1.5)],
+  ],
   ['logSumExp', (x) => tf.logSumExp(x!, 1), () => [random([2, 4], 1)]],
   ['norm', (x) => tf.norm(x!), plain],
   [

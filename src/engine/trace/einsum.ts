@@ -45,7 +45,7 @@ export function einsumGradient(equation: string, tensors: readonly Tensor[], dy:
   const part = einsum(`${[output, ...others].join(',')}->${kept}`, [dy, ...tensors.filter((_, i) => i !== index)]);
   // A label that only this operand has was summed over: its gradient is the same along it.
   const sizes = x.shape.map((dim, i) => (known.has(own[i] as string) ? dim : 1));
-  return tf.broadcastTo(tf.reshape(part, sizes), x.shape);
+  return x.size === 0 ? tf.zerosLike(x) : tf.broadcastTo(tf.reshape(part, sizes), x.shape);
 }
 
 function contract(a: Term, b: Term, needed: ReadonlySet<string>): Term {

@@ -38,6 +38,11 @@ export function unbroadcast(x: Tensor, shape: readonly number[]): Tensor {
   return tf.reshape(summed, [...shape]);
 }
 
+/** Broadcasts, also to no elements at all (which tf.broadcastTo leaves undone). */
+function spread(x: Tensor, shape: readonly number[]): Tensor {
+  return sizeOf(shape) === 0 ? tf.zeros([...shape]) : tf.broadcastTo(x, [...shape]);
+}
+
 function axesOf(attrs: Values, shape: number[], name = 'axis'): number[] {
   return tf.util.parseAxisParam((attrs[name] ?? null) as number[], shape);
 }
@@ -48,13 +53,29 @@ function keptShape(shape: readonly number[], axes: readonly number[]): number[] 
 
 const reductions = [
   gradient('Sum', { inputs: ['x'] }, (dy, [x], attrs) => ({
-    x: () => tf.broadcastTo(tf.reshape(dy, keptShape(x.shape, axesOf(attrs, x.shape))), x.shape),
+    x: () => spread(tf.reshape(dy, keptShape(x.shape, axesOf(attrs, x.shape))), x.shape),
   })),
   gradient('Mean', { inputs: ['x'] }, (dy, [x], attrs) => ({
     x: () => {
       const axes = axesOf(attrs, x.shape);
       const count = sizeOf(axes.map((axis) => x.shape[axis] as number));
-      return tf.broadcastTo(tf.reshape(tf.mul(dy, 1 / count), keptShape(x.shape, axes)), x.shape);
+      return spread(tf.reshape(tf.mul(dy, 1 / count), keptShape(x.shape, axes)), x.shape);
+    },
+  })),
+  gradient('Prod', { inputs: ['x'] }, (dy, [x], attrs) => ({
+    x: () => {
+      // The product of all others along the reduced axes, made one axis at the end: no division, so zeros are no trouble.
+      const axes = axesOf(attrs, x.shape);
+      const others = x.shape.map((_, i) => i).filter((i) => !axes.includes(i));
+      const perm = [...others, ...axes];
+      const outer = others.map((i) => x.shape[i] as number);
+      const flat = tf.reshape(tf.transpose(x, perm), [...outer, sizeOf(axes.map((i) => x.shape[i] as number))]);
+      const rest = tf.mul(tf.cumprod(flat, outer.length, true, false), tf.cumprod(flat, outer.length, true, true));
+      const grad = tf.reshape(tf.mul(tf.reshape(dy, [...outer, 1]), rest), [...perm.map((i) => x.shape[i] as number)]);
+      return tf.transpose(
+        grad,
+        perm.map((_, i) => perm.indexOf(i)),
+      );
     },
   })),
   gradient('Cumsum', {}, (dy, _saved, attrs) => ({
