@@ -1,8 +1,8 @@
 import { float32, type HostTensor } from '../tensor/index.ts';
 import { memberIndex, together } from './collectives.ts';
 import { FlatLayout, type Piece, type Run } from './flat-layout.ts';
-import { type LeafRange, maximalNodes, splitPoint } from './tree.ts';
 import type { Group, Transport } from './transport.ts';
+import { type LeafRange, maximalNodes, splitPoint } from './tree.ts';
 
 /** Float32 tensors that are summed together and that are absent together (one expert's gradients, say). */
 export interface TreeUnit {
@@ -58,8 +58,7 @@ export async function allReduceTree(
   const limit = options.pieceElements ?? 2 ** 20;
   // (In a direct exchange everything is packed before anything is added, so it must fit one piece.)
   const direct = layout.total <= Math.min(options.directElements ?? 2 ** 14, limit);
-  const shareOf = (member: number): Piece =>
-    direct ? { start: 0, end: layout.total } : layout.share(member, members);
+  const shareOf = (member: number): Piece => (direct ? { start: 0, end: layout.total } : layout.share(member, members));
   const nodes = ranges.map((range) => maximalNodes(range, leaves));
   const own = ownNodes(nodes[me] as LeafRange[], units, tag);
   const presence: Uint8Array[] = new Array(members);
@@ -241,7 +240,8 @@ function combine(
         number += 1;
       });
     });
-    const out = (results[unit]?.[run.tensor] as Float32Array).subarray(start, start + length);
+    const sums = results[unit] as readonly Float32Array[];
+    const out = (sums[run.tensor] as Float32Array).subarray(start, start + length);
     const last = plan.adds.length - 1;
     plan.adds.forEach(([left, right], i) => {
       const target = views[left] as Float32Array;
@@ -281,7 +281,11 @@ function packResults(runs: readonly Run[], results: readonly (readonly Float32Ar
   return pack(runs, [results]);
 }
 
-function unpack(runs: readonly Run[], packed: Float32Array, results: readonly (readonly Float32Array[] | null)[]): void {
+function unpack(
+  runs: readonly Run[],
+  packed: Float32Array,
+  results: readonly (readonly Float32Array[] | null)[],
+): void {
   let offset = 0;
   for (const { unit, tensor, start, length } of runs) {
     const array = results[unit]?.[tensor];

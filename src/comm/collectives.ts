@@ -5,7 +5,9 @@ import type { Group, SendOptions, Transport } from './transport.ts';
 export function memberIndex(transport: Transport, group: Group): number {
   const index = group.ranks.indexOf(transport.rank);
   if (index < 0)
-    throw new RangeError(`rank ${transport.rank} is not a member of group "${group.id}" (ranks ${group.ranks.join(', ')})`);
+    throw new RangeError(
+      `rank ${transport.rank} is not a member of group "${group.id}" (ranks ${group.ranks.join(', ')})`,
+    );
   return index;
 }
 
@@ -93,7 +95,10 @@ export async function barrier(transport: Transport, group: Group, tag: string): 
  * Waits for receives and sends that must make progress at the same time (two ranks that only send fill each other's
  * windows). Every promise is observed, so a failure of one leaves no unhandled rejection of another.
  */
-export async function together<T>(receives: readonly (T | Promise<T>)[], sends: readonly Promise<void>[]): Promise<T[]> {
+export async function together<T>(
+  receives: readonly (T | Promise<T>)[],
+  sends: readonly Promise<void>[],
+): Promise<T[]> {
   const [received] = await Promise.all([Promise.all(receives), Promise.all(sends)]);
   return received;
 }

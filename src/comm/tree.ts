@@ -103,9 +103,7 @@ export class TreeAccumulator<T> {
   total(): T | null {
     const value = this.#held.get(this.#key(0, this.leaves));
     if (value === undefined)
-      throw new RangeError(
-        `the tree over ${this.leaves} leaves is not complete: held are ${this.#describe()}`,
-      );
+      throw new RangeError(`the tree over ${this.leaves} leaves is not complete: held are ${this.#describe()}`);
     return value;
   }
 

@@ -1,8 +1,8 @@
 import type { Engine, ExpertCall, PhasedFunction, SlotId } from '../engine/index.ts';
 import type { LayerFunction } from '../modules/index.ts';
 import { forwardCalls, type PhasePlan, planPhases } from './phase-plan.ts';
-import { rematFor } from './remat.ts';
 import type { WorkerJob } from './protocol.ts';
+import { rematFor } from './remat.ts';
 
 /** What the compilation of a layer depends on besides its function. */
 export interface LayerCompileOptions {
@@ -72,7 +72,9 @@ export async function compileLayer(
     differentiable,
     remat: rematFor(options.remat, fn.name),
     ...(training && last ? { fused: true } : {}),
-    ...(training && !last && options.splitWeight ? { splitWeight: wrt.map((wanted, i) => wanted && i < paramCount) } : {}),
+    ...(training && !last && options.splitWeight
+      ? { splitWeight: wrt.map((wanted, i) => wanted && i < paramCount) }
+      : {}),
   });
   const firstMetric = fn.layout.objective + 1;
   const firstContribution = firstMetric + fn.layout.metrics.length;

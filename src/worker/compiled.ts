@@ -18,11 +18,28 @@ export class CompiledUpdates {
   readonly #optimizer: Optimizer;
   readonly #microbatches: number;
   readonly #cache = new Map<string, Promise<Executable>>();
+  /** By who asks (a group of parameters), so that a step does not make the keys of the cache again and again. */
+  readonly #asked = new WeakMap<object, Map<string, Promise<Executable>>>();
 
   constructor(engine: Engine, optimizer: Optimizer, microbatches: number) {
     this.#engine = engine;
     this.#optimizer = optimizer;
     this.#microbatches = microbatches;
+  }
+
+  /** What `make` gives, made once for an owner. */
+  once(owner: object, what: string, make: () => Promise<Executable>): Promise<Executable> {
+    let own = this.#asked.get(owner);
+    if (!own) {
+      own = new Map();
+      this.#asked.set(owner, own);
+    }
+    let made = own.get(what);
+    if (!made) {
+      made = make();
+      own.set(what, made);
+    }
+    return made;
   }
 
   /** `(a_1..a_k, b_1..b_k) -> a_i + b_i`. */
@@ -53,16 +70,26 @@ export class CompiledUpdates {
     const slots = own.flatMap((signature, i) => new Array<Signature>(slotCounts[i] as number).fill(signature));
     const signature = [...own, ...own, ...slots, ...new Array<Signature>(scalars).fill(SCALAR)];
     const groups = infos.map((info) => this.#optimizer.groupKey(info)).join(' ');
-    return this.#compile(`update ${clip} ${groups} ${key(own)}`, signature, `${this.#optimizer.name} update`, (...inputs) => {
-      const last = inputs.slice(inputs.length - scalars);
-      let at = 2 * params.length;
-      const results = parts.map(({ fn }, i) => {
-        const held = inputs.slice(at, at + (slotCounts[i] as number));
-        at += held.length;
-        return fn(inputs[i] as tf.Tensor, inputs[params.length + i] as tf.Tensor, ...held, ...last) as readonly tf.Tensor[];
-      });
-      return [...results.map((result) => result[0] as tf.Tensor), ...results.flatMap((result) => result.slice(1))];
-    });
+    return this.#compile(
+      `update ${clip} ${groups} ${key(own)}`,
+      signature,
+      `${this.#optimizer.name} update`,
+      (...inputs) => {
+        const last = inputs.slice(inputs.length - scalars);
+        let at = 2 * params.length;
+        const results = parts.map(({ fn }, i) => {
+          const held = inputs.slice(at, at + (slotCounts[i] as number));
+          at += held.length;
+          return fn(
+            inputs[i] as tf.Tensor,
+            inputs[params.length + i] as tf.Tensor,
+            ...held,
+            ...last,
+          ) as readonly tf.Tensor[];
+        });
+        return [...results.map((result) => result[0] as tf.Tensor), ...results.flatMap((result) => result.slice(1))];
+      },
+    );
   }
 
   /** `(states, contributions) -> states` at the end of a step. */

@@ -11,7 +11,12 @@ import type { Cell } from './tensor-space.ts';
  * another, each with a probe on every module. Returns the error with the module's path; if that cannot be found, the
  * message says why.
  */
-export async function explainNonFinite(error: NonFinite, run: ProgramRun, model: Model, info: TaskInfo): Promise<NonFinite> {
+export async function explainNonFinite(
+  error: NonFinite,
+  run: ProgramRun,
+  model: Model,
+  info: TaskInfo,
+): Promise<NonFinite> {
   const { where } = error;
   if (where.kind === 'gradient') return error;
   const stage = where.kind === 'activation' ? where.stage : run.program.totalStages - 1;
@@ -73,7 +78,10 @@ async function probe(run: ProgramRun, pass: StagePass, index: number, model: Mod
   if (path.endsWith('.experts')) return expertOf(run, pass, index, path, kept.results);
   for (const param of group.params)
     if (param.path.startsWith(`${path}.`) && !(await isFiniteCell(run, space.borrow(param.tensor))))
-      return { path, note: `the first module whose output is not finite is ${path}: its parameter ${param.path} is not finite` };
+      return {
+        path,
+        note: `the first module whose output is not finite is ${path}: its parameter ${param.path} is not finite`,
+      };
   return { path, note: `the first module whose output is not finite is ${path}` };
 }
 

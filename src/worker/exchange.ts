@@ -71,9 +71,10 @@ export class ExpertExchange {
       return [header, float32(member === me ? part : part.slice(), [size])];
     });
     const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
-    this.#sources = incoming.map(([header, values]) => {
-      const [microbatch, ...counts] = header?.data as Int32Array;
-      const received = values?.data as Float32Array;
+    this.#sources = incoming.map((message) => {
+      const [header, values] = message as readonly [HostTensor, HostTensor];
+      const [microbatch, ...counts] = header.data as Int32Array;
+      const received = values.data as Float32Array;
       return {
         microbatch: microbatch as number,
         counts: Int32Array.from(counts),

@@ -3,8 +3,8 @@ import { type ExpertFunction, evaluationKey, layerKey } from '../modules/index.t
 import { Environment } from './environment.ts';
 import type { ParamGroup } from './param-group.ts';
 import { type PhasePlan, planPhases } from './phase-plan.ts';
-import { rematFor } from './remat.ts';
 import type { WorkerJob } from './protocol.ts';
+import { rematFor } from './remat.ts';
 import type { Cell, TensorSpace } from './tensor-space.ts';
 
 /**
@@ -101,7 +101,8 @@ export class ExpertRuntime {
         const microbatch = parts[0]?.source.microbatch ?? 0;
         const key = `${group.name}/${microbatch}`;
         const environment = this.#kept.get(key);
-        if (!environment) throw new Error(`expert ${group.name} has no forward of microbatch ${microbatch} to go back from`);
+        if (!environment)
+          throw new Error(`expert ${group.name} has no forward of microbatch ${microbatch} to go back from`);
         this.#kept.delete(key);
         const { phased } = environment;
         const cotangent = phased.cotangents[0];
@@ -109,7 +110,8 @@ export class ExpertRuntime {
           environment.set(cotangent, this.#gather(parts, bucketSize(count)));
         for (let phase = 1; phase < phased.phases.length; phase++) await environment.run(phase);
         const rows = phased.gradients[phased.gradients.length - 1];
-        if (rows === null || rows === undefined) for (const { source, start, end } of parts) source.results.fill(0, start, end);
+        if (rows === null || rows === undefined)
+          for (const { source, start, end } of parts) source.results.fill(0, start, end);
         else await this.#scatter(environment.consume(rows), parts);
         await group.gradients.add(
           microbatch,
@@ -143,7 +145,9 @@ export class ExpertRuntime {
         offsets[s] = end;
         return { source, start, end };
       });
-      const batches = this.#options.merge ? [parts.filter((part) => part.end > part.start)] : parts.map((part) => [part]);
+      const batches = this.#options.merge
+        ? [parts.filter((part) => part.end > part.start)]
+        : parts.map((part) => [part]);
       for (const batch of batches) {
         const count = batch.reduce((sum, part) => sum + (part.end - part.start) / this.width, 0);
         if (count > 0) await run(group, batch, count);

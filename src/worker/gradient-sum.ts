@@ -61,7 +61,9 @@ export class GradientSum {
   }
 
   async #sum(left: readonly Cell[], right: readonly Cell[]): Promise<readonly Cell[]> {
-    const executable = await this.#compiled.add(left.map((cell) => cell.tensor));
+    const executable = await this.#compiled.once(this, 'add', () =>
+      this.#compiled.add(left.map((cell) => cell.tensor)),
+    );
     const inputs = [...left, ...right];
     const sums = await this.#space.run(
       executable,

@@ -61,7 +61,12 @@ export async function runInProcess(
     const reports: StepReport[][] = [];
     const first = ranks[0]?.ready.step ?? 0;
     for (let step = first; step < first + steps; step++)
-      reports.push(await allOrFirstFailure(ranks.map((rank) => rank.step(step)), dispose));
+      reports.push(
+        await allOrFirstFailure(
+          ranks.map((rank) => rank.step(step)),
+          dispose,
+        ),
+      );
     const parameters: Record<string, HostTensor> = {};
     for (const rank of ranks) Object.assign(parameters, await rank.parameters());
     await options.finally?.(ranks);
@@ -69,7 +74,9 @@ export async function runInProcess(
       reports,
       losses: reports.map((step) => meanOverMicrobatches(step, 'loss', jobs[0]?.train.microbatches ?? 1)),
       gradNorms: reports.map((step) => step[0]?.gradNorm ?? Number.NaN),
-      parameters: Object.fromEntries(pathsInOrder(Object.keys(parameters)).map((path) => [path, parameters[path] as HostTensor])),
+      parameters: Object.fromEntries(
+        pathsInOrder(Object.keys(parameters)).map((path) => [path, parameters[path] as HostTensor]),
+      ),
       weightsSha256: sha256Of(parameters),
     };
   } finally {

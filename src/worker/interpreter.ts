@@ -8,8 +8,8 @@ import { allGatherNorms } from './handlers/norms.ts';
 import { optimize } from './handlers/optimize.ts';
 import { allReduce } from './handlers/reduce.ts';
 import { barrier, broadcast, free } from './handlers/synchronise.ts';
-import type { Handler, ProgramRun } from './program-run.ts';
 import type { Position } from './position.ts';
+import type { Handler, ProgramRun } from './program-run.ts';
 import type { TraceRecorder } from './trace.ts';
 
 const HANDLERS: { readonly [Op in Instruction['op']]: Handler<Op> } = {
@@ -62,7 +62,13 @@ export async function interpret(run: ProgramRun, position: Position, trace: Trac
     if (done) await done;
     const ms = performance.now() - start;
     if (COMMUNICATION.has(instruction.op)) communication += ms;
-    trace?.add(formatInstruction(instruction), instruction.op, start, ms, run.step);
+    trace?.add(
+      formatInstruction(instruction),
+      instruction.op,
+      start,
+      ms,
+      run.training ? { step: run.step } : { round: run.step },
+    );
   }
   position.end(run);
   return communication;

@@ -143,7 +143,9 @@ export class LayerPass {
   #backwardCall(index: number): ExpertCall {
     const call = this.layer.backwardCalls[index];
     if (!call)
-      throw new Error(`layer ${this.layer.name}: no gradient reaches the experts of call ${index}; are their results used?`);
+      throw new Error(
+        `layer ${this.layer.name}: no gradient reaches the experts of call ${index}; are their results used?`,
+      );
     return call;
   }
 }

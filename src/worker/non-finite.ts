@@ -22,7 +22,8 @@ export class NonFinite extends Error {
   }
 }
 
-const ADVICE = 'Usual causes: a learning rate that is too high, no gradient clipping (optim.clip_norm), a division or logarithm of zero in a module';
+const ADVICE =
+  'Usual causes: a learning rate that is too high, no gradient clipping (optim.clip_norm), a division or logarithm of zero in a module';
 
 function describe(where: NonFiniteWhere): string {
   switch (where.kind) {

@@ -25,7 +25,9 @@ export interface PhasePlan {
 export function forwardCalls(phased: PhasedFunction, calls: number): ExpertCall[] {
   const found = phased.phases.flatMap((phase) => (phase.call ? [phase.call] : []));
   if (found.length < calls)
-    throw new Error(`a layer with ${calls} expert calls was cut at ${found.length} of them; this is a defect of the engine`);
+    throw new Error(
+      `a layer with ${calls} expert calls was cut at ${found.length} of them; this is a defect of the engine`,
+    );
   return found.slice(0, calls);
 }
 
@@ -37,7 +39,8 @@ export function planPhases(phased: PhasedFunction, calls: number, consumers: Pha
   const forwards = calls + 1;
   const weight = phased.phases.findIndex((phase) => phase.kind === 'backward-weight');
   const body = weight < 0 ? phased.phases.length : weight;
-  const fused = !phased.phases.some((phase) => phase.kind === 'backward') && phased.gradients.some((slot) => slot !== null);
+  const fused =
+    !phased.phases.some((phase) => phase.kind === 'backward') && phased.gradients.some((slot) => slot !== null);
   const firstBackward = fused ? forwards - 1 : forwards;
   const backwardOf = Array.from({ length: forwards }, (_, i) => {
     const index = firstBackward + (forwards - 1 - i);
@@ -47,7 +50,13 @@ export function planPhases(phased: PhasedFunction, calls: number, consumers: Pha
     throw new Error(
       `a layer with ${calls} expert calls has ${body - forwards} backward phases; expected at most ${forwards}`,
     );
-  return { phased, forwards, backwardOf, weightPhase: weight < 0 ? null : weight, uses: countUses(phased, calls, consumers) };
+  return {
+    phased,
+    forwards,
+    backwardOf,
+    weightPhase: weight < 0 ? null : weight,
+    uses: countUses(phased, calls, consumers),
+  };
 }
 
 function countUses(phased: PhasedFunction, calls: number, consumers: PhaseConsumers): Map<SlotId, number> {

@@ -32,7 +32,9 @@ export function probeLayer(
     sums.push(floats.map((output) => tf.sum(tf.abs(output))).reduce((a, b) => tf.add(a, b)));
   };
   const wrap = (module: Module): Module => {
-    const children = Object.fromEntries(Object.entries(module.children ?? {}).map(([name, child]) => [name, wrap(child)]));
+    const children = Object.fromEntries(
+      Object.entries(module.children ?? {}).map(([name, child]) => [name, wrap(child)]),
+    );
     const forward: Module['forward'] = (params, moduleInputs, ctx) => {
       const probed: Context = Object.create(ctx, {
         experts: {
@@ -48,7 +50,10 @@ export function probeLayer(
       record(ctx.path, Array.isArray(outputs) ? (outputs as readonly tf.Tensor[]) : [outputs as tf.Tensor]);
       return outputs;
     };
-    return Object.create(module, { children: { value: children, enumerable: true }, forward: { value: forward } }) as Module;
+    return Object.create(module, {
+      children: { value: children, enumerable: true },
+      forward: { value: forward },
+    }) as Module;
   };
   const wrapped = layerFunction({ name: layer.name, module: wrap(layer.module) }, inputs, {
     training: true,

@@ -164,4 +164,7 @@ export class ProgramRun {
 export type InstructionOf<Op extends Instruction['op']> = Extract<Instruction, { op: Op }>;
 
 /** Executes one kind of instruction. */
-export type Handler<Op extends Instruction['op']> = (run: ProgramRun, instruction: InstructionOf<Op>) => Promise<void> | void;
+export type Handler<Op extends Instruction['op']> = (
+  run: ProgramRun,
+  instruction: InstructionOf<Op>,
+) => Promise<void> | void;

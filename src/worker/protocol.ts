@@ -51,7 +51,12 @@ export interface LocalLinks {
 export type WorkerCommand =
   /** Permission to run steps up to `until` (exclusive). Sent ahead so that workers do not wait for the coordinator. */
   | { readonly type: 'run'; readonly until: number }
-  | { readonly type: 'evaluate'; readonly id: number; readonly split: SplitName; readonly maxMicrobatches: number | null }
+  | {
+      readonly type: 'evaluate';
+      readonly id: number;
+      readonly split: SplitName;
+      readonly maxMicrobatches: number | null;
+    }
   /** Write this rank's shards into `dir`, which exists. */
   | { readonly type: 'checkpoint'; readonly id: number; readonly dir: string }
   | { readonly type: 'stop' };

@@ -9,9 +9,16 @@ import {
   type TaskInfo,
 } from '../modules/index.ts';
 import type { Optimizer } from '../optim/index.ts';
-import { expertMember, expertPosition, type MicrobatchRange, type Program, positionOf, shareOf } from '../plan/index.ts';
-import { type CompiledLayer, compileLayer } from './compiled-layer.ts';
+import {
+  expertMember,
+  expertPosition,
+  type MicrobatchRange,
+  type Program,
+  positionOf,
+  shareOf,
+} from '../plan/index.ts';
 import { CompiledUpdates, paramInfo } from './compiled.ts';
+import { type CompiledLayer, compileLayer } from './compiled-layer.ts';
 import { ExpertRuntime } from './expert-runtime.ts';
 import { GradientSum } from './gradient-sum.ts';
 import type { HeldParam, ParamGroup } from './param-group.ts';
@@ -90,13 +97,18 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
       return own;
     });
     const compile = async (of: LayerFunction, training: boolean): Promise<RankLayerMode> => {
-      const compiled = await compileLayer(engine, of, index === 0 ? info.inputs.length : activationsInto(functions, index), {
-        training,
-        first: index === 0,
-        last: index === functions.length - 1,
-        remat: job.remat,
-        splitWeight,
-      });
+      const compiled = await compileLayer(
+        engine,
+        of,
+        index === 0 ? info.inputs.length : activationsInto(functions, index),
+        {
+          training,
+          first: index === 0,
+          last: index === functions.length - 1,
+          remat: job.remat,
+          splitWeight,
+        },
+      );
       const experts = of.expertCalls.map((call, c) =>
         expertRuntime(options, call, compiled, c, expertGroups[c] ?? [], training),
       );

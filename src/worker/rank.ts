@@ -1,5 +1,12 @@
 import type { Transport } from '../comm/index.ts';
-import { type Dataset, type DataOrder, evaluationBatches, openDataset, orderOf, type SplitName } from '../data/index.ts';
+import {
+  type DataOrder,
+  type Dataset,
+  evaluationBatches,
+  openDataset,
+  orderOf,
+  type SplitName,
+} from '../data/index.ts';
 import { createEngine, type Engine } from '../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/index.ts';
@@ -81,7 +88,11 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
 }
 
 /** Compiles what the first step would otherwise compile between its instructions. */
-async function warmUp(groups: readonly ParamGroup[], updates: RankParts['model']['updates'], clip: boolean): Promise<void> {
+async function warmUp(
+  groups: readonly ParamGroup[],
+  updates: RankParts['model']['updates'],
+  clip: boolean,
+): Promise<void> {
   for (const group of groups) {
     if (group.params.length === 0) continue;
     const gradients = group.gradientOf.map((i) => ({

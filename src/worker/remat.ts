@@ -5,7 +5,10 @@ import type { WorkerJob } from './protocol.ts';
  * What to keep for the backward, by module path. Keys are absolute paths in which `*` stands for any one part; a key
  * also covers everything below it, and the longest that fits decides. What no key covers keeps its residuals.
  */
-export function rematFor(remat: WorkerJob['remat'], layer: string): 'none' | 'full' | ((path: string) => 'none' | 'full') {
+export function rematFor(
+  remat: WorkerJob['remat'],
+  layer: string,
+): 'none' | 'full' | ((path: string) => 'none' | 'full') {
   if (typeof remat === 'string') return remat;
   const rules = Object.entries(remat)
     .map(([pattern, mode]) => ({ parts: pattern.split('.'), mode }))

@@ -29,7 +29,9 @@ export class StagePass {
   layer(index: number): LayerPass {
     const pass = this.layers.get(index);
     if (!pass)
-      throw new Error(`microbatch ${this.microbatch} has not been forwarded through layer ${index} of stage ${this.stage.index}`);
+      throw new Error(
+        `microbatch ${this.microbatch} has not been forwarded through layer ${index} of stage ${this.stage.index}`,
+      );
     return pass;
   }
 

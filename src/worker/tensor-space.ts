@@ -117,6 +117,14 @@ export class TensorSpace {
   }
 }
 
+/** Handles and signatures live long and are asked for often: their keys are made once. */
+const keys = new WeakMap<Signature, string>();
+
 function keyOf(signature: Signature): string {
-  return `${signature.dtype}[${signature.shape.join(',')}]`;
+  let key = keys.get(signature);
+  if (key === undefined) {
+    key = `${signature.dtype}[${signature.shape.join(',')}]`;
+    keys.set(signature, key);
+  }
+  return key;
 }

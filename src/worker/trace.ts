@@ -20,14 +20,22 @@ export class TraceRecorder {
 
   constructor(rank: number) {
     this.#rank = rank;
-    this.#events.push({ name: 'thread_name', cat: '', ph: 'M', ts: 0, pid: 0, tid: rank, args: { name: `rank ${rank}` } });
+    this.#events.push({
+      name: 'thread_name',
+      cat: '',
+      ph: 'M',
+      ts: 0,
+      pid: 0,
+      tid: rank,
+      args: { name: `rank ${rank}` },
+    });
   }
 
   /** Adds an instruction; `start` as of `performance.now()`, times in milliseconds. */
-  add(name: string, category: string, start: number, ms: number, step: number): void {
+  add(name: string, category: string, start: number, ms: number, args: TraceEvent['args']): void {
     if (this.#events.length >= LIMIT) return;
     const ts = (performance.timeOrigin + start) * 1000;
-    this.#events.push({ name, cat: category, ph: 'X', ts, dur: ms * 1000, pid: 0, tid: this.#rank, args: { step } });
+    this.#events.push({ name, cat: category, ph: 'X', ts, dur: ms * 1000, pid: 0, tid: this.#rank, args });
   }
 
   events(): readonly TraceEvent[] {

@@ -112,7 +112,11 @@ export async function writeShard(
   return [{ file, sha256, tensors: Object.keys(tensors) }];
 }
 
-function lazy(engine: Engine, tensor: () => ParamGroup['params'][number]['tensor'] | undefined, shape: readonly number[]): LazyTensor {
+function lazy(
+  engine: Engine,
+  tensor: () => ParamGroup['params'][number]['tensor'] | undefined,
+  shape: readonly number[],
+): LazyTensor {
   return {
     dtype: 'float32',
     shape,

@@ -23,7 +23,7 @@ const add = (a: Float32Array[], b: Float32Array[]): Float32Array[] =>
 
 function serialSum(leaves: readonly Leaf[]): Leaf {
   const sum = new TreeSum<Float32Array[]>(leaves.length, add);
-  leaves.forEach((leaf, i) => sum.put(i, leaf));
+  for (const [i, leaf] of leaves.entries()) sum.put(i, leaf);
   return sum.total();
 }
 
@@ -89,12 +89,16 @@ describe('allReduceTree', () => {
           leaves: Array.from({ length: leaves }, () =>
             random() < absence
               ? null
-              : unitSizes.map((size) => Float32Array.from({ length: size }, () => (random() - 0.5) * 10 ** (random() * 8))),
+              : unitSizes.map((size) =>
+                  Float32Array.from({ length: size }, () => (random() - 0.5) * 10 ** (random() * 8)),
+                ),
           ),
         }));
         const cuts = even
           ? Array.from({ length: ranks + 1 }, (_, i) => Math.floor((i * leaves) / ranks))
-          : [0, ...Array.from({ length: ranks - 1 }, () => Math.floor(random() * (leaves + 1))), leaves].sort((a, b) => a - b);
+          : [0, ...Array.from({ length: ranks - 1 }, () => Math.floor(random() * (leaves + 1))), leaves].sort(
+              (a, b) => a - b,
+            );
         const ranges = Array.from({ length: ranks }, (_, i) => ({ start: cuts[i]!, end: cuts[i + 1]! }));
         const expected = units.map((unit) => bits(serialSum(unit.leaves)));
         const results = await reduceEverywhere(units, ranges, options);
@@ -109,7 +113,11 @@ describe('allReduceTree', () => {
     open.push(transport!);
     const unit = { sizes: [1], nodes: [{ range: { start: 0, end: 1 }, value: [new Float32Array(1)] }] };
     await expect(
-      allReduceTree(transport!, { id: 'g', ranks: [0] }, 't', { leaves: 2, ranges: [{ start: 0, end: 2 }], units: [unit] }),
+      allReduceTree(transport!, { id: 'g', ranks: [0] }, 't', {
+        leaves: 2,
+        ranges: [{ start: 0, end: 2 }],
+        units: [unit],
+      }),
     ).rejects.toThrow(/holds partial sums of \[0, 1\).*nodes are \[0, 2\)/);
   });
 });

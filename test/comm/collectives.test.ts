@@ -1,5 +1,12 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { allGather, allToAll, barrier, broadcast, createLoopbackTransports, type Transport } from '../../src/comm/index.ts';
+import {
+  allGather,
+  allToAll,
+  barrier,
+  broadcast,
+  createLoopbackTransports,
+  type Transport,
+} from '../../src/comm/index.ts';
 import { int32 } from '../../src/tensor/index.ts';
 
 let open: Transport[] = [];
@@ -24,14 +31,22 @@ describe('collectives', () => {
     );
     for (const result of results) {
       expect(result.map(([tensor]) => tensor?.shape[0])).toEqual(group.ranks);
-      expect(result.every(([tensor], i) => (tensor?.data as Int32Array).every((value) => value === i))).toBe(true);
+      expect(result.every(([tensor], i) => (tensor!.data as Int32Array).every((value) => value === i))).toBe(true);
     }
   });
 
   it('all-to-all over a group in an order of its own', async () => {
     const { group, transports } = members(4, [2, 0, 3]);
     const results = await Promise.all(
-      transports.map((t) => allToAll(t, group, 'a2a', group.ranks.map((to) => [int32([t.rank * 10 + to], [])]), { transfer: true })),
+      transports.map((t) =>
+        allToAll(
+          t,
+          group,
+          'a2a',
+          group.ranks.map((to) => [int32([t.rank * 10 + to], [])]),
+          { transfer: true },
+        ),
+      ),
     );
     expect(results.map((result) => result.map(number))).toEqual([
       [22, 2, 32],
@@ -63,6 +78,8 @@ describe('collectives', () => {
 
   it('refuse ranks that are no members', async () => {
     const { transports } = members(2);
-    await expect(barrier(transports[0]!, { id: 'other', ranks: [1] }, 'x')).rejects.toThrow(/rank 0 is not a member of group "other"/);
+    await expect(barrier(transports[0]!, { id: 'other', ranks: [1] }, 'x')).rejects.toThrow(
+      /rank 0 is not a member of group "other"/,
+    );
   });
 });

@@ -40,7 +40,12 @@ describe('local transport', () => {
 
   it('keeps order within a tag and lets tags overtake each other', async () => {
     const [a, b] = world(2);
-    for (const [tag, value] of [['x', 1], ['y', 2], ['x', 3]] as const) await a.send(1, tag, [int32([value], [1])]);
+    for (const [tag, value] of [
+      ['x', 1],
+      ['y', 2],
+      ['x', 3],
+    ] as const)
+      await a.send(1, tag, [int32([value], [1])]);
     const read = async (tag: string) => (await b.recv(0, tag))[0]?.data[0];
     expect([await read('y'), await read('x'), await read('x')]).toEqual([2, 1, 3]);
   });
@@ -55,13 +60,13 @@ describe('local transport', () => {
     const given = float32([1, 2, 3], [3]);
     await a.send(1, 't', [given], { transfer: true });
     expect(given.data.length).toBe(0);
-    expect([...((await b.recv(0, 't'))[0]?.data as Float32Array)]).toEqual([1, 2, 3]);
+    expect([...((await b.recv(0, 't'))[0]!.data as Float32Array)]).toEqual([1, 2, 3]);
 
     const whole = Float32Array.of(1, 2, 3, 4);
     await a.send(1, 't', [float32(whole.subarray(1, 3), [2])], { transfer: true });
     expect(whole.length).toBe(4);
     const [part] = await b.recv(0, 't');
-    expect([part?.data.buffer.byteLength, ...(part?.data as Float32Array)]).toEqual([8, 2, 3]);
+    expect([part!.data.buffer.byteLength, ...(part!.data as Float32Array)]).toEqual([8, 2, 3]);
   });
 
   it('counts what it moves', async () => {
@@ -88,7 +93,9 @@ describe('local transport', () => {
     for (let i = 0; i < 3; i++) await a.send(1, `act/s1/m${i}`, []);
     const error = await a.send(1, 'act/s1/m3', []).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(CommTimeout);
-    expect((error as Error).message).toMatch(/rank 0 waited .*for rank 1 to take messages before sending "act\/s1\/m3".*channel "act\/s1"/);
+    expect((error as Error).message).toMatch(
+      /rank 0 waited .*for rank 1 to take messages before sending "act\/s1\/m3".*channel "act\/s1"/,
+    );
     await a.send(1, 'grad/s1/m0', []);
 
     const late = a.send(1, 'act/s1/m3', []);

@@ -27,9 +27,9 @@ describe('the canonical tree', () => {
       fc.property(fc.integer({ min: 1, max: 70 }), fc.nat(70), fc.nat(70), (leaves, a, b) => {
         const range = { start: Math.min(a, b, leaves), end: Math.min(Math.max(a, b), leaves) };
         const nodes = maximalNodes(range, leaves);
-        expect(nodes.flatMap((node) => Array.from({ length: node.end - node.start }, (_, i) => node.start + i))).toEqual(
-          Array.from({ length: range.end - range.start }, (_, i) => range.start + i),
-        );
+        expect(
+          nodes.flatMap((node) => Array.from({ length: node.end - node.start }, (_, i) => node.start + i)),
+        ).toEqual(Array.from({ length: range.end - range.start }, (_, i) => range.start + i));
         expect(nodes.length).toBeLessThanOrEqual(2 * Math.ceil(Math.log2(leaves + 1)) + 1);
       }),
     );
@@ -58,7 +58,9 @@ describe('the canonical tree', () => {
       { range: { start: 2, end: 4 }, value: 12 },
       { range: { start: 4, end: 5 }, value: 16 },
     ]);
-    expect(() => sum.total()).toThrow(/not complete: held are \[2, 4\) \[4, 5\)|not complete: held are \[4, 5\) \[2, 4\)/);
+    expect(() => sum.total()).toThrow(
+      /not complete: held are \[2, 4\) \[4, 5\)|not complete: held are \[4, 5\) \[2, 4\)/,
+    );
   });
 
   it('keeps few partial sums when leaves come in order', () => {

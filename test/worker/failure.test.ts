@@ -15,7 +15,8 @@ afterAll(() => engine.dispose());
 /** Passes its input on, and divides by zero once the inputs are large. */
 const fragile: Module = {
   kind: 'fragile',
-  forward: (_, [x]) => tf.div(x as tf.Tensor, tf.sub(1, tf.cast(tf.greater(tf.max(tf.abs(x as tf.Tensor)), 1e6), 'float32'))),
+  forward: (_, [x]) =>
+    tf.div(x as tf.Tensor, tf.sub(1, tf.cast(tf.greater(tf.max(tf.abs(x as tf.Tensor)), 1e6), 'float32'))),
 };
 
 function breakable() {
@@ -46,7 +47,9 @@ describe('a value that is not finite', () => {
     const error = await runInProcess(jobs, 2, { overrides: { ...overrides, engine } }).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(NonFinite);
     expect((error as NonFinite).path).toBe('hidden.0.fragile');
-    expect((error as Error).message).toMatch(/microbatch [01] at step 0.*first module whose output is not finite is hidden\.0\.fragile/s);
+    expect((error as Error).message).toMatch(
+      /microbatch [01] at step 0.*first module whose output is not finite is hidden\.0\.fragile/s,
+    );
   });
 
   it.each([{}, { data: 2, expert: 2 }])('names the expert: %j', async (parallel) => {
@@ -91,7 +94,9 @@ describe('a value that is not finite', () => {
       batch: { global: 4, micro: 2 },
     });
     const error = await runInProcess(jobs, 1, { overrides: { ...overrides, engine } }).catch((e: unknown) => e);
-    expect((error as Error).message).toMatch(/gradient norm at step 0 is (NaN|Infinity): the gradient of .* is not finite/);
+    expect((error as Error).message).toMatch(
+      /gradient norm at step 0 is (NaN|Infinity): the gradient of .* is not finite/,
+    );
   });
 });
 
@@ -103,7 +108,13 @@ describe('a rank without its peers', () => {
       const rank = ranks[1]!;
       const error = await rank.step(0).catch((e: unknown) => e);
       expect(error).toBeInstanceOf(CommTimeout);
-      expect(rank.failure(error)).toMatchObject({ rank: 1, step: 0, microbatch: 0, secondary: false, name: 'CommTimeout' });
+      expect(rank.failure(error)).toMatchObject({
+        rank: 1,
+        step: 0,
+        microbatch: 0,
+        secondary: false,
+        name: 'CommTimeout',
+      });
       expect(rank.failure(error).instruction).toMatch(/Recv/);
     } finally {
       await dispose();

@@ -1,7 +1,15 @@
 import type { Dataset, Split } from '../../src/data/index.ts';
-import { init, type Model, type Module, type ModelConfig, modelSchema, buildModel, nn } from '../../src/modules/index.ts';
+import {
+  buildModel,
+  init,
+  type Model,
+  type ModelConfig,
+  type Module,
+  modelSchema,
+  nn,
+} from '../../src/modules/index.ts';
 import { buildOptimizer, optimSchema } from '../../src/optim/index.ts';
-import { compilePlan, type ParallelOptions, parallelSchema, summariseModel, type Plan } from '../../src/plan/index.ts';
+import { compilePlan, type ParallelOptions, type Plan, parallelSchema, summariseModel } from '../../src/plan/index.ts';
 import { createRng, float32, int32 } from '../../src/tensor/index.ts';
 import type { RankOverrides, WorkerJob } from '../../src/worker/index.ts';
 
@@ -13,7 +21,8 @@ export function tokenDataset(examples = 64): Dataset {
   const rng = createRng('worker tests');
   const rows = Array.from({ length: examples }, () => {
     const row = [rng.integer(VOCAB)];
-    while (row.length <= LENGTH) row.push(rng.uniform() < 0.8 ? ((row[row.length - 1] as number) * 5 + 3) % VOCAB : rng.integer(VOCAB));
+    while (row.length <= LENGTH)
+      row.push(rng.uniform() < 0.8 ? ((row[row.length - 1] as number) * 5 + 3) % VOCAB : rng.integer(VOCAB));
     return row;
   });
   const split = (name: Split['name'], from: number, to: number): Split => ({
@@ -21,12 +30,19 @@ export function tokenDataset(examples = 64): Dataset {
     examples: to - from,
     batch: (indices) => {
       const pick = (shift: number) =>
-        int32([...indices].flatMap((i) => (rows[from + i] as number[]).slice(shift, shift + LENGTH)), [indices.length, LENGTH]);
+        int32(
+          [...indices].flatMap((i) => (rows[from + i] as number[]).slice(shift, shift + LENGTH)),
+          [indices.length, LENGTH],
+        );
       return { inputs: [pick(0)], targets: [pick(1)] };
     },
   });
   const edge = Math.floor(examples * 0.75);
-  const parts = { train: split('train', 0, edge), validation: split('validation', edge, examples), test: split('test', edge, examples) };
+  const parts = {
+    train: split('train', 0, edge),
+    validation: split('validation', edge, examples),
+    test: split('test', edge, examples),
+  };
   return {
     name: 'tokens',
     info: {
@@ -49,8 +65,18 @@ export function vectorDataset(width = 5, examples = 40): Dataset {
     name,
     examples,
     batch: (indices) => ({
-      inputs: [float32([...indices].flatMap((i) => rows[i] as number[]), [indices.length, width])],
-      targets: [float32([...indices].flatMap((i) => targetOf(rows[i] as number[])), [indices.length, 2])],
+      inputs: [
+        float32(
+          [...indices].flatMap((i) => rows[i] as number[]),
+          [indices.length, width],
+        ),
+      ],
+      targets: [
+        float32(
+          [...indices].flatMap((i) => targetOf(rows[i] as number[])),
+          [indices.length, 2],
+        ),
+      ],
     }),
   });
   return {
@@ -64,7 +90,8 @@ export function vectorDataset(width = 5, examples = 40): Dataset {
 
 /** A few dense layers with a mean-squared-error loss. */
 export function mlpModel(width = 5, hidden = 8, layers = 3): Model {
-  const dense = (from: number, to: number): Module => nn.sequential({ linear: nn.linear(from, to), act: nn.activation('tanh') });
+  const dense = (from: number, to: number): Module =>
+    nn.sequential({ linear: nn.linear(from, to), act: nn.activation('tanh') });
   return {
     layers: [
       { name: 'in', module: dense(width, hidden) },
@@ -86,13 +113,16 @@ export interface JobOptions {
 }
 
 /** Jobs for every rank, and what they have in common. */
-export async function makeJobs(options: JobOptions = {}): Promise<{ jobs: WorkerJob[]; overrides: RankOverrides; plan: Plan }> {
+export async function makeJobs(
+  options: JobOptions = {},
+): Promise<{ jobs: WorkerJob[]; overrides: RankOverrides; plan: Plan }> {
   const dataset = options.dataset ?? tokenDataset();
   const given = options.model ?? { layers: 2, dim: 8, heads: 2 };
   const model =
     'loss' in given
       ? (given as unknown as Model)
-      : (await buildModel(modelSchema.parse({ name: 'transformer-lm', args: given }) as ModelConfig, dataset.info)).model;
+      : (await buildModel(modelSchema.parse({ name: 'transformer-lm', args: given }) as ModelConfig, dataset.info))
+          .model;
   const optim = optimSchema.parse({ name: 'adamw', lr: 0.01, ...options.optim });
   const optimizer = buildOptimizer(optim, { totalSteps: 100 });
   const batch = options.batch ?? { global: 16, micro: 2 };

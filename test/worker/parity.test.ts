@@ -32,7 +32,11 @@ describe('a serial worker', () => {
   });
 
   it('does the same twice, and something else with another seed', async () => {
-    const [a, b, c] = [await run({ model: moe }), await run({ model: moe }), await run({ model: moe, job: { seed: 8 } })];
+    const [a, b, c] = [
+      await run({ model: moe }),
+      await run({ model: moe }),
+      await run({ model: moe, job: { seed: 8 } }),
+    ];
     expect(b).toEqual(a);
     expect(c.weightsSha256).not.toBe(a.weightsSha256);
   });
@@ -76,7 +80,9 @@ describe('numerics: exact gives the serial bits', () => {
   ];
   for (const [name, options, meshes] of cases)
     for (const parallel of meshes)
-      it(`${name}: ${Object.entries(parallel).map(([key, value]) => `${key} ${value}`).join(', ')}`, async () => {
+      it(`${name}: ${Object.entries(parallel)
+        .map(([key, value]) => `${key} ${value}`)
+        .join(', ')}`, async () => {
         const serial = await run(options);
         expect(await run({ ...options, parallel })).toEqual(serial);
       });
@@ -102,7 +108,12 @@ describe('numerics: exact gives the serial bits', () => {
 describe('numerics: fast', () => {
   it('agrees with exact to a relative 1e-5', async () => {
     for (const parallel of [{}, { data: 2, expert: 2 }, { data: 3 }]) {
-      const exact = await run({ model: moe, batch: { global: 12, micro: 2 }, optim: { name: 'sgd', lr: 0.1 }, parallel: parallel.expert ? parallel : {} });
+      const exact = await run({
+        model: moe,
+        batch: { global: 12, micro: 2 },
+        optim: { name: 'sgd', lr: 0.1 },
+        parallel: parallel.expert ? parallel : {},
+      });
       const fast = await run({
         model: moe,
         batch: { global: 12, micro: 2 },

@@ -43,7 +43,10 @@ describe('placement', () => {
     const { jobs, overrides, plan } = await makeJobs(sharded);
     const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine });
     try {
-      const whole = plan.summary.layers.flatMap((layer) => [...layer.params, ...layer.expertCalls.flatMap((call) => call.experts.flat())]);
+      const whole = plan.summary.layers.flatMap((layer) => [
+        ...layer.params,
+        ...layer.expertCalls.flatMap((call) => call.experts.flat()),
+      ]);
       const total = whole.reduce((sum, { bytes }) => sum + bytes, 0);
       for (const rank of ranks) {
         const { params, paramBytes, optimizerBytes } = rank.ready;
@@ -77,7 +80,9 @@ describe('checkpoints', () => {
     const names = shards.flatMap(({ tensors }) => tensors);
     expect(new Set(names).size).toBe(names.length);
     expect(names.filter((name) => name.startsWith('state/')).length).toBeGreaterThan(0);
-    expect(names.filter((name) => name.startsWith('optim/')).length).toBe(2 * names.filter((name) => name.startsWith('param/')).length);
+    expect(names.filter((name) => name.startsWith('optim/')).length).toBe(
+      2 * names.filter((name) => name.startsWith('param/')).length,
+    );
     for (const { file, tensors, sha256 } of shards) {
       const read = await readSafetensors(join(dir, file));
       expect(Object.keys(read.tensors).sort()).toEqual([...tensors].sort());
@@ -88,9 +93,13 @@ describe('checkpoints', () => {
   it('of another model are refused by name', async () => {
     const { dir } = await runAndSave(moe, 1, 'other');
     const { jobs, overrides } = await makeJobs({ model: { layers: 3, dim: 8, heads: 2 }, job: { checkpoint: dir } });
-    await expect(createRanks(jobs, { ...overrides, engine })).rejects.toThrow(/has no tensor "param\/blocks\..*another model/);
+    await expect(createRanks(jobs, { ...overrides, engine })).rejects.toThrow(
+      /has no tensor "param\/blocks\..*another model/,
+    );
     const wider = await makeJobs({ model: { layers: 2, dim: 16, heads: 2 }, job: { checkpoint: dir } });
-    await expect(createRanks(wider.jobs, { ...wider.overrides, engine })).rejects.toThrow(/is float32 \[.*another model/);
+    await expect(createRanks(wider.jobs, { ...wider.overrides, engine })).rejects.toThrow(
+      /is float32 \[.*another model/,
+    );
   });
 });
 
@@ -108,7 +117,11 @@ describe('evaluation', () => {
     };
     const serial = await evaluate({}, null);
     expect(serial.map(([microbatch]) => microbatch)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
-    for (const parallel of [{ data: 3 }, { pipeline: 2, schedule: 'interleaved-1f1b' }, { data: 2, pipeline: 2, expert: 2 }]) {
+    for (const parallel of [
+      { data: 3 },
+      { pipeline: 2, schedule: 'interleaved-1f1b' },
+      { data: 2, pipeline: 2, expert: 2 },
+    ]) {
       expect(await evaluate(parallel, null)).toEqual(serial);
       expect(await evaluate(parallel, 3)).toEqual(serial.slice(0, 3));
     }

@@ -55,9 +55,21 @@ describe('serve', () => {
     worker.send({ type: 'stop' });
     const stopped = await worker.event('stopped');
     await worker.done;
-    expect(worker.events.map(({ type }) => type)).toEqual(['ready', 'step', 'step', 'evaluated', 'saved', 'step', 'stopped']);
+    expect(worker.events.map(({ type }) => type)).toEqual([
+      'ready',
+      'step',
+      'step',
+      'evaluated',
+      'saved',
+      'step',
+      'stopped',
+    ]);
     expect((await worker.event('evaluated')).metrics.loss).toHaveLength(2);
-    expect((await worker.event('step', 2)).report).toMatchObject({ step: 2, gradNorm: expect.any(Number), lr: expect.any(Number) });
+    expect((await worker.event('step', 2)).report).toMatchObject({
+      step: 2,
+      gradNorm: expect.any(Number),
+      lr: expect.any(Number),
+    });
     expect((stopped.trace as unknown[]).length).toBeGreaterThan(10);
     await rm(dir, { recursive: true });
   });

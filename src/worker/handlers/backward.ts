@@ -40,7 +40,8 @@ async function backwardSegment(
   if (!segment) throw new RangeError(`stage ${pass.stage.index} has no segment ${index}`);
   for (const part of [...segment.parts].reverse()) {
     if (part.kind === 'experts') {
-      if (isExchanged(segment)) await exchangeOf(pass, part.layer, part.call).runtime.backward(exchangeOf(pass, part.layer, part.call).sources);
+      if (isExchanged(segment))
+        await exchangeOf(pass, part.layer, part.call).runtime.backward(exchangeOf(pass, part.layer, part.call).sources);
       else await backwardInPlace(pass, part);
       continue;
     }

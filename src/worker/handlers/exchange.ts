@@ -1,9 +1,12 @@
 import type { Handler } from '../program-run.ts';
-import { groupNamed } from './group.ts';
 import { exchangeOf, giveResult, openExchange } from './forward.ts';
+import { groupNamed } from './group.ts';
 
 /** Moves tokens to the ranks of their experts and back, and their cotangents the same way. */
-export const exchangeTokens: Handler<'AllToAll'> = async (run, { what, group: id, stage, segment, microbatch, tag }) => {
+export const exchangeTokens: Handler<'AllToAll'> = async (
+  run,
+  { what, group: id, stage, segment, microbatch, tag },
+) => {
   const { transport } = run.parts;
   const group = groupNamed(run.program, id);
   const pass = run.pass(stage, microbatch);

@@ -43,7 +43,8 @@ function takeInputs(run: ProgramRun, pass: StagePass, index: number): readonly C
   if (position > 0) {
     const before = pass.layer(stage.layers[position - 1] as number);
     const cells = before.outputs;
-    if (!cells) throw new Error(`layer ${index} needs the outputs of layer ${stage.layers[position - 1]}, which are gone`);
+    if (!cells)
+      throw new Error(`layer ${index} needs the outputs of layer ${stage.layers[position - 1]}, which are gone`);
     before.outputs = null;
     return cells;
   }
@@ -64,7 +65,11 @@ async function recordMetrics(run: ProgramRun, pass: LayerPass): Promise<void> {
   }
 }
 
-async function forwardInPlace(run: ProgramRun, pass: StagePass, part: SegmentPart & { kind: 'experts' }): Promise<void> {
+async function forwardInPlace(
+  run: ProgramRun,
+  pass: StagePass,
+  part: SegmentPart & { kind: 'experts' },
+): Promise<void> {
   const { exchange, rows } = await openExchange(run, pass, part.layer, part.call);
   const result = await exchange.local(rows, (source) => exchange.runtime.forward([source], run.step));
   giveResult(run, pass, part, result);
@@ -81,7 +86,11 @@ export function giveResult(
   pass.layer(call.layer).giveResult(call.call, result);
 }
 
-async function forwardExchanged(run: ProgramRun, pass: StagePass, part: SegmentPart & { kind: 'experts' }): Promise<void> {
+async function forwardExchanged(
+  run: ProgramRun,
+  pass: StagePass,
+  part: SegmentPart & { kind: 'experts' },
+): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
   await exchange.runtime.forward(exchange.sources, run.step);
 }

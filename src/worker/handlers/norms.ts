@@ -1,4 +1,4 @@
-import { allGather, memberIndex } from '../../comm/index.ts';
+import { allGather } from '../../comm/index.ts';
 import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import { groupNamed } from './group.ts';
@@ -30,7 +30,6 @@ export const allGatherNorms: Handler<'AllGather'> = async (run, { what, group: i
       norms.set(path, Number(norm?.data[i]));
     });
   });
-  memberIndex(transport, group);
   run.squaredNorms = norms;
 };
 
@@ -41,13 +40,15 @@ export async function ownSquaredNorms(run: ProgramRun): Promise<Map<string, numb
   for (const group of model.groups) {
     const sums = finishedSums(group).slice(0, group.gradientOf.length);
     for (const param of group.params) norms.set(param.path, 0);
-    const present = sums.flatMap((cell, i) => (cell ? [{ cell, param: group.params[group.gradientOf[i] as number] }] : []));
-    if (present.length === 0) continue;
-    const executable = await model.updates.squaredNorms(present.map(({ cell }) => cell.tensor));
-    const [vector] = await space.run(
-      executable,
-      present.map(({ cell }) => cell.tensor),
+    const present = sums.flatMap((cell, i) =>
+      cell ? [{ cell, param: group.params[group.gradientOf[i] as number] }] : [],
     );
+    if (present.length === 0) continue;
+    const signatures = present.map(({ cell }) => cell.tensor);
+    const executable = await model.updates.once(group, `norms of ${present.length}`, () =>
+      model.updates.squaredNorms(signatures),
+    );
+    const [vector] = await space.run(executable, signatures);
     if (!vector) throw new Error('the norm of gradients has no result');
     const { data } = await space.read(vector);
     present.forEach(({ param }, i) => {

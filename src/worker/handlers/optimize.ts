@@ -43,7 +43,7 @@ async function updateParams(
   const { params, gradientOf } = group;
   if (params.length === 0) return;
   const { space, model } = run.parts;
-  const executable = await model.updates.update(params, clip);
+  const executable = await model.updates.once(group, 'update', () => model.updates.update(params, clip));
   const borrowed: Cell[] = [];
   const gradients = params.map(({ tensor }, i) => {
     const position = gradientOf.indexOf(i);

@@ -1,4 +1,4 @@
-import { barrier as enterBarrier, broadcast as broadcastTensors } from '../../comm/index.ts';
+import { broadcast as broadcastTensors, barrier as enterBarrier } from '../../comm/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import type { Handler } from '../program-run.ts';
 import { groupNamed } from './group.ts';
