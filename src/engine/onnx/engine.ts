@@ -15,6 +15,7 @@ import { type CompiledModel, type Host, OnnxExecutable, byteLength, runtimeMessa
 import { graphFlops } from './flops.ts';
 import { graphKey, vjpKey } from './key.ts';
 import { lower } from './lowering/index.ts';
+import { sameShape } from './model.ts';
 import { Residence, identityModel } from './residence.ts';
 import { BufferPool, OnnxTensor } from './tensor.ts';
 
@@ -178,7 +179,8 @@ export class OnnxEngine implements Engine, Host {
 
   private async build(graph: Graph, name: string): Promise<CompiledModel> {
     const begin = performance.now();
-    const lowered = lower(graph, name, { provider: this.on.provider, threads: this.threads });
+    const target = { provider: this.on.provider, threads: this.threads };
+    const lowered = lower(graph, name, target);
     const signature = (id: number): Signature => {
       const { dtype, shape } = graph.values.get(id) as { dtype: GraphDType; shape: readonly number[] };
       return { dtype, shape };
@@ -193,8 +195,10 @@ export class OnnxEngine implements Engine, Host {
     this.statistics.sessionMs += performance.now() - middle;
     this.statistics.executables++;
     return {
-      name, session, bytes: lowered.bytes, inputNames: lowered.inputs, outputNames: lowered.outputs,
-      inputs: graph.inputs.map(signature), outputs, flops: graphFlops(graph),
+      name, session, inputNames: lowered.inputs, outputNames: lowered.outputs, inputs: graph.inputs.map(signature), outputs,
+      writtenShapes: lowered.outputShapes.map((shape, i) => (sameShape(shape, outputs[i]?.shape ?? []) ? null : shape)),
+      export: () => lower(graph, name, { ...target, plain: true }).bytes,
+      flops: graphFlops(graph),
     };
   }
 

@@ -1,6 +1,6 @@
 import ort from 'onnxruntime-node';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
-import { sizeOf } from '../../tensor/index.ts';
+import { type Shape, sizeOf } from '../../tensor/index.ts';
 import type { DeviceTensor, Executable, Signature } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
 import { type BufferPool, OnnxTensor, hostData } from './tensor.ts';
@@ -19,11 +19,14 @@ export interface Host {
 export interface CompiledModel {
   readonly name: string;
   readonly session: InferenceSession;
-  readonly bytes: Uint8Array;
+  /** Makes the model for export: the session's own may give outputs other shapes. */
+  readonly export: () => Uint8Array;
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
   readonly inputs: readonly Signature[];
   readonly outputs: readonly Signature[];
+  /** Shapes in which the session writes the outputs where they are not the signature's (same elements, same order). */
+  readonly writtenShapes: readonly (Shape | null)[];
   readonly flops: number;
 }
 
@@ -71,7 +74,9 @@ export class OnnxExecutable implements Executable {
       const target = into?.[i];
       const result = target ? this.target(target, i, run) : this.fresh(i);
       results[i] = result;
-      fetches[model.outputNames[i] as string] = result.value as Tensor;
+      const value = result.value as Tensor;
+      const written = model.writtenShapes[i];
+      fetches[model.outputNames[i] as string] = written ? new ort.Tensor(value.type, value.data, written) : value;
     }
     if (results.length === 0) return results;
     await this.call(feeds, fetches);
@@ -80,7 +85,7 @@ export class OnnxExecutable implements Executable {
   }
 
   onnx(): Uint8Array {
-    return this.model.bytes;
+    return this.model.export();
   }
 
   private feeds(inputs: readonly DeviceTensor[], run: number): Record<string, Tensor> {

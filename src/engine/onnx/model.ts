@@ -22,6 +22,23 @@ export type RefSpec = Omit<Ref, 'name'>;
 /** Attribute of an ONNX node. Whole numbers are integers; floats are wrapped with `float(x)`. */
 export type OnnxAttr = number | string | readonly number[] | { readonly float: number };
 
+/** A graph inside a node, as loops have; it may read values of the graph around it by name. */
+export interface Subgraph {
+  readonly proto: Onnx.IGraphProto;
+  /** Names of the outer values that it reads. */
+  readonly captures: readonly string[];
+}
+
+/** A finished model. */
+export interface FinishedModel {
+  readonly bytes: Uint8Array;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  /** Shapes that the outputs have in the model; the same elements in the same order as asked for. */
+  readonly outputShapes: readonly Shape[];
+  readonly nodes: number;
+}
+
 /** Marks an attribute as a float, whatever its value. */
 export function float(value: number): OnnxAttr {
   return { float: value };
@@ -34,6 +51,7 @@ interface BuiltNode {
   readonly outputs: readonly string[];
   readonly attrs: Readonly<Record<string, OnnxAttr>>;
   readonly label: string;
+  readonly body?: Subgraph;
 }
 
 const CODES: Record<OnnxDType, number> = { float32: 1, int32: 6, int64: 7, bool: 9, float64: 11, uint32: 12 };
@@ -68,8 +86,20 @@ export class OnnxBuilder {
   /** For the result of a Transpose, what was transposed. */
   private readonly transposed = new Map<string, { readonly source: Ref; readonly perm: readonly number[] }>();
   private readonly reshaped = new Map<string, Ref>();
+  private readonly prefix: string;
   private counter = 0;
+  private children = 0;
   private label = '';
+
+  /** `prefix` begins the names of all values: a graph inside another must not use its names. */
+  constructor(prefix = '') {
+    this.prefix = prefix;
+  }
+
+  /** A builder of a graph that goes into a node of this one. */
+  child(): OnnxBuilder {
+    return new OnnxBuilder(`${this.prefix}s${this.children++}.`);
+  }
 
   /** Sets the name prefix of the nodes that follow: what profiles and ONNX Runtime's errors show. */
   at(label: string): void {
@@ -77,7 +107,7 @@ export class OnnxBuilder {
   }
 
   input(spec: RefSpec): Ref {
-    const ref: Ref = { name: `i${this.inputs.length}`, ...spec };
+    const ref: Ref = { name: `${this.prefix}i${this.inputs.length}`, ...spec };
     this.inputs.push(ref);
     return ref;
   }
@@ -87,7 +117,7 @@ export class OnnxBuilder {
     const key = data.length <= 16 ? constantKey(dtype, shape, data) : undefined;
     const same = key === undefined ? undefined : this.constants.get(key);
     if (same) return same;
-    const ref: Ref = { name: `c${this.initializers.size}`, dtype, shape };
+    const ref: Ref = { name: `${this.prefix}c${this.initializers.size}`, dtype, shape };
     this.initializers.set(ref.name, { ref, data });
     if (key !== undefined) this.constants.set(key, ref);
     return ref;
@@ -126,7 +156,7 @@ export class OnnxBuilder {
     const key = `${type}(${names})${JSON.stringify(attrs)}>${outs.length}`;
     const same = this.known.get(key);
     if (same) return same;
-    const refs = outs.map((spec) => ({ name: `v${this.counter++}`, dtype: spec.dtype, shape: spec.shape }));
+    const refs = outs.map((spec) => ({ name: `${this.prefix}v${this.counter++}`, dtype: spec.dtype, shape: spec.shape }));
     this.nodes.push({
       type,
       domain: CONTRIB.has(type) ? 'com.microsoft' : '',
@@ -177,22 +207,39 @@ export class OnnxBuilder {
   }
 
   /**
-   * Ends the graph and encodes it. An output that is an input, a constant or another output gets an Identity; all others
-   * are written by the node that computes them. Returns the model and the names of its inputs and outputs.
+   * Runs `body` for each slice of the inputs along their first axis, and stacks what it gives. `outs` are the stacked
+   * outputs.
    */
-  finish(name: string, outputs: readonly Ref[]): { bytes: Uint8Array; inputs: string[]; outputs: string[]; nodes: number } {
-    const taken = new Set<string>([...this.inputs.map((ref) => ref.name), ...this.initializers.keys()]);
-    const finals = outputs.map((ref) => {
-      let final = ref;
-      if (taken.has(ref.name)) {
-        final = { ...ref, name: `o${this.counter++}` };
-        this.nodes.push({ type: 'Identity', domain: '', inputs: [ref.name], outputs: [final.name], attrs: {}, label: `copy/${final.name}` });
-      }
-      taken.add(final.name);
-      return final;
+  scan(inputs: readonly Ref[], body: Subgraph, outs: readonly RefSpec[]): readonly Ref[] {
+    const refs = outs.map((spec) => ({ name: `${this.prefix}v${this.counter++}`, dtype: spec.dtype, shape: spec.shape }));
+    this.nodes.push({
+      type: 'Scan',
+      domain: '',
+      inputs: inputs.map((ref) => ref.name),
+      outputs: refs.map((ref) => ref.name),
+      attrs: { num_scan_inputs: inputs.length },
+      label: `${this.label}/${this.nodes.length}`,
+      body,
     });
-    const live = this.liveNodes(finals);
-    const used = new Set(live.flatMap((node) => [...node.inputs]));
+    return refs;
+  }
+
+  /** Ends a graph that goes into a node. */
+  finishBody(outputs: readonly Ref[]): Subgraph {
+    const { proto, live } = this.proto('body', this.separate(outputs));
+    const own = new Set([...this.inputs.map((ref) => ref.name), ...this.initializers.keys(), ...live.flatMap((node) => node.outputs)]);
+    const captures = new Set(live.flatMap(readBy).filter((name) => name !== '' && !own.has(name)));
+    return { proto, captures: [...captures] };
+  }
+
+  /**
+   * Ends the graph and encodes it. An output that is an input, a constant or another output gets an Identity; all others
+   * are written by the node that computes them. With `anyShape`, an output that is a reshaped value is that value, in its
+   * own shape: ONNX Runtime would copy it for the sake of the shape.
+   */
+  finish(name: string, outputs: readonly Ref[], anyShape = false): FinishedModel {
+    const finals = this.separate(anyShape ? outputs.map((ref) => this.reshaped.get(ref.name) ?? ref) : outputs);
+    const { proto, live } = this.proto(name, finals);
     const model: Onnx.IModelProto = {
       irVersion: IR_VERSION,
       producerName: 'plexus',
@@ -200,20 +247,42 @@ export class OnnxBuilder {
         { domain: '', version: OPSET },
         { domain: 'com.microsoft', version: 1 },
       ],
-      graph: {
-        name,
-        node: live.map(encodeNode),
-        input: this.inputs.map(encodeValue),
-        output: finals.map(encodeValue),
-        initializer: [...this.initializers.values()].filter(({ ref }) => used.has(ref.name)).map(encodeConstant),
-      },
+      graph: proto,
     };
     return {
       bytes: onnx.ModelProto.encode(model).finish(),
       inputs: this.inputs.map((ref) => ref.name),
       outputs: finals.map((ref) => ref.name),
+      outputShapes: finals.map((ref) => ref.shape),
       nodes: live.length,
     };
+  }
+
+  /** Gives outputs that are no node's own, or another output's, a copy. */
+  private separate(outputs: readonly Ref[]): Ref[] {
+    const taken = new Set<string>([...this.inputs.map((ref) => ref.name), ...this.initializers.keys()]);
+    return outputs.map((ref) => {
+      if (!taken.has(ref.name) && ref.name.startsWith(`${this.prefix}v`)) {
+        taken.add(ref.name);
+        return ref;
+      }
+      const copy = { ...ref, name: `${this.prefix}v${this.counter++}` };
+      this.nodes.push({ type: 'Identity', domain: '', inputs: [ref.name], outputs: [copy.name], attrs: {}, label: `copy/${copy.name}` });
+      return copy;
+    });
+  }
+
+  private proto(name: string, outputs: readonly Ref[]): { proto: Onnx.IGraphProto; live: readonly BuiltNode[] } {
+    const live = this.liveNodes(outputs);
+    const used = new Set(live.flatMap(readBy));
+    const proto = {
+      name,
+      node: live.map(encodeNode),
+      input: this.inputs.map(encodeValue),
+      output: outputs.map(encodeValue),
+      initializer: [...this.initializers.values()].filter(({ ref }) => used.has(ref.name)).map(encodeConstant),
+    };
+    return { proto, live };
   }
 
   private liveNodes(outputs: readonly Ref[]): BuiltNode[] {
@@ -223,7 +292,7 @@ export class OnnxBuilder {
       const node = this.nodes[i] as BuiltNode;
       if (!node.outputs.some((output) => needed.has(output))) continue;
       live.push(node);
-      for (const input of node.inputs) needed.add(input);
+      for (const input of readBy(node)) needed.add(input);
     }
     return live.reverse();
   }
@@ -252,20 +321,31 @@ export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((dim, i) => dim === b[i]);
 }
 
+/** Names that a node reads, those that a graph inside it reads among them. */
+function readBy(node: BuiltNode): readonly string[] {
+  return node.body ? [...node.inputs, ...node.body.captures] : node.inputs;
+}
+
 function encodeNode(node: BuiltNode): Onnx.INodeProto {
+  const attribute = encodeAttributes(node.attrs);
+  if (node.body) attribute.push({ name: 'body', type: 5, g: node.body.proto });
   return {
     opType: node.type,
     domain: node.domain,
     name: node.label,
     input: node.inputs as string[],
     output: node.outputs as string[],
-    attribute: Object.entries(node.attrs).map(([name, value]): Onnx.IAttributeProto => {
-      if (typeof value === 'number') return { name, type: 2, i: value };
-      if (typeof value === 'string') return { name, type: 3, s: new TextEncoder().encode(value) };
-      if ('float' in value) return { name, type: 1, f: value.float };
-      return { name, type: 7, ints: value as number[] };
-    }),
+    attribute,
   };
+}
+
+function encodeAttributes(attrs: Readonly<Record<string, OnnxAttr>>): Onnx.IAttributeProto[] {
+  return Object.entries(attrs).map(([name, value]): Onnx.IAttributeProto => {
+    if (typeof value === 'number') return { name, type: 2, i: value };
+    if (typeof value === 'string') return { name, type: 3, s: new TextEncoder().encode(value) };
+    if ('float' in value) return { name, type: 1, f: value.float };
+    return { name, type: 7, ints: value as number[] };
+  });
 }
 
 function encodeValue(ref: Ref): Onnx.IValueInfoProto {

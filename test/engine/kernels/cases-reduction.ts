@@ -34,6 +34,17 @@ export const reductionCases: KernelCase[] = [
   { name: 'argMaxTies', inputs: one('small-int', 1, 1), fn: (x) => [tf.argMax(x as Tensor, 0), tf.argMin(x as Tensor, -1)] },
   { name: 'softmax', inputs: one('normal', 1, 1), fn: (x) => tf.softmax(x as Tensor) },
   { name: 'logSoftmax', inputs: one('normal', 1, 1), fn: (x) => tf.logSoftmax(x as Tensor) },
+  {
+    // tf.logSoftmax is composed; passes make the kernel of it.
+    name: 'logSoftmaxKernel',
+    inputs: one('normal', 1, 1),
+    fn: (x) => {
+      const logits = x as Tensor;
+      if (tf.getBackend() === 'cpu') return tf.logSoftmax(logits);
+      return tf.engine().runKernel('LogSoftmax', { logits }, { axis: logits.rank - 1 }) as Tensor;
+    },
+    gradient: 'none',
+  },
   { name: 'logSumExp', inputs: one('normal', 1, 1), fn: (x) => tf.logSumExp(x as Tensor, -1), tolerance: 3e-5 },
   {
     name: 'cumsum',

@@ -22,6 +22,13 @@ function product(c: LoweringContext, alpha: number): Ref {
     a = c.b.reshape(a, [sizeOf(a.shape.slice(0, -1)), inner]);
     b = c.b.reshape(b, b.shape.slice(-2));
   }
+  // A tall matrix read transposed costs more than transposing it, if the other operand is much wider (3.2 against 2.4 ms
+  // for the weight gradient [1024,256]^T [1024,1024]).
+  const wide = transA && a.shape.length === 2 && (b.shape.at(transB ? -2 : -1) as number) >= 2 * (a.shape[1] as number);
+  if (wide && !transB && c.onCpu) {
+    a = swapped(c, a);
+    transA = false;
+  }
   if (a.dtype !== 'float32' || !c.onCpu) {
     if (transA) a = swapped(c, a);
     if (transB) b = swapped(c, b);
