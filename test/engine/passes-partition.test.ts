@@ -29,7 +29,7 @@ async function runPhases(
   backward?: (dy: Tensor, rows: Tensor, counts: Tensor, path: string) => Tensor,
 ): Promise<{ outputs: Tensor[]; gradients: (Tensor | null)[] }> {
   const slots = new Map<SlotId, Tensor>();
-  phased.inputs.forEach((slot, i) => slots.set(slot, inputs[i] as Tensor));
+  for (const [i, slot] of phased.inputs.entries()) slots.set(slot, inputs[i] as Tensor);
   phased.cotangents.forEach((slot, i) => {
     if (slot !== null) slots.set(slot, cotangents[i] as Tensor);
   });

@@ -54,7 +54,7 @@ describe.each(devices.map((engine) => [engine.device, engine] as const))('on %s'
     slots.set(phased.cotangents[0] as number, engine.upload(scalar(1)));
     for (const phase of phased.phases) {
       const results = await phase.executable.run(phase.reads.map((slot) => slots.get(slot) as never));
-      phase.writes.forEach((slot, i) => slots.set(slot, results[i] as never));
+      for (const [i, slot] of phase.writes.entries()) slots.set(slot, results[i] as never);
     }
     const loss = await engine.download(slots.get(phased.outputs[0] as number) as never);
     const floats = tensors.slice(0, 5);

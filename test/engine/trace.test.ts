@@ -176,6 +176,16 @@ describe('errors name the module, the kernel and the shapes', () => {
     expect(errorOf(() => trace(fn, [f32(4, 4)])).path).toBe('fft');
   });
 
+  test('random numbers drawn while tracing', () => {
+    const fn: TensorFunction = (x) => withPath('drop', () => tf.dropout(x as Tensor, 0.5));
+    expect(errorOf(() => trace(fn, [f32(3)])).message).toContain(
+      'module "drop": random numbers were drawn while tracing',
+    );
+    expect(Math.random()).toBeLessThan(1);
+    const seeded: TensorFunction = (x) => tf.add(x as Tensor, tf.randomUniform([3], 0, 1, 'float32', 5));
+    expect(trace(seeded, [f32(3)]).constants).toHaveLength(1);
+  });
+
   test("tfjs's own checks", () => {
     const fn: TensorFunction = (x, y) => withPath('mlp.up', () => tf.matMul(x as Tensor, y as Tensor));
     const error = errorOf(() => trace(fn, [f32(2, 3), f32(4, 5)], { name: 'blocks.0' }));

@@ -79,6 +79,9 @@ export async function startBackend(device: string): Promise<TfjsBackend> {
     throw new EngineError(
       `engine.device "${device}" of the tfjs engine needs the npm package ${found.npm}, which is not installed; run "npm install ${found.npm}"`,
     );
+  // Kernels that a backend lacks run on the JavaScript one.
+  const spare = tfjsBackends[0] as TfjsBackend;
+  if (found !== spare && isInstalled(spare)) await import(spare.npm);
   const previous = tf.getBackend() as string | undefined;
   try {
     const module = (await import(found.npm)) as { setWasmPaths?: (folder: string) => void };

@@ -144,12 +144,23 @@ export function engineInternals(): EngineInternals {
 /** Runs `fn` with a recorder attached and the tracing backend current, and puts everything back as it was. */
 export function recording<T>(trace: Recorder, fn: () => T): T {
   if (active !== null) throw new EngineError('a trace was started inside of another one on the same thread');
+  const random = Math.random;
   active = trace;
+  Math.random = refuseRandom;
   try {
     return withBackend(TRACE_BACKEND, () => tf.engine().tidy('plexus trace', () => fn() as never));
   } finally {
+    Math.random = random;
     active = null;
   }
+}
+
+/** tf.randomUniform, tf.dropout and the like draw while tracing: the graph would hold the same numbers for ever. */
+function refuseRandom(): never {
+  throw new EngineError(
+    `${placeName(fullPath())}: random numbers were drawn while tracing (tf.randomUniform, tf.dropout, Math.random), which would be the same in every step; use ctx.uniform, or give the tfjs op a seed if fixed numbers are meant`,
+    { path: fullPath() },
+  );
 }
 
 /**
@@ -267,7 +278,7 @@ export function traceUnsupported(kernel: string): void {
       .filter((input) => input !== undefined)
       .map((input) => signatureText(input as TensorInfo));
     throw new EngineError(
-      `${placeName(path)}: the tfjs kernel ${kernel}(${shapes.join(', ')}) has no lowering; write it with other tfjs ops (docs/architecture.md lists what is covered)`,
+      `${placeName(path)}: the tfjs kernel ${kernel}(${shapes.join(', ')}) has no lowering; write it with other tfjs ops`,
       { path },
     );
   });
