@@ -1,4 +1,5 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { PhasedFunction, SlotId, TensorFunction, VjpOptions } from '../../src/engine/index.ts';
 import {
@@ -146,6 +147,58 @@ describe('cutting changes no bits', () => {
     expect(await kinds({ splitWeight: weights })).toEqual(['forward', 'backward', 'backward-weight']);
     expect(await kinds({ wrt: wrt.map(() => false), differentiable: [false, false] })).toEqual(['forward']);
   });
+});
+
+/** A function made of random ops over two inputs and two weights, deterministic for its choices. */
+function randomFunction(choices: readonly number[]): TensorFunction {
+  const ops: ((a: Tensor, b: Tensor, w: Tensor) => Tensor)[] = [
+    (a, b) => tf.add(a, b),
+    (a, b) => tf.mul(a, b),
+    (a) => tf.tanh(a),
+    (a) => tf.softmax(a),
+    (a, _b, w) => tf.matMul(a, w),
+    (a, b) => tf.where(tf.greater(a, b), a, tf.mul(b, 0.5)),
+    (a) => tf.relu(tf.sub(a, tf.mean(a, 1, true))),
+    (a, b) => tf.matMul(tf.matMul(a, tf.transpose(b)), b),
+    (a) => gelu(a),
+    (a) => tf.add(a, expertCall(tf.mul(a, 0.5), tf.tensor1d([1, 2], 'int32'), { path: 'moe', experts: 2 })),
+  ];
+  return (x, y, w1, w2) => {
+    const values = [x, y];
+    const pick = (choice: number, from: number) => values[(choice >> from) % values.length] as Tensor;
+    for (const choice of choices) {
+      const op = ops[choice % ops.length] as (typeof ops)[number];
+      values.push(op(pick(choice, 4), pick(choice, 9), choice & 8 ? w1 : w2));
+    }
+    return [values[values.length - 1] as Tensor, tf.sum(values[values.length >> 1] as Tensor)];
+  };
+}
+
+test('random functions give the same bits however they are cut', async () => {
+  const same: Experts = (rows) => tf.tanh(rows);
+  const back = (dy: Tensor, rows: Tensor) => tf.mul(dy, tf.sub(1, tf.square(tf.tanh(rows))));
+  const wanted = { wrt: [true, true, true, true], differentiable: [true, true] };
+  const inputs = [random([3, 4], 1), random([3, 4], 2), random([4, 4], 3), random([4, 4], 4)];
+  const cotangents = [random([3, 4], 5), tf.scalar(0.3)];
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.nat(2 ** 14), { minLength: 1, maxLength: 14 }), async (choices) => {
+      const fn = randomFunction(choices);
+      const results: Uint8Array[][] = [];
+      for (const more of [
+        {},
+        { remat: 'full' as const },
+        { splitWeight: [false, false, true, true] },
+        { splitWeight: [false, false, true, true], remat: 'full' as const },
+        { fused: true },
+      ]) {
+        const phased = await compile(fn, inputs, { ...wanted, ...more });
+        const { outputs, gradients } = await runPhases(phased, inputs, cotangents, same, back);
+        results.push([...outputs, ...gradients.filter((each) => each !== null)].map(bits));
+      }
+      for (const other of results.slice(1)) expect(other).toEqual(results[0]);
+    }),
+    { numRuns: 60, seed: 7 },
+  );
 });
 
 describe('residuals', () => {

@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer';
 import type { Graph, GraphConstant, GraphNode, ValueId } from '../graph.ts';
 import { isBoundary } from '../trace/index.ts';
 import { Rewrite } from './rewrite.ts';
