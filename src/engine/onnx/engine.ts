@@ -1,22 +1,31 @@
-import ort from 'onnxruntime-node';
-import type { InferenceSession, Tensor } from 'onnxruntime-node';
 import { availableParallelism } from 'node:os';
+import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import ort from 'onnxruntime-node';
 import type { HostTensor } from '../../tensor/index.ts';
 import type {
-  CompileOptions, CompileStatistics, DeviceTensor, Engine, EngineOptions, Executable, PhasedFunction, Signature,
-  TensorFunction, TransferStatistics, VjpOptions,
+  CompileOptions,
+  CompileStatistics,
+  DeviceTensor,
+  Engine,
+  EngineOptions,
+  Executable,
+  PhasedFunction,
+  Signature,
+  TensorFunction,
+  TransferStatistics,
+  VjpOptions,
 } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
-import { type PhasedGraphs, assemblePhased, optimize, optimizeVjp, partition } from '../passes/index.ts';
-import { trace, traceVjp } from '../trace/index.ts';
 import type { Graph, GraphDType } from '../graph.ts';
-import { type OnnxDevice, deviceOptions, deviceSupport, parseDevice, startHint } from './devices.ts';
-import { type CompiledModel, type Host, OnnxExecutable, byteLength, runtimeMessage } from './executable.ts';
+import { assemblePhased, optimize, optimizeVjp, type PhasedGraphs, partition } from '../passes/index.ts';
+import { trace, traceVjp } from '../trace/index.ts';
+import { deviceOptions, deviceSupport, type OnnxDevice, parseDevice, startHint } from './devices.ts';
+import { byteLength, type CompiledModel, type Host, OnnxExecutable, runtimeMessage } from './executable.ts';
 import { graphFlops } from './flops.ts';
 import { graphKey, vjpKey } from './key.ts';
 import { lower } from './lowering/index.ts';
 import { sameShape } from './model.ts';
-import { Residence, identityModel } from './residence.ts';
+import { identityModel, Residence } from './residence.ts';
 import { BufferPool, OnnxTensor } from './tensor.ts';
 
 /** Memory of released values that an engine keeps for later ones, in bytes. */
@@ -69,7 +78,11 @@ export class OnnxEngine implements Engine, Host {
     return new OnnxExecutable({ ...(await model), name }, this);
   }
 
-  async compile(fn: TensorFunction, signature: readonly Signature[], options: CompileOptions = {}): Promise<Executable> {
+  async compile(
+    fn: TensorFunction,
+    signature: readonly Signature[],
+    options: CompileOptions = {},
+  ): Promise<Executable> {
     const graph = this.traced(() => {
       const raw = trace(fn, signature, options);
       return this.once(this.optimized, graphKey(raw), () => optimize(raw));
@@ -77,7 +90,11 @@ export class OnnxEngine implements Engine, Host {
     return this.compileGraph(graph, options.name ?? 'function');
   }
 
-  async vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction> {
+  async vjp(
+    fn: TensorFunction,
+    signature: readonly Signature[],
+    options: VjpOptions & CompileOptions,
+  ): Promise<PhasedFunction> {
     const phased = this.traced(() => {
       const raw = traceVjp(fn, signature, options);
       return this.once(this.partitions, vjpKey(raw, options), () => partition(optimizeVjp(raw), options));
@@ -107,7 +124,9 @@ export class OnnxEngine implements Engine, Host {
   upload(tensor: HostTensor): DeviceTensor {
     const { dtype, shape } = tensor;
     if (dtype !== 'float32' && dtype !== 'int32' && dtype !== 'bool')
-      throw new EngineError(`a ${dtype} tensor of shape [${shape}] cannot be uploaded; engines compute with float32, int32 and bool`);
+      throw new EngineError(
+        `a ${dtype} tensor of shape [${shape}] cannot be uploaded; engines compute with float32, int32 and bool`,
+      );
     const bytes = byteLength({ dtype, shape });
     if (tensor.data.byteLength !== bytes)
       throw new EngineError(
@@ -147,7 +166,9 @@ export class OnnxEngine implements Engine, Host {
   }
 
   transferStatistics(): TransferStatistics {
-    return this.residence ? { toDevice: this.residence.toDevice, toHost: this.residence.toHost } : { ...this.transfers };
+    return this.residence
+      ? { toDevice: this.residence.toDevice, toHost: this.residence.toHost }
+      : { ...this.transfers };
   }
 
   countRun(toDevice: number, toHost: number): void {
@@ -189,13 +210,20 @@ export class OnnxEngine implements Engine, Host {
     const middle = performance.now();
     this.statistics.loweringMs += middle - begin;
     const places = Object.fromEntries(
-      lowered.outputs.map((output, i) => [output, byteLength(outputs[i] as Signature) > 0 ? 'gpu-buffer' : 'cpu'] as const),
+      lowered.outputs.map(
+        (output, i) => [output, byteLength(outputs[i] as Signature) > 0 ? 'gpu-buffer' : 'cpu'] as const,
+      ),
     );
     const session = await this.session(lowered.bytes, 'device', name, places);
     this.statistics.sessionMs += performance.now() - middle;
     this.statistics.executables++;
     return {
-      name, session, inputNames: lowered.inputs, outputNames: lowered.outputs, inputs: graph.inputs.map(signature), outputs,
+      name,
+      session,
+      inputNames: lowered.inputs,
+      outputNames: lowered.outputs,
+      inputs: graph.inputs.map(signature),
+      outputs,
       writtenShapes: lowered.outputShapes.map((shape, i) => (sameShape(shape, outputs[i]?.shape ?? []) ? null : shape)),
       export: () => lower(graph, name, { ...target, plain: true }).bytes,
       flops: graphFlops(graph),
@@ -217,9 +245,13 @@ export class OnnxEngine implements Engine, Host {
       graphOptimizationLevel: 'disabled',
       intraOpNumThreads: this.threads,
       interOpNumThreads: 1,
+      // Every session has a thread pool of its own; threads that spin between runs would take the cores from the others.
+      extra: { session: { intra_op: { allow_spinning: '0' } } },
       executionMode: 'sequential',
       logSeverityLevel: 4,
-      ...(this.profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: `${this.profile}-${name.replaceAll(/\W/g, '_')}` }),
+      ...(this.profile === undefined
+        ? {}
+        : { enableProfiling: true, profileFilePrefix: `${this.profile}-${name.replaceAll(/\W/g, '_')}` }),
       ...(this.residence && outputs === 'device' ? { preferredOutputLocation: places ?? 'gpu-buffer' } : {}),
     };
     try {
@@ -235,8 +267,10 @@ export class OnnxEngine implements Engine, Host {
   }
 
   private own(tensor: DeviceTensor, action: string): OnnxTensor {
-    if (!(tensor instanceof OnnxTensor)) throw new EngineError(`cannot ${action} a tensor that is not of an ONNX engine`);
-    if (tensor.value === null) throw new EngineError(`cannot ${action} a ${signatureText(tensor)} tensor that was released`);
+    if (!(tensor instanceof OnnxTensor))
+      throw new EngineError(`cannot ${action} a tensor that is not of an ONNX engine`);
+    if (tensor.value === null)
+      throw new EngineError(`cannot ${action} a ${signatureText(tensor)} tensor that was released`);
     return tensor;
   }
 }
@@ -249,14 +283,20 @@ export async function createOnnxEngine(options: OnnxOptions): Promise<OnnxEngine
   const device = parseDevice(options.device);
   const { available, problem } = deviceSupport(device);
   if (!available) throw new EngineError(`engine.device ${device.name} is not available: ${problem}`);
-  const engine = new OnnxEngine(device, options.threads > 0 ? options.threads : availableParallelism(), options.profile);
+  const engine = new OnnxEngine(
+    device,
+    options.threads > 0 ? options.threads : availableParallelism(),
+    options.profile,
+  );
   if (device.provider === 'cpu') return engine;
   try {
     await engine.probe();
   } catch (error) {
     await engine.dispose();
     const reason = runtimeMessage(error instanceof EngineError ? error.cause : error);
-    throw new EngineError(`engine.device ${device.name} is not available: ${reason}; ${startHint(device)}`, { cause: error });
+    throw new EngineError(`engine.device ${device.name} is not available: ${reason}; ${startHint(device)}`, {
+      cause: error,
+    });
   }
   return engine;
 }
