@@ -30,7 +30,7 @@ export async function serve(
     await transport.close();
     await rank?.dispose();
     commands.close();
-    port.close();
+    closePort(port);
   }
 }
 
@@ -58,6 +58,13 @@ async function obey(rank: Rank, commands: CommandQueue, post: (event: WorkerEven
         return;
     }
   }
+}
+
+/** Lets go of the port. Deno's port to the parent thread has no `close`; there it is enough not to wait on it. */
+function closePort(port: MessagePort): void {
+  const { close, unref } = port as Partial<MessagePort>;
+  if (close) close.call(port);
+  else unref?.call(port);
 }
 
 /** Commands in the order in which they came; `undefined` once the port has closed. */

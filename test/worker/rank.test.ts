@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
 import { readSafetensors } from '../../src/tensor/index.ts';
-import { createRanks, runInProcess, type ShardReport } from '../../src/worker/index.ts';
+import { createRanks, PROGRESS_FIELDS, runInProcess, type ShardReport } from '../../src/worker/index.ts';
 import { type JobOptions, makeJobs } from './jobs.ts';
 
 let engine: Engine;
@@ -130,7 +130,7 @@ describe('evaluation', () => {
 
 describe('traces and progress', () => {
   it('record each instruction, and leave the position in shared memory', async () => {
-    const progress = new SharedArrayBuffer(16);
+    const progress = new SharedArrayBuffer(4 * PROGRESS_FIELDS.length);
     const { jobs, overrides } = await makeJobs({ job: { trace: true, progress } });
     const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine });
     try {
