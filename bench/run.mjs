@@ -26,7 +26,14 @@ const built = {
   },
 };
 await build({
-  entryPoints: [source], outfile, bundle: true, format: 'esm', platform: 'node', target: 'node20', packages: 'external',
-  plugins: [built], logLevel: 'warning',
+  entryPoints: [source],
+  outfile,
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node20',
+  packages: 'external',
+  plugins: [built],
+  logLevel: 'warning',
 });
 process.exit(spawnSync(process.execPath, [outfile, ...args], { stdio: 'inherit' }).status ?? 1);

@@ -24,17 +24,26 @@ for (const [i, part] of parts.entries()) {
   };
   const wrt = signature.map(({ dtype }) => dtype === 'float32');
   await engine.vjp(fn, signature, { wrt, differentiable: [true], fused: last, name: `layer ${i}` });
-  await engine.compile((...all) => specs.map((_, k) => tf.sub(all[k] as Tensor, tf.mul(all[specs.length + k] as Tensor, 0.1))), [...specs, ...specs], { name: `sgd ${i}` });
+  await engine.compile(
+    (...all) => specs.map((_, k) => tf.sub(all[k] as Tensor, tf.mul(all[specs.length + k] as Tensor, 0.1))),
+    [...specs, ...specs],
+    { name: `sgd ${i}` },
+  );
 }
 const total = performance.now() - begin;
 const { traces, executables, cacheHits, traceMs, loweringMs, sessionMs } = engine.compileStatistics();
-console.log(`${layers} layers: ${total.toFixed(0)} ms for ${traces} traces (${traceMs.toFixed(0)} ms), lowering ${loweringMs.toFixed(0)} ms, ${executables} sessions (${sessionMs.toFixed(0)} ms), ${cacheHits} found in the cache`);
+console.log(
+  `${layers} layers: ${total.toFixed(0)} ms for ${traces} traces (${traceMs.toFixed(0)} ms), lowering ${loweringMs.toFixed(0)} ms, ${executables} sessions (${sessionMs.toFixed(0)} ms), ${cacheHits} found in the cache`,
+);
 
 const specs = parts.flatMap(model.paramSignature);
 const signature = [...specs, ids, ids];
 const before = performance.now();
 await engine.vjp((...all) => model.lossOf(sizes, all), signature, {
-  wrt: signature.map(({ dtype }) => dtype === 'float32'), differentiable: [true], fused: true, name: 'whole',
+  wrt: signature.map(({ dtype }) => dtype === 'float32'),
+  differentiable: [true],
+  fused: true,
+  name: 'whole',
 });
 console.log(`the whole model as one executable: ${(performance.now() - before).toFixed(0)} ms`);
 await engine.dispose();

@@ -23,7 +23,12 @@ export interface Part {
 
 /** Parameters of the embedding: token and position tables. */
 export function embedding(s: Sizes): Part {
-  return { params: [{ shape: [s.vocabulary, s.width], init: 0.02 }, { shape: [s.time, s.width], init: 0.02 }] };
+  return {
+    params: [
+      { shape: [s.vocabulary, s.width], init: 0.02 },
+      { shape: [s.time, s.width], init: 0.02 },
+    ],
+  };
 }
 
 /** Parameters of a block: norm, fused query-key-value, projection, norm, two linear layers. */
@@ -31,12 +36,18 @@ export function block(s: Sizes): Part {
   const d = s.width;
   return {
     params: [
-      { shape: [d], init: 'ones' }, { shape: [d], init: 0 },
-      { shape: [d, 3 * d], init: 0.02 }, { shape: [3 * d], init: 0 },
-      { shape: [d, d], init: 0.02 }, { shape: [d], init: 0 },
-      { shape: [d], init: 'ones' }, { shape: [d], init: 0 },
-      { shape: [d, 4 * d], init: 0.02 }, { shape: [4 * d], init: 0 },
-      { shape: [4 * d, d], init: 0.02 }, { shape: [d], init: 0 },
+      { shape: [d], init: 'ones' },
+      { shape: [d], init: 0 },
+      { shape: [d, 3 * d], init: 0.02 },
+      { shape: [3 * d], init: 0 },
+      { shape: [d, d], init: 0.02 },
+      { shape: [d], init: 0 },
+      { shape: [d], init: 'ones' },
+      { shape: [d], init: 0 },
+      { shape: [d, 4 * d], init: 0.02 },
+      { shape: [4 * d], init: 0 },
+      { shape: [4 * d, d], init: 0.02 },
+      { shape: [d], init: 0 },
     ],
   };
 }
@@ -44,7 +55,13 @@ export function block(s: Sizes): Part {
 /** Parameters of the head: norm and logits. */
 export function head(s: Sizes): Part {
   const d = s.width;
-  return { params: [{ shape: [d], init: 'ones' }, { shape: [d], init: 0 }, { shape: [d, s.vocabulary], init: 0.02 }] };
+  return {
+    params: [
+      { shape: [d], init: 'ones' },
+      { shape: [d], init: 0 },
+      { shape: [d, s.vocabulary], init: 0.02 },
+    ],
+  };
 }
 
 const p = (params: Params, i: number): Tensor => params[i] as Tensor;
@@ -95,7 +112,11 @@ export function parts(s: Sizes): Part[] {
 export function lossOf(s: Sizes, inputs: readonly Tensor[]): Tensor {
   const counts = parts(s).map((part) => part.params.length);
   let at = 0;
-  const take = (i: number): Tensor[] => inputs.slice(at, (at += counts[i] as number)) as Tensor[];
+  const take = (i: number): Tensor[] => {
+    const begin = at;
+    at += counts[i] as number;
+    return inputs.slice(begin, at);
+  };
   const tokens = inputs[inputs.length - 2] as Tensor;
   const targets = inputs[inputs.length - 1] as Tensor;
   let x = embed(s, take(0), tokens);
@@ -118,7 +139,9 @@ export function initialValues(s: Sizes): { params: Float32Array[]; tokens: Int32
   const params = parts(s).flatMap((part) =>
     part.params.map(({ shape, init }) => {
       const size = shape.reduce((product, dim) => product * dim, 1);
-      return Float32Array.from({ length: size }, () => (init === 'ones' ? 1 : init === 0 ? 0 : (next() * 2 - 1) * init * Math.sqrt(3)));
+      return Float32Array.from({ length: size }, () =>
+        init === 'ones' ? 1 : init === 0 ? 0 : (next() * 2 - 1) * init * Math.sqrt(3),
+      );
     }),
   );
   const ids = (): Int32Array => Int32Array.from({ length: s.batch * s.time }, () => Math.floor(next() * s.vocabulary));

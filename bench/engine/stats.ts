@@ -9,7 +9,12 @@ export interface Timing {
 export function timing(samples: readonly number[]): Timing {
   const sorted = [...samples].sort((a, b) => a - b);
   const middle = Math.floor(sorted.length / 2);
-  return { median: sorted[middle] as number, min: sorted[0] as number, max: sorted.at(-1) as number, runs: sorted.length };
+  return {
+    median: sorted[middle] as number,
+    min: sorted[0] as number,
+    max: sorted.at(-1) as number,
+    runs: sorted.length,
+  };
 }
 
 export function timingText({ median, min, max, runs }: Timing): string {

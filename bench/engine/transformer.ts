@@ -5,7 +5,15 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Tensor } from '@tensorflow/tfjs-core';
-import { createOnnxEngine, type DeviceTensor, type OnnxEngine, type PhasedFunction, type Signature, tf } from '../../src/engine/index.ts';
+import {
+  createOnnxEngine,
+  type DeviceTensor,
+  type OnnxEngine,
+  type PhasedFunction,
+  type Signature,
+  tf,
+} from '../../src/engine/index.ts';
+import type { HostTensor } from '../../src/tensor/index.ts';
 import * as model from './model.ts';
 import { type Timing, timing, timingText } from './stats.ts';
 
@@ -25,16 +33,22 @@ type Step = () => Promise<number>;
 
 function sgd(engine: OnnxEngine, params: readonly Signature[]) {
   const n = params.length;
-  return engine.compile((...all) => params.map((_, i) => tf.sub(all[i] as Tensor, tf.mul(all[n + i] as Tensor, rate))), [...params, ...params], {
-    name: 'sgd',
-  });
+  return engine.compile(
+    (...all) => params.map((_, i) => tf.sub(all[i] as Tensor, tf.mul(all[n + i] as Tensor, rate))),
+    [...params, ...params],
+    {
+      name: 'sgd',
+    },
+  );
 }
 
 const uploadAll = (engine: OnnxEngine) => {
   const specs = allParts.flatMap(model.paramSignature);
-  return values.params.map((data, i) => engine.upload({ dtype: 'float32', shape: (specs[i] as Signature).shape, data: data.slice() }));
+  return values.params.map((data, i) =>
+    engine.upload({ dtype: 'float32', shape: (specs[i] as Signature).shape, data: data.slice() }),
+  );
 };
-const lossOf = (engine: OnnxEngine, loss: DeviceTensor): number => (engine.host(loss)?.data as Float32Array)[0] as number;
+const lossOf = (engine: OnnxEngine, loss: DeviceTensor): number => (engine.host(loss) as HostTensor).data[0] as number;
 const scalarOne = (engine: OnnxEngine) => engine.upload({ dtype: 'float32', shape: [], data: Float32Array.of(1) });
 const idTensor = (engine: OnnxEngine, data: Int32Array) => engine.upload({ dtype: 'int32', shape: tokensShape, data });
 
@@ -43,19 +57,31 @@ async function oneExecutable(engine: OnnxEngine): Promise<{ step: Step; flops: n
   const specs = allParts.flatMap(model.paramSignature);
   const signature = [...specs, ids, ids];
   const phased = await engine.vjp((...all) => model.lossOf(sizes, all), signature, {
-    wrt: signature.map(({ dtype }) => dtype === 'float32'), differentiable: [true], fused: true, name: 'transformer',
+    wrt: signature.map(({ dtype }) => dtype === 'float32'),
+    differentiable: [true],
+    fused: true,
+    name: 'transformer',
   });
   const [phase] = phased.phases as [PhasedFunction['phases'][0]];
   const update = await sgd(engine, specs);
   let params: DeviceTensor[] = uploadAll(engine);
   let spare: DeviceTensor[] | undefined;
   let outputs: DeviceTensor[] | undefined;
-  const [tokens, targets, seed] = [idTensor(engine, values.tokens), idTensor(engine, values.targets), scalarOne(engine)];
+  const [tokens, targets, seed] = [
+    idTensor(engine, values.tokens),
+    idTensor(engine, values.targets),
+    scalarOne(engine),
+  ];
   const step = async (): Promise<number> => {
     const slots = new Map(phased.inputs.map((id, i) => [id, [...params, tokens, targets][i] as DeviceTensor]));
     slots.set(phased.cotangents[0] as number, seed);
-    outputs = await phase.executable.run(phase.reads.map((id) => slots.get(id) as DeviceTensor), outputs);
-    phase.writes.forEach((id, i) => slots.set(id, (outputs as DeviceTensor[])[i] as DeviceTensor));
+    outputs = await phase.executable.run(
+      phase.reads.map((id) => slots.get(id) as DeviceTensor),
+      outputs,
+    );
+    phase.writes.forEach((id, i) => {
+      slots.set(id, (outputs as DeviceTensor[])[i] as DeviceTensor);
+    });
     const gradients = phased.gradients.slice(0, specs.length).map((id) => slots.get(id as number) as DeviceTensor);
     const next = await update.run([...params, ...gradients], spare);
     spare = params;
@@ -90,17 +116,35 @@ async function layered(engine: OnnxEngine): Promise<Step> {
       return last ? model.runHead(params, x, all.at(-1) as Tensor) : model.runBlock(sizes, params, x);
     };
     const phased = await engine.vjp(fn, signature, {
-      wrt: signature.map(({ dtype }) => dtype === 'float32'), differentiable: [true], fused: last, name: `layer ${i}`,
+      wrt: signature.map(({ dtype }) => dtype === 'float32'),
+      differentiable: [true],
+      fused: last,
+      name: `layer ${i}`,
     });
-    layers.push({ specs, phased, update: await sgd(engine, specs), params: parameters.splice(0, specs.length), buffers: [] });
+    layers.push({
+      specs,
+      phased,
+      update: await sgd(engine, specs),
+      params: parameters.splice(0, specs.length),
+      buffers: [],
+    });
   }
-  const [tokens, targets, seed] = [idTensor(engine, values.tokens), idTensor(engine, values.targets), scalarOne(engine)];
+  const [tokens, targets, seed] = [
+    idTensor(engine, values.tokens),
+    idTensor(engine, values.targets),
+    scalarOne(engine),
+  ];
   const run = async ({ phased, buffers }: Layer, slots: Map<number, DeviceTensor>, kind: string): Promise<void> => {
     for (const [i, phase] of phased.phases.entries()) {
       if (phase.kind !== kind) continue;
-      const outputs = await phase.executable.run(phase.reads.map((id) => slots.get(id) as DeviceTensor), buffers[i]);
+      const outputs = await phase.executable.run(
+        phase.reads.map((id) => slots.get(id) as DeviceTensor),
+        buffers[i],
+      );
       buffers[i] = outputs;
-      phase.writes.forEach((id, k) => slots.set(id, outputs[k] as DeviceTensor));
+      phase.writes.forEach((id, k) => {
+        slots.set(id, outputs[k] as DeviceTensor);
+      });
     }
   };
   return async () => {
@@ -109,7 +153,9 @@ async function layered(engine: OnnxEngine): Promise<Step> {
     for (const [i, layer] of layers.entries()) {
       const slots = environments[i] as Map<number, DeviceTensor>;
       const inputs = [...layer.params, x, ...(i === layers.length - 1 ? [targets] : [])];
-      layer.phased.inputs.forEach((id, k) => slots.set(id, inputs[k] as DeviceTensor));
+      layer.phased.inputs.forEach((id, k) => {
+        slots.set(id, inputs[k] as DeviceTensor);
+      });
       if (i === layers.length - 1) slots.set(layer.phased.cotangents[0] as number, seed);
       await run(layer, slots, 'forward');
       x = slots.get(layer.phased.outputs[0] as number) as DeviceTensor;
@@ -124,7 +170,10 @@ async function layered(engine: OnnxEngine): Promise<Step> {
       }
       const gradients = layer.phased.gradients.map((id) => (id === null ? undefined : slots.get(id)));
       cotangent = gradients[layer.specs.length];
-      const next = await layer.update.run([...layer.params, ...(gradients.slice(0, layer.specs.length) as DeviceTensor[])], layer.spare);
+      const next = await layer.update.run(
+        [...layer.params, ...(gradients.slice(0, layer.specs.length) as DeviceTensor[])],
+        layer.spare,
+      );
       layer.spare = layer.params;
       layer.params = next;
     }
@@ -146,11 +195,16 @@ function fillWasmGaps(): void {
       );
       return tf.mul(tf.sign(x as Tensor), tf.sub(1, tf.mul(series, tf.exp(tf.neg(tf.square(x as Tensor))))));
     },
-    Sign: ({ x }) => tf.sub(tf.cast(tf.greater(x as Tensor, 0), 'float32'), tf.cast(tf.less(x as Tensor, 0), 'float32')),
+    Sign: ({ x }) =>
+      tf.sub(tf.cast(tf.greater(x as Tensor, 0), 'float32'), tf.cast(tf.less(x as Tensor, 0), 'float32')),
   };
   for (const [kernelName, compute] of Object.entries(gaps))
     if (!tf.getKernel(kernelName, 'wasm'))
-      tf.registerKernel({ kernelName, backendName: 'wasm', kernelFunc: ({ inputs, attrs }) => tf.tidy(() => compute(inputs as never, attrs as never)) });
+      tf.registerKernel({
+        kernelName,
+        backendName: 'wasm',
+        kernelFunc: ({ inputs, attrs }) => tf.tidy(() => compute(inputs as never, attrs as never)),
+      });
 }
 
 /** The same functions, run op by op on tfjs's WebAssembly backend. */
@@ -165,7 +219,10 @@ async function wasm(): Promise<Step | string> {
     const tokens = tf.tensor1d(values.tokens, 'int32');
     const targets = tf.tensor1d(values.targets, 'int32');
     return async () => {
-      const { value, grads } = tf.variableGrads(() => model.lossOf(sizes, [...variables, tokens, targets]) as never, variables);
+      const { value, grads } = tf.variableGrads(
+        () => model.lossOf(sizes, [...variables, tokens, targets]) as never,
+        variables,
+      );
       for (const variable of variables) {
         const gradient = grads[variable.name] as Tensor;
         const next = tf.tidy(() => tf.sub(variable, tf.mul(gradient, rate)));
@@ -200,7 +257,8 @@ function torch(form: 'plain' | 'sdpa', runs: number): { torch: string; ms: numbe
   const { layers, width, heads, vocabulary, batch, time: steps } = sizes;
   const args = [script, layers, width, heads, vocabulary, batch, steps, runs, form].map(String);
   const { status, stdout, stderr, error } = spawnSync(python, args, { encoding: 'utf8' });
-  if (status !== 0) return `${python} did not run PyTorch (${(error?.message ?? stderr).trim().split('\n').at(-1)}); set PLEXUS_PYTHON to one that has it`;
+  if (status !== 0)
+    return `${python} did not run PyTorch (${(error?.message ?? stderr).trim().split('\n').at(-1)}); set PLEXUS_PYTHON to one that has it`;
   return JSON.parse(stdout) as { torch: string; ms: number[] };
 }
 
@@ -235,13 +293,19 @@ const report = (name: string, times: readonly number[]): Timing => {
   console.log(`${name.padEnd(44)} ${timingText(result)}  ${(whole.flops / result.median / 1e6).toFixed(0)} GFLOP/s`);
   return result;
 };
-console.log(`${sizes.layers} layers, d = ${sizes.width}, ${sizes.batch} x ${sizes.time} tokens, one thread, ${(whole.flops / 1e9).toFixed(1)} GFLOP a step; losses ${losses.slice(0, 3).map((loss) => loss.toFixed(5))}`);
+console.log(
+  `${sizes.layers} layers, d = ${sizes.width}, ${sizes.batch} x ${sizes.time} tokens, one thread, ${(whole.flops / 1e9).toFixed(1)} GFLOP a step; losses ${losses.slice(0, 3).map((loss) => loss.toFixed(5))}`,
+);
 const one = report('Plexus, one executable', samples.whole);
 const cut = report('Plexus, layer by layer', samples.byLayer);
 const ratio = (name: string, peer: number): void =>
-  console.log(`  ratio to ${name}: one executable ${(peer / one.median).toFixed(2)}x, layer by layer ${(peer / cut.median).toFixed(2)}x`);
-if (samples.plain.length > 0) ratio('PyTorch', report(`PyTorch ${torchVersion} eager, plain attention`, samples.plain).median);
-if (samples.sdpa.length > 0) ratio('PyTorch SDPA', report(`PyTorch ${torchVersion} eager, fused attention`, samples.sdpa).median);
+  console.log(
+    `  ratio to ${name}: one executable ${(peer / one.median).toFixed(2)}x, layer by layer ${(peer / cut.median).toFixed(2)}x`,
+  );
+if (samples.plain.length > 0)
+  ratio('PyTorch', report(`PyTorch ${torchVersion} eager, plain attention`, samples.plain).median);
+if (samples.sdpa.length > 0)
+  ratio('PyTorch SDPA', report(`PyTorch ${torchVersion} eager, fused attention`, samples.sdpa).median);
 await engine.dispose();
 if (!process.argv.includes('--no-wasm')) {
   const step = await wasm();

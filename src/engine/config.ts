@@ -6,7 +6,9 @@ export const engineSchema = z
     kind: z
       .enum(['onnx', 'tfjs'])
       .default('onnx')
-      .describe('onnx compiles layers and runs them in ONNX Runtime; tfjs runs them op by op on a TensorFlow.js backend'),
+      .describe(
+        'onnx compiles layers and runs them in ONNX Runtime; tfjs runs them op by op on a TensorFlow.js backend',
+      ),
     device: z
       .string()
       .min(1)

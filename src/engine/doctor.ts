@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import ort from 'onnxruntime-node';
-import { parseDevice, deviceSupport } from './onnx/devices.ts';
+import { deviceSupport, parseDevice } from './onnx/devices.ts';
 import { createOnnxEngine } from './onnx/engine.ts';
 import { tfjsBackends } from './tfjs/index.ts';
 
@@ -36,7 +36,10 @@ export interface EngineReport {
 const ONNX_DEVICES: readonly { readonly device: string; readonly gives: string }[] = [
   { device: 'cpu', gives: 'compiled training on AVX2, AVX-512 or NEON' },
   { device: 'cuda:0', gives: 'compiled training on an NVIDIA GPU' },
-  { device: 'webgpu', gives: 'compiled training on any GPU with Vulkan, Metal or Direct3D 12; values stay on it between steps' },
+  {
+    device: 'webgpu',
+    gives: 'compiled training on any GPU with Vulkan, Metal or Direct3D 12; values stay on it between steps',
+  },
   { device: 'dml', gives: 'compiled training on any GPU under Windows' },
   { device: 'coreml', gives: "compiled training on Apple's accelerators" },
 ];
@@ -47,7 +50,8 @@ const ONNX_DEVICES: readonly { readonly device: string; readonly gives: string }
  */
 export async function inspectEngines(): Promise<EngineReport> {
   const engines: EngineFinding[] = [];
-  for (const { device, gives } of ONNX_DEVICES) engines.push({ kind: 'onnx', device, gives, ...(await tryDevice(device)) });
+  for (const { device, gives } of ONNX_DEVICES)
+    engines.push({ kind: 'onnx', device, gives, ...(await tryDevice(device)) });
   for (const { device, npm, gives } of tfjsBackends) {
     const version = packageVersion(npm);
     const detail = version === null ? `npm install ${npm}` : `${npm} ${version}`;

@@ -6,9 +6,12 @@ describe('the engine section of a config', () => {
     expect(engineSchema.parse(undefined)).toEqual({ kind: 'onnx', device: 'cpu', threads: 0 });
   });
 
-  it.each([{ kind: 'torch' }, { threads: -1 }, { threads: 1.5 }, { device: '' }, { devices: 'cpu' }])('refuses %j', (section) => {
-    expect(engineSchema.safeParse(section).success).toBe(false);
-  });
+  it.each([{ kind: 'torch' }, { threads: -1 }, { threads: 1.5 }, { device: '' }, { devices: 'cpu' }])(
+    'refuses %j',
+    (section) => {
+      expect(engineSchema.safeParse(section).success).toBe(false);
+    },
+  );
 });
 
 describe('createEngine', () => {

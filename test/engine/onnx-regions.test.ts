@@ -1,7 +1,19 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import ort from 'onnxruntime-node';
 import { afterAll, describe, expect, it } from 'vitest';
-import { type DeviceTensor, type Engine, type Graph, gelu, layerNorm, optimize, optimizeVjp, type Signature, tf, trace, traceVjp } from '../../src/engine/index.ts';
+import {
+  type DeviceTensor,
+  type Engine,
+  type Graph,
+  gelu,
+  layerNorm,
+  optimize,
+  optimizeVjp,
+  type Signature,
+  tf,
+  trace,
+  traceVjp,
+} from '../../src/engine/index.ts';
 import { createOnnxEngine, lower } from '../../src/engine/onnx/index.ts';
 import { isRegion, planRegions } from '../../src/engine/onnx/lowering/regions.ts';
 import { sizeOf } from '../../src/tensor/index.ts';
@@ -12,7 +24,11 @@ const f32 = (...shape: number[]): Signature => ({ dtype: 'float32', shape });
 async function both(graph: Graph): Promise<{ blockwise: Float32Array[]; plain: Float32Array[] }> {
   const run = async (plain: boolean): Promise<Float32Array[]> => {
     const model = lower(graph, 'regions', { provider: 'cpu', threads: 1, plain });
-    const session = await ort.InferenceSession.create(model.bytes, { graphOptimizationLevel: 'disabled', intraOpNumThreads: 1, logSeverityLevel: 4 });
+    const session = await ort.InferenceSession.create(model.bytes, {
+      graphOptimizationLevel: 'disabled',
+      intraOpNumThreads: 1,
+      logSeverityLevel: 4,
+    });
     const feeds = Object.fromEntries(
       graph.inputs.map((id, i) => {
         const { shape } = graph.values.get(id) as Signature;
@@ -27,7 +43,10 @@ async function both(graph: Graph): Promise<{ blockwise: Float32Array[]; plain: F
   return { blockwise: await run(false), plain: await run(true) };
 }
 
-const regionsOf = (graph: Graph): string[][] => planRegions(graph, 1).filter(isRegion).map(({ nodes }) => nodes.map(({ kernel }) => kernel));
+const regionsOf = (graph: Graph): string[][] =>
+  planRegions(graph, 1)
+    .filter(isRegion)
+    .map(({ nodes }) => nodes.map(({ kernel }) => kernel));
 
 const gradientOf = (fn: (...xs: Tensor[]) => Tensor, signature: Signature[]): Graph =>
   optimizeVjp(traceVjp(fn, signature, { wrt: signature.map(() => true), differentiable: [true] })).graph;
@@ -39,11 +58,22 @@ const cases: [string, () => Graph][] = [
   [
     'masked scores',
     () =>
-      optimize(trace((x, mask) => tf.exp(tf.neg(tf.square(tf.add(x as Tensor, mask as Tensor)))), [f32(8, 3, 96, 96), f32(96, 96)])),
+      optimize(
+        trace(
+          (x, mask) => tf.exp(tf.neg(tf.square(tf.add(x as Tensor, mask as Tensor)))),
+          [f32(8, 3, 96, 96), f32(96, 96)],
+        ),
+      ),
   ],
   [
     'odd sizes',
-    () => optimize(trace((x, y) => tf.exp(tf.tanh(tf.mul(tf.sub(x as Tensor, y as Tensor), x as Tensor))), [f32(1008, 137), f32(1008, 1)])),
+    () =>
+      optimize(
+        trace(
+          (x, y) => tf.exp(tf.tanh(tf.mul(tf.sub(x as Tensor, y as Tensor), x as Tensor))),
+          [f32(1008, 137), f32(1008, 1)],
+        ),
+      ),
   ],
   [
     'two groups that meet',
@@ -66,7 +96,9 @@ describe('row blocks', () => {
     const graph = make();
     expect(regionsOf(graph).length).toBeGreaterThan(0);
     const { blockwise, plain } = await both(graph);
-    blockwise.forEach((values, i) => expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from((plain[i] as Float32Array).buffer))).toBe(0));
+    blockwise.forEach((values, i) => {
+      expect(Buffer.compare(Buffer.from(values.buffer), Buffer.from((plain[i] as Float32Array).buffer))).toBe(0);
+    });
   });
 
   it('are not made of small tensors, of single operators, or across rows', () => {

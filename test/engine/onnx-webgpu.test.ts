@@ -111,7 +111,9 @@ async function runPhases(
   for (const { kind, executable, reads, writes, frees } of phased.phases) {
     if (!kinds.includes(kind)) continue;
     const outputs = await executable.run(reads.map((id) => slots.get(id) as DeviceTensor));
-    writes.forEach((id, i) => slots.set(id, outputs[i] as DeviceTensor));
+    writes.forEach((id, i) => {
+      slots.set(id, outputs[i] as DeviceTensor);
+    });
     for (const id of frees)
       if (!keep.has(id) && slots.has(id)) {
         engine.release(slots.get(id) as DeviceTensor);
@@ -179,7 +181,9 @@ async function train(engine: Engine): Promise<Result> {
         ...(activation ? [activation] : [batch.tokens]),
         ...(l === model.length - 1 ? [batch.targets] : []),
       ];
-      phased.inputs.forEach((id, i) => slots.set(id, inputs[i] as DeviceTensor));
+      phased.inputs.forEach((id, i) => {
+        slots.set(id, inputs[i] as DeviceTensor);
+      });
       await runPhases(engine, phased, slots, ['forward']);
       activation = slots.get(phased.outputs[0] as number) as DeviceTensor;
     }
@@ -226,7 +230,9 @@ describe('training on WebGPU', () => {
       const found = await train(gpu);
       expect(gpu.host(gpu.upload(float32([1], [1])))).toBeNull();
       await gpu.dispose();
-      found.losses.forEach((loss, i) => expect(loss).toBeCloseTo(expected.losses[i] as number, 4));
+      found.losses.forEach((loss, i) => {
+        expect(loss).toBeCloseTo(expected.losses[i] as number, 4);
+      });
       // A step moves its batch (tokens and targets, int32) one way and its loss the other.
       expect(found.perStep).toEqual({ toDevice: 2 * rows * 4, toHost: 4 });
     },

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import ort from 'onnxruntime-node';
 import type { InferenceSession } from 'onnxruntime-node';
+import ort from 'onnxruntime-node';
 import { EngineError } from '../errors.ts';
 
 /** A device of the ONNX engine, parsed from its name. */
@@ -46,7 +46,8 @@ export function deviceSupport(device: OnnxDevice): DeviceSupport {
   const { provider } = device;
   const platform = `${process.platform}-${process.arch}`;
   if (!ort.listSupportedBackends().some((backend) => backend.name === provider)) {
-    if (provider === 'dml') return no(`DirectML is part of Windows; this is ${platform}. On Linux use cuda:N or webgpu`);
+    if (provider === 'dml')
+      return no(`DirectML is part of Windows; this is ${platform}. On Linux use cuda:N or webgpu`);
     if (provider === 'coreml') return no(`CoreML is part of macOS; this is ${platform}. On Linux use cuda:N or webgpu`);
     return no(`the onnxruntime-node package for ${platform} was built without ${provider}`);
   }
@@ -58,7 +59,9 @@ export function deviceSupport(device: OnnxDevice): DeviceSupport {
           'ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node',
       );
     if (process.platform === 'linux' && !existsSync('/dev/nvidiactl'))
-      return no('no NVIDIA driver is loaded (/dev/nvidiactl is missing): install the driver, or give the container the GPU');
+      return no(
+        'no NVIDIA driver is loaded (/dev/nvidiactl is missing): install the driver, or give the container the GPU',
+      );
   }
   return { available: true, problem: '' };
 }
@@ -87,6 +90,7 @@ export function startHint(device: OnnxDevice): string {
 /** Session options that select a device. */
 export function deviceOptions(device: OnnxDevice): Pick<InferenceSession.SessionOptions, 'executionProviders'> {
   const { provider, index } = device;
-  if (provider === 'cuda' || provider === 'dml') return { executionProviders: [{ name: provider, deviceId: index }, 'cpu'] };
+  if (provider === 'cuda' || provider === 'dml')
+    return { executionProviders: [{ name: provider, deviceId: index }, 'cpu'] };
   return { executionProviders: provider === 'cpu' ? ['cpu'] : [provider, 'cpu'] };
 }

@@ -1,10 +1,10 @@
-import ort from 'onnxruntime-node';
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
+import ort from 'onnxruntime-node';
 import { type Shape, sizeOf } from '../../tensor/index.ts';
 import type { DeviceTensor, Executable, Signature } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
-import { type BufferPool, OnnxTensor, hostData } from './tensor.ts';
 import type { Residence } from './residence.ts';
+import { type BufferPool, hostData, OnnxTensor } from './tensor.ts';
 
 /** What an executable needs from its engine. */
 export interface Host {
@@ -80,7 +80,10 @@ export class OnnxExecutable implements Executable {
     }
     if (results.length === 0) return results;
     await this.call(feeds, fetches);
-    host.countRun(this.inputBytes, this.outputBytes.reduce((sum, bytes) => sum + bytes, 0));
+    host.countRun(
+      this.inputBytes,
+      this.outputBytes.reduce((sum, bytes) => sum + bytes, 0),
+    );
     return results;
   }
 
@@ -115,7 +118,8 @@ export class OnnxExecutable implements Executable {
 
   private target(tensor: DeviceTensor, i: number, run: number): OnnxTensor {
     this.checked(tensor, this.outputs[i] as Signature, `into[${i}]`);
-    if ((tensor as OnnxTensor).usedBy === run) this.fail(`into[${i}] is also an input of this run, which would overwrite it`);
+    if ((tensor as OnnxTensor).usedBy === run)
+      this.fail(`into[${i}] is also an input of this run, which would overwrite it`);
     return tensor as OnnxTensor;
   }
 

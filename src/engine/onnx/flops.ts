@@ -3,8 +3,24 @@ import type { Graph, GraphNode } from '../graph.ts';
 
 /** Kernels that only move data or make constants. */
 const FREE = new Set([
-  'Reshape', 'Transpose', 'Slice', 'StridedSlice', 'Concat', 'PadV2', 'Tile', 'Reverse', 'Fill', 'Range', 'GatherV2',
-  'GatherNd', 'OneHot', 'Cast', 'TensorScatterUpdate', 'TopK', 'PlexusExperts', 'PlexusExpertsGrad',
+  'Reshape',
+  'Transpose',
+  'Slice',
+  'StridedSlice',
+  'Concat',
+  'PadV2',
+  'Tile',
+  'Reverse',
+  'Fill',
+  'Range',
+  'GatherV2',
+  'GatherNd',
+  'OneHot',
+  'Cast',
+  'TensorScatterUpdate',
+  'TopK',
+  'PlexusExperts',
+  'PlexusExpertsGrad',
 ]);
 
 /** Operations per element of kernels that stand for several. */

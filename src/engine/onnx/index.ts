@@ -1,3 +1,3 @@
 export { createOnnxEngine, type OnnxEngine, type OnnxOptions } from './engine.ts';
 export { graphKey } from './key.ts';
-export { lower, loweredKernels, type LoweringOptions, type LoweringTarget } from './lowering/index.ts';
+export { type LoweringOptions, type LoweringTarget, lower, loweredKernels } from './lowering/index.ts';

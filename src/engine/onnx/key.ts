@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { VjpOptions } from '../engine.ts';
 import type { Graph, ValueId } from '../graph.ts';
-import type { VjpTrace } from '../trace/index.ts';
 import { attrsKey } from '../passes/common.ts';
+import type { VjpTrace } from '../trace/index.ts';
 
 /**
  * A digest of what a graph computes: inputs, constants, nodes and outputs with values numbered by order. Module paths
@@ -42,5 +42,8 @@ export function vjpKey(vjp: VjpTrace, options: Pick<VjpOptions, 'remat' | 'split
   const { graph, inputs, outputs, cotangents, gradients } = vjp;
   const rematOf = typeof remat === 'function' ? graph.nodes.map(({ path }) => remat(path)) : remat;
   const ids = graph.nodes.map((node) => node.outputs);
-  return graphKey(graph) + JSON.stringify([inputs, outputs, cotangents, gradients, graph.outputs, ids, rematOf, splitWeight, fused]);
+  return (
+    graphKey(graph) +
+    JSON.stringify([inputs, outputs, cotangents, gradients, graph.outputs, ids, rematOf, splitWeight, fused])
+  );
 }

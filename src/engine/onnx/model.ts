@@ -1,5 +1,5 @@
-import onnxProto from 'onnx-proto';
 import type { onnx as Onnx } from 'onnx-proto';
+import onnxProto from 'onnx-proto';
 import { type Shape, sizeOf } from '../../tensor/index.ts';
 
 // Measured: onnx-proto (protobufjs, static code) encodes a 2,000-node graph in 20 ms cold and 4 ms warm, initializers
@@ -136,7 +136,8 @@ export class OnnxBuilder {
   /** A tensor filled with one value; big ones are made at run time rather than stored in the model. */
   full(spec: RefSpec, value: number): Ref {
     const size = sizeOf(spec.shape);
-    if (size <= 256) return this.constant(spec.dtype, spec.shape, typedArray(spec.dtype, new Array<number>(size).fill(value)));
+    if (size <= 256)
+      return this.constant(spec.dtype, spec.shape, typedArray(spec.dtype, new Array<number>(size).fill(value)));
     return this.op('Expand', [this.scalar(value, spec.dtype), this.ints(spec.shape)], {}, spec);
   }
 
@@ -156,7 +157,11 @@ export class OnnxBuilder {
     const key = `${type}(${names})${JSON.stringify(attrs)}>${outs.length}`;
     const same = this.known.get(key);
     if (same) return same;
-    const refs = outs.map((spec) => ({ name: `${this.prefix}v${this.counter++}`, dtype: spec.dtype, shape: spec.shape }));
+    const refs = outs.map((spec) => ({
+      name: `${this.prefix}v${this.counter++}`,
+      dtype: spec.dtype,
+      shape: spec.shape,
+    }));
     this.nodes.push({
       type,
       domain: CONTRIB.has(type) ? 'com.microsoft' : '',
@@ -172,7 +177,11 @@ export class OnnxBuilder {
   /** `Transpose`, merged with a transpose that made `x`; nothing at all when the order ends up unchanged. */
   transpose(x: Ref, perm: readonly number[]): Ref {
     const before = this.transposed.get(x.name);
-    if (before) return this.transpose(before.source, perm.map((axis) => before.perm[axis] as number));
+    if (before)
+      return this.transpose(
+        before.source,
+        perm.map((axis) => before.perm[axis] as number),
+      );
     const shape = perm.map((axis) => x.shape[axis] as number);
     if (perm.every((axis, i) => axis === i)) return x;
     // Moving only dimensions of size 1 does not move data: a reshape is free where a transpose copies.
@@ -211,7 +220,11 @@ export class OnnxBuilder {
    * outputs.
    */
   scan(inputs: readonly Ref[], body: Subgraph, outs: readonly RefSpec[]): readonly Ref[] {
-    const refs = outs.map((spec) => ({ name: `${this.prefix}v${this.counter++}`, dtype: spec.dtype, shape: spec.shape }));
+    const refs = outs.map((spec) => ({
+      name: `${this.prefix}v${this.counter++}`,
+      dtype: spec.dtype,
+      shape: spec.shape,
+    }));
     this.nodes.push({
       type: 'Scan',
       domain: '',
@@ -227,7 +240,11 @@ export class OnnxBuilder {
   /** Ends a graph that goes into a node. */
   finishBody(outputs: readonly Ref[]): Subgraph {
     const { proto, live } = this.proto('body', this.separate(outputs));
-    const own = new Set([...this.inputs.map((ref) => ref.name), ...this.initializers.keys(), ...live.flatMap((node) => node.outputs)]);
+    const own = new Set([
+      ...this.inputs.map((ref) => ref.name),
+      ...this.initializers.keys(),
+      ...live.flatMap((node) => node.outputs),
+    ]);
     const captures = new Set(live.flatMap(readBy).filter((name) => name !== '' && !own.has(name)));
     return { proto, captures: [...captures] };
   }
@@ -267,7 +284,14 @@ export class OnnxBuilder {
         return ref;
       }
       const copy = { ...ref, name: `${this.prefix}v${this.counter++}` };
-      this.nodes.push({ type: 'Identity', domain: '', inputs: [ref.name], outputs: [copy.name], attrs: {}, label: `copy/${copy.name}` });
+      this.nodes.push({
+        type: 'Identity',
+        domain: '',
+        inputs: [ref.name],
+        outputs: [copy.name],
+        attrs: {},
+        label: `copy/${copy.name}`,
+      });
       return copy;
     });
   }

@@ -38,7 +38,9 @@ export class Residence {
     const value = tensor.value as Tensor;
     if (value.location === 'cpu') return value;
     const session = await this.identity(tensor, 'host');
-    const { [session.outputNames[0] as string]: read } = await session.run({ [session.inputNames[0] as string]: value });
+    const { [session.outputNames[0] as string]: read } = await session.run({
+      [session.inputNames[0] as string]: value,
+    });
     this.toHost += tensor.byteLength;
     return read as Tensor;
   }
@@ -46,7 +48,9 @@ export class Residence {
   private async upload(tensor: OnnxTensor): Promise<void> {
     const session = await this.identity(tensor, 'device');
     const value = tensor.value as Tensor;
-    const { [session.outputNames[0] as string]: moved } = await session.run({ [session.inputNames[0] as string]: value });
+    const { [session.outputNames[0] as string]: moved } = await session.run({
+      [session.inputNames[0] as string]: value,
+    });
     this.toDevice += tensor.byteLength;
     if (tensor.value !== null) tensor.value = moved as Tensor;
     else (moved as Tensor).dispose();

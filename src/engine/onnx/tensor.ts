@@ -19,7 +19,14 @@ export class OnnxTensor implements DeviceTensor {
   /** Number of the last run that took it as an input: to catch one that is also an `into`. */
   usedBy = 0;
 
-  constructor(dtype: GraphDType, shape: Shape, byteLength: number, location: 'host' | 'device', value: Tensor, recyclable: boolean) {
+  constructor(
+    dtype: GraphDType,
+    shape: Shape,
+    byteLength: number,
+    location: 'host' | 'device',
+    value: Tensor,
+    recyclable: boolean,
+  ) {
     this.dtype = dtype;
     this.shape = shape;
     this.byteLength = byteLength;

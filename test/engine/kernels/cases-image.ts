@@ -1,7 +1,7 @@
 import type { Tensor, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { tf } from '../../../src/engine/index.ts';
-import { type Input, type KernelCase, anyOf, exactly } from './harness.ts';
+import { anyOf, exactly, type Input, type KernelCase } from './harness.ts';
 
 type Pad = 'same' | 'valid' | number;
 
@@ -14,15 +14,22 @@ const geometries: readonly { filter: [number, number]; stride: number; pad: Pad;
 ];
 
 /** Images of 5..7 pixels a side and a filter. */
-function images(filter: readonly number[], channels: number, more: (channels: number) => number[]): fc.Arbitrary<Input[]> {
+function images(
+  filter: readonly number[],
+  channels: number,
+  more: (channels: number) => number[],
+): fc.Arbitrary<Input[]> {
   const side = fc.integer({ min: 5, max: 7 });
-  return fc.tuple(fc.integer({ min: 1, max: 2 }), side, side).map(([batch, height, width]) => [
-    { shape: [batch, height, width, channels] },
-    { shape: [...filter, ...more(channels)] },
-  ]);
+  return fc
+    .tuple(fc.integer({ min: 1, max: 2 }), side, side)
+    .map(([batch, height, width]) => [
+      { shape: [batch, height, width, channels] },
+      { shape: [...filter, ...more(channels)] },
+    ]);
 }
 
-const name = (op: string, g: { filter: number[]; stride: number; pad: Pad }) => `${op} ${g.filter.join('x')} /${g.stride} ${g.pad}`;
+const name = (op: string, g: { filter: number[]; stride: number; pad: Pad }) =>
+  `${op} ${g.filter.join('x')} /${g.stride} ${g.pad}`;
 
 export const imageCases: KernelCase[] = [
   ...geometries.flatMap((g): KernelCase[] => [
@@ -50,15 +57,67 @@ export const imageCases: KernelCase[] = [
       gradient: 'numeric',
     },
   ]),
-  { name: 'conv2d many channels', inputs: exactly([2, 5, 6, 17], [3, 3, 17, 8]), fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'), tolerance: 5e-5 },
-  { name: 'conv2d dilated', inputs: exactly([1, 8, 7, 2], [3, 2, 2, 3]), fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same', 'NHWC', [2, 3]), gradient: 'numeric' },
-  { name: 'conv2d empty', inputs: exactly([0, 5, 5, 2], [3, 3, 2, 3]), fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'), gradient: 'none' },
-  { name: 'depthwise dilated', inputs: exactly([1, 8, 7, 2], [3, 2, 2, 2]), fn: (x, f) => tf.depthwiseConv2d(x as Tensor4D, f as Tensor4D, 1, 'valid', 'NHWC', [2, 1]), gradient: 'numeric' },
-  { name: 'separable', inputs: exactly([1, 6, 6, 3], [3, 3, 3, 2], [1, 1, 6, 4]), fn: (x, d, p) => tf.separableConv2d(x as Tensor4D, d as Tensor4D, p as Tensor4D, 1, 'same'), tolerance: 2e-5 },
-  { name: 'conv1d', inputs: anyOf([[2, 9, 3], [3, 3, 4]], [[1, 6, 1], [2, 1, 2]]), fn: (x, f) => tf.conv1d(x as Tensor3D, f as Tensor3D, 2, 'same'), tolerance: 2e-5 },
-  { name: 'convTranspose', inputs: exactly([2, 3, 4, 5], [3, 3, 2, 5]), fn: (x, f) => tf.conv2dTranspose(x as Tensor4D, f as Tensor4D, [2, 6, 8, 2], 2, 'same'), tolerance: 2e-5 },
-  { name: 'unused rows', inputs: exactly([1, 8, 8, 2], [2, 2, 2, 3]), fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 3, 'valid') },
-  { name: 'globalPool', inputs: exactly([2, 4, 5, 3]), fn: (x) => [tf.mean(x as Tensor, [1, 2]), tf.max(x as Tensor, [1, 2])] },
+  {
+    name: 'conv2d many channels',
+    inputs: exactly([2, 5, 6, 17], [3, 3, 17, 8]),
+    fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'),
+    tolerance: 5e-5,
+  },
+  {
+    name: 'conv2d dilated',
+    inputs: exactly([1, 8, 7, 2], [3, 2, 2, 3]),
+    fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same', 'NHWC', [2, 3]),
+    gradient: 'numeric',
+  },
+  {
+    name: 'conv2d empty',
+    inputs: exactly([0, 5, 5, 2], [3, 3, 2, 3]),
+    fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'),
+    gradient: 'none',
+  },
+  {
+    name: 'depthwise dilated',
+    inputs: exactly([1, 8, 7, 2], [3, 2, 2, 2]),
+    fn: (x, f) => tf.depthwiseConv2d(x as Tensor4D, f as Tensor4D, 1, 'valid', 'NHWC', [2, 1]),
+    gradient: 'numeric',
+  },
+  {
+    name: 'separable',
+    inputs: exactly([1, 6, 6, 3], [3, 3, 3, 2], [1, 1, 6, 4]),
+    fn: (x, d, p) => tf.separableConv2d(x as Tensor4D, d as Tensor4D, p as Tensor4D, 1, 'same'),
+    tolerance: 2e-5,
+  },
+  {
+    name: 'conv1d',
+    inputs: anyOf(
+      [
+        [2, 9, 3],
+        [3, 3, 4],
+      ],
+      [
+        [1, 6, 1],
+        [2, 1, 2],
+      ],
+    ),
+    fn: (x, f) => tf.conv1d(x as Tensor3D, f as Tensor3D, 2, 'same'),
+    tolerance: 2e-5,
+  },
+  {
+    name: 'convTranspose',
+    inputs: exactly([2, 3, 4, 5], [3, 3, 2, 5]),
+    fn: (x, f) => tf.conv2dTranspose(x as Tensor4D, f as Tensor4D, [2, 6, 8, 2], 2, 'same'),
+    tolerance: 2e-5,
+  },
+  {
+    name: 'unused rows',
+    inputs: exactly([1, 8, 8, 2], [2, 2, 2, 3]),
+    fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, 3, 'valid'),
+  },
+  {
+    name: 'globalPool',
+    inputs: exactly([2, 4, 5, 3]),
+    fn: (x) => [tf.mean(x as Tensor, [1, 2]), tf.max(x as Tensor, [1, 2])],
+  },
   {
     name: 'resizeBilinear',
     inputs: exactly([2, 3, 4, 2]),
@@ -82,8 +141,20 @@ export const imageCases: KernelCase[] = [
   {
     name: 'batchNorm',
     inputs: exactly([2, 3, 3, 4], [4], { shape: [4], fill: 'positive' }, [4], [4]),
-    fn: (x, mean, variance, offset, scale) => tf.batchNorm(x as Tensor4D, mean as never, variance as never, offset as never, scale as never, 1e-3),
+    fn: (x, mean, variance, offset, scale) =>
+      tf.batchNorm(x as Tensor4D, mean as never, variance as never, offset as never, scale as never, 1e-3),
     gradient: 'numeric',
   },
-  { name: 'conv relu conv', inputs: exactly([2, 6, 6, 3], [3, 3, 3, 4], [4], [3, 3, 4, 2]), fn: (x, f, b, g) => tf.conv2d(tf.relu(tf.add(tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'), b as Tensor)) as Tensor4D, g as Tensor4D, 2, 'same'), tolerance: 5e-5 },
+  {
+    name: 'conv relu conv',
+    inputs: exactly([2, 6, 6, 3], [3, 3, 3, 4], [4], [3, 3, 4, 2]),
+    fn: (x, f, b, g) =>
+      tf.conv2d(
+        tf.relu(tf.add(tf.conv2d(x as Tensor4D, f as Tensor4D, 1, 'same'), b as Tensor)) as Tensor4D,
+        g as Tensor4D,
+        2,
+        'same',
+      ),
+    tolerance: 5e-5,
+  },
 ];

@@ -1,7 +1,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { tf } from '../../../src/engine/index.ts';
-import { type Input, type KernelCase, anyOf, exactly, one, shapes } from './harness.ts';
+import { anyOf, exactly, type Input, type KernelCase, one, shapes } from './harness.ts';
 
 const reductions: Record<string, (x: Tensor, axis?: number | number[], keepDims?: boolean) => Tensor> = {
   sum: tf.sum,
@@ -13,7 +13,9 @@ const reductions: Record<string, (x: Tensor, axis?: number | number[], keepDims?
 
 const forms = (x: Tensor, reduce: (axis?: number | number[], keepDims?: boolean) => Tensor): Tensor[] => [
   reduce(),
-  ...(x.rank > 0 ? [reduce(0), reduce(-1, true), reduce([x.rank - 1]), reduce([0, x.rank - 1].slice(0, x.rank), true)] : []),
+  ...(x.rank > 0
+    ? [reduce(0), reduce(-1, true), reduce([x.rank - 1]), reduce([0, x.rank - 1].slice(0, x.rank), true)]
+    : []),
 ];
 
 export const reductionCases: KernelCase[] = [
@@ -25,13 +27,34 @@ export const reductionCases: KernelCase[] = [
       gradient: name === 'prod' ? 'numeric' : 'tfjs',
     }),
   ),
-  { name: 'sumInt', inputs: one('small-int'), fn: (x) => forms(x as Tensor, (axis, keep) => tf.sum(x as Tensor, axis, keep)) },
+  {
+    name: 'sumInt',
+    inputs: one('small-int'),
+    fn: (x) => forms(x as Tensor, (axis, keep) => tf.sum(x as Tensor, axis, keep)),
+  },
   { name: 'maxInt', inputs: one('small-int', 1, 1), fn: (x) => [tf.max(x as Tensor, 0), tf.min(x as Tensor, -1)] },
   { name: 'sumBool', inputs: one('bool'), fn: (x) => tf.sum(x as Tensor) },
-  { name: 'all', inputs: one('bool', 1, 1), fn: (x) => forms(x as Tensor, (axis, keep) => tf.all(x as Tensor, axis as number, keep)) },
-  { name: 'any', inputs: one('bool', 1, 1), fn: (x) => forms(x as Tensor, (axis, keep) => tf.any(x as Tensor, axis as number, keep)) },
-  { name: 'argMax', inputs: one('distinct', 1, 1), fn: (x) => [tf.argMax(x as Tensor, 0), tf.argMin(x as Tensor, -1)], gradient: 'none' },
-  { name: 'argMaxTies', inputs: one('small-int', 1, 1), fn: (x) => [tf.argMax(x as Tensor, 0), tf.argMin(x as Tensor, -1)] },
+  {
+    name: 'all',
+    inputs: one('bool', 1, 1),
+    fn: (x) => forms(x as Tensor, (axis, keep) => tf.all(x as Tensor, axis as number, keep)),
+  },
+  {
+    name: 'any',
+    inputs: one('bool', 1, 1),
+    fn: (x) => forms(x as Tensor, (axis, keep) => tf.any(x as Tensor, axis as number, keep)),
+  },
+  {
+    name: 'argMax',
+    inputs: one('distinct', 1, 1),
+    fn: (x) => [tf.argMax(x as Tensor, 0), tf.argMin(x as Tensor, -1)],
+    gradient: 'none',
+  },
+  {
+    name: 'argMaxTies',
+    inputs: one('small-int', 1, 1),
+    fn: (x) => [tf.argMax(x as Tensor, 0), tf.argMin(x as Tensor, -1)],
+  },
   { name: 'softmax', inputs: one('normal', 1, 1), fn: (x) => tf.softmax(x as Tensor) },
   { name: 'logSoftmax', inputs: one('normal', 1, 1), fn: (x) => tf.logSoftmax(x as Tensor) },
   {
@@ -81,5 +104,9 @@ export const reductionCases: KernelCase[] = [
     inputs: fc.constantFrom<Input[]>([{ shape: [0, 3] }], [{ shape: [2, 0, 3] }]),
     fn: (x) => [tf.sum(x as Tensor, 0), tf.prod(x as Tensor, 0), tf.sum(x as Tensor)],
   },
-  { name: 'moments', inputs: anyOf([[4, 3]], [[2, 5, 3]]), fn: (x) => Object.values(tf.moments(x as Tensor, 0)) as Tensor[] },
+  {
+    name: 'moments',
+    inputs: anyOf([[4, 3]], [[2, 5, 3]]),
+    fn: (x) => Object.values(tf.moments(x as Tensor, 0)) as Tensor[],
+  },
 ];

@@ -3,7 +3,7 @@ import type { Tensor } from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { expect } from 'vitest';
 import { type DeviceTensor, type GraphDType, type Signature, tf, trace, traceVjp } from '../../../src/engine/index.ts';
-import { type OnnxEngine, createOnnxEngine } from '../../../src/engine/onnx/index.ts';
+import { createOnnxEngine, type OnnxEngine } from '../../../src/engine/onnx/index.ts';
 import { type HostTensor, type Shape, sizeOf } from '../../../src/tensor/index.ts';
 
 /** What random numbers of an input look like. */
@@ -83,7 +83,11 @@ function makeInput(input: Input, random: () => number): HostTensor {
   };
   const values = Array.from({ length: size }, (_, i) => draw(i));
   const data =
-    dtype === 'float32' ? Float32Array.from(values) : dtype === 'int32' ? Int32Array.from(values) : Uint8Array.from(values);
+    dtype === 'float32'
+      ? Float32Array.from(values)
+      : dtype === 'int32'
+        ? Int32Array.from(values)
+        : Uint8Array.from(values);
   return { dtype, shape: input.shape, data };
 }
 
@@ -115,11 +119,18 @@ function objective(fn: KernelCase['fn'], inputs: readonly HostTensor[], seeds: r
   return eager(fn, inputs).reduce((sum, output, i) => {
     const seed = seeds[i];
     if (!seed) return sum;
-    return (output.data as Float32Array).reduce((total, y, k) => total + y * ((seed.data as Float32Array)[k] as number), sum);
+    return (output.data as Float32Array).reduce(
+      (total, y, k) => total + y * ((seed.data as Float32Array)[k] as number),
+      sum,
+    );
   }, 0);
 }
 
-function eagerGradients(test: KernelCase, inputs: readonly HostTensor[], seeds: readonly (HostTensor | null)[]): (HostTensor | null)[] {
+function eagerGradients(
+  test: KernelCase,
+  inputs: readonly HostTensor[],
+  seeds: readonly (HostTensor | null)[],
+): (HostTensor | null)[] {
   if (test.gradient === 'numeric') return inputs.map((_, i) => numericGradient(test.fn, inputs, seeds, i));
   tf.setBackend('cpu');
   return tidied(() => {
@@ -128,7 +139,9 @@ function eagerGradients(test: KernelCase, inputs: readonly HostTensor[], seeds: 
     const weighted = (...xs: Tensor[]): Tensor => {
       let at = 0;
       const all = tensors.map((x) => (x.dtype === 'float32' ? (xs[at++] as Tensor) : x));
-      const terms = listOf(test.fn(...all)).flatMap((y, i) => (seeds[i] ? [tf.sum(tf.mul(y, asTensor(seeds[i] as HostTensor)))] : []));
+      const terms = listOf(test.fn(...all)).flatMap((y, i) =>
+        seeds[i] ? [tf.sum(tf.mul(y, asTensor(seeds[i] as HostTensor)))] : [],
+      );
       return terms.reduce((sum, term) => tf.add(sum, term));
     };
     const grads = tf.grads(weighted)(floats);
@@ -137,7 +150,12 @@ function eagerGradients(test: KernelCase, inputs: readonly HostTensor[], seeds: 
   });
 }
 
-function numericGradient(fn: KernelCase['fn'], inputs: readonly HostTensor[], seeds: readonly (HostTensor | null)[], at: number): HostTensor | null {
+function numericGradient(
+  fn: KernelCase['fn'],
+  inputs: readonly HostTensor[],
+  seeds: readonly (HostTensor | null)[],
+  at: number,
+): HostTensor | null {
   const input = inputs[at] as HostTensor;
   if (input.dtype !== 'float32') return null;
   const step = 2 ** -7;
@@ -145,7 +163,11 @@ function numericGradient(fn: KernelCase['fn'], inputs: readonly HostTensor[], se
     const moved = (by: number): number => {
       const data = Float32Array.from(input.data as Float32Array);
       data[k] = (data[k] as number) + by;
-      return objective(fn, inputs.map((x, i) => (i === at ? { ...x, data } : x)), seeds);
+      return objective(
+        fn,
+        inputs.map((x, i) => (i === at ? { ...x, data } : x)),
+        seeds,
+      );
     };
     return (moved(step) - moved(-step)) / (2 * step);
   });
@@ -172,7 +194,9 @@ export async function check(test: KernelCase, shapes: readonly Input[], seed: nu
   const forward = await engine.compileGraph(trace(test.fn, signature, { name: test.name }), test.name);
   const values = (await forward.run(handles)).map((y) => engine.host(y) as HostTensor);
   expect(values.length, label).toBe(expected.length);
-  expected.forEach((y, i) => expectClose(`${label} output ${i}`, values[i] as HostTensor, y, test.tolerance ?? 1e-5));
+  expected.forEach((y, i) => {
+    expectClose(`${label} output ${i}`, values[i] as HostTensor, y, test.tolerance ?? 1e-5);
+  });
 
   if (test.gradient === 'none' || !inputs.some((x) => x.dtype === 'float32')) return;
   const seeds = expected.map((y) => (y.dtype === 'float32' ? makeInput({ shape: y.shape }, random) : null));
@@ -198,7 +222,11 @@ export async function check(test: KernelCase, shapes: readonly Input[], seed: nu
 }
 
 function expectClose(label: string, actual: HostTensor, expected: HostTensor, tolerance: number): void {
-  expect({ label, dtype: actual.dtype, shape: [...actual.shape] }).toEqual({ label, dtype: expected.dtype, shape: [...expected.shape] });
+  expect({ label, dtype: actual.dtype, shape: [...actual.shape] }).toEqual({
+    label,
+    dtype: expected.dtype,
+    shape: [...expected.shape],
+  });
   const [a, b] = [actual.data as Float32Array, expected.data as Float32Array];
   let largest = 1;
   for (const x of b) if (Number.isFinite(x)) largest = Math.max(largest, Math.abs(x));
@@ -213,7 +241,9 @@ function expectClose(label: string, actual: HostTensor, expected: HostTensor, to
 /** Runs a case over random shapes and its edges. */
 export async function property(test: KernelCase, runs = 6): Promise<void> {
   await fc.assert(
-    fc.asyncProperty(test.inputs, fc.integer({ min: 0, max: 2 ** 31 - 1 }), (inputs, seed) => check(test, inputs, seed)),
+    fc.asyncProperty(test.inputs, fc.integer({ min: 0, max: 2 ** 31 - 1 }), (inputs, seed) =>
+      check(test, inputs, seed),
+    ),
     { numRuns: runs, seed: 1234, endOnFailure: true },
   );
 }
@@ -226,14 +256,16 @@ export function shapes(minRank: number, maxRank: number, minDim = 0, maxDim = 5)
 /** Two shapes that broadcast against each other. */
 export function broadcastPair(): fc.Arbitrary<[number[], number[]]> {
   return shapes(0, 4, 0, 4).chain((full) =>
-    fc.tuple(
-      fc.array(fc.boolean(), { minLength: full.length, maxLength: full.length }),
-      fc.integer({ min: 0, max: full.length }),
-      fc.boolean(),
-    ).map(([ones, drop, swap]): [number[], number[]] => {
-      const partial = full.map((dim, i) => (ones[i] ? 1 : dim)).slice(drop);
-      return swap ? [partial, full] : [full, partial];
-    }),
+    fc
+      .tuple(
+        fc.array(fc.boolean(), { minLength: full.length, maxLength: full.length }),
+        fc.integer({ min: 0, max: full.length }),
+        fc.boolean(),
+      )
+      .map(([ones, drop, swap]): [number[], number[]] => {
+        const partial = full.map((dim, i) => (ones[i] ? 1 : dim)).slice(drop);
+        return swap ? [partial, full] : [full, partial];
+      }),
   );
 }
 
@@ -257,5 +289,7 @@ export function exactly(...inputs: (Input | Shape)[]): fc.Arbitrary<readonly Inp
 
 /** One of several choices of fixed inputs. */
 export function anyOf(...choices: (readonly (Input | Shape)[])[]): fc.Arbitrary<readonly Input[]> {
-  return fc.constantFrom(...choices.map((inputs) => inputs.map((input): Input => ('shape' in input ? input : { shape: input }))));
+  return fc.constantFrom(
+    ...choices.map((inputs) => inputs.map((input): Input => ('shape' in input ? input : { shape: input }))),
+  );
 }

@@ -1,7 +1,7 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type Graph, type Signature, trace, traceVjp } from '../../../src/engine/index.ts';
 import { loweredKernels } from '../../../src/engine/onnx/index.ts';
-import fc from 'fast-check';
 import { elementwiseCases } from './cases-elementwise.ts';
 import { imageCases } from './cases-image.ts';
 import { indexCases, layoutCases } from './cases-layout.ts';
@@ -25,7 +25,10 @@ describe.each(Object.entries(families))('ONNX agrees with the tfjs CPU backend: 
 describe('the table of lowerings', () => {
   it('has no kernel without a case', () => {
     const seen = new Set<string>();
-    const add = (graph: Graph) => graph.nodes.forEach((node) => seen.add(node.kernel));
+    const add = (graph: Graph) =>
+      graph.nodes.forEach((node) => {
+        seen.add(node.kernel);
+      });
     for (const test of Object.values(families).flat())
       for (const inputs of fc.sample(test.inputs, { numRuns: 3, seed: 1 })) {
         const signature = inputs.map(signatureOfInput);
@@ -33,7 +36,8 @@ describe('the table of lowerings', () => {
         add(graph);
         const differentiable = graph.outputs.map((id) => graph.values.get(id)?.dtype === 'float32');
         const wrt = signature.map(({ dtype }) => dtype === 'float32');
-        if (test.gradient !== 'none' && wrt.includes(true)) add(traceVjp(test.fn, signature, { wrt, differentiable }).graph);
+        if (test.gradient !== 'none' && wrt.includes(true))
+          add(traceVjp(test.fn, signature, { wrt, differentiable }).graph);
       }
     expect(loweredKernels().filter((kernel) => !seen.has(kernel))).toEqual([]);
   });

@@ -1,6 +1,6 @@
 import { type Shape, sizeOf } from '../../../tensor/index.ts';
-import { EngineError, placeName } from '../../errors.ts';
 import type { Signature } from '../../engine.ts';
+import { EngineError, placeName } from '../../errors.ts';
 import type { Attr } from '../../graph.ts';
 import { type OnnxAttr, type OnnxBuilder, type OnnxDType, type Ref, type RefSpec, sameShape } from '../model.ts';
 
@@ -149,10 +149,15 @@ export class LoweringContext {
     if (step === 1 && begin === 0 && size === x.shape[axis]) return x;
     const end = size === 0 ? begin : begin + (size - 1) * step + Math.sign(step);
     const ends = this.b.ints([end < 0 ? -(2 ** 31) : end]);
-    return this.b.op('Slice', [x, this.b.ints([begin]), ends, this.b.ints([axis]), this.b.ints([step])], {}, {
-      dtype: x.dtype,
-      shape,
-    });
+    return this.b.op(
+      'Slice',
+      [x, this.b.ints([begin]), ends, this.b.ints([axis]), this.b.ints([step])],
+      {},
+      {
+        dtype: x.dtype,
+        shape,
+      },
+    );
   }
 
   concat(parts: readonly Ref[], axis: number): Ref {
@@ -160,10 +165,15 @@ export class LoweringContext {
     const first = (present[0] ?? parts[0]) as Ref;
     if (present.length <= 1) return first;
     const length = present.reduce((sum, part) => sum + (part.shape[axis] as number), 0);
-    return this.b.op('Concat', present, { axis }, {
-      dtype: first.dtype,
-      shape: first.shape.map((dim, i) => (i === axis ? length : dim)),
-    });
+    return this.b.op(
+      'Concat',
+      present,
+      { axis },
+      {
+        dtype: first.dtype,
+        shape: first.shape.map((dim, i) => (i === axis ? length : dim)),
+      },
+    );
   }
 
   /** Rows of `x` along `axis`; `indices` are int32 or int64. */

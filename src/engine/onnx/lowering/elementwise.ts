@@ -133,7 +133,9 @@ function select(c: LoweringContext): Ref {
   const [yes, no] = [c.in(1), c.in(2)];
   const rank = yes.shape.length;
   const rows = condition.shape.length === 1 && rank > 1;
-  const shaped = rows ? c.b.reshape(condition, [...condition.shape, ...new Array<number>(rank - 1).fill(1)]) : condition;
+  const shaped = rows
+    ? c.b.reshape(condition, [...condition.shape, ...new Array<number>(rank - 1).fill(1)])
+    : condition;
   return c.b.cast(c.where(shaped, notBool(c, yes), notBool(c, no)), c.out.dtype);
 }
 

@@ -1,6 +1,6 @@
 import { sizeOf } from '../../../tensor/index.ts';
 import type { Ref } from '../model.ts';
-import { type Lowering, type LoweringContext, type LoweringTable } from './context.ts';
+import type { Lowering, LoweringContext, LoweringTable } from './context.ts';
 
 const TO_NCHW = [0, 3, 1, 2];
 const TO_NHWC = [0, 2, 3, 1];
@@ -23,7 +23,12 @@ function geometry(c: LoweringContext): Geometry {
   };
   const pad = c.pairs('pad');
   const [rows, columns] = (nhwc ? [pad[1], pad[2]] : [pad[2], pad[3]]) as [[number, number], [number, number]];
-  return { nhwc, strides: pair('strides'), dilations: pair('dilations'), pads: [rows[0], columns[0], rows[1], columns[1]] };
+  return {
+    nhwc,
+    strides: pair('strides'),
+    dilations: pair('dilations'),
+    pads: [rows[0], columns[0], rows[1], columns[1]],
+  };
 }
 
 function toNchw(c: LoweringContext, x: Ref, g: Geometry): Ref {
@@ -91,7 +96,14 @@ function convInputGrad(depthwise: boolean): Lowering {
 }
 
 /** The pixels of a padded NHWC image that one tap of the filter meets: `[batch, outHeight, outWidth, channels]`. */
-function tap(c: LoweringContext, padded: Ref, g: Geometry, out: readonly [number, number], row: number, column: number): Ref {
+function tap(
+  c: LoweringContext,
+  padded: Ref,
+  g: Geometry,
+  out: readonly [number, number],
+  row: number,
+  column: number,
+): Ref {
   const [top, left] = [row * g.dilations[0], column * g.dilations[1]];
   const shape = [padded.shape[0] as number, out[0], out[1], padded.shape[3] as number];
   const ends = [top + (out[0] - 1) * g.strides[0] + 1, left + (out[1] - 1) * g.strides[1] + 1];

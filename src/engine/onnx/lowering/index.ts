@@ -11,7 +11,7 @@ import { layout } from './layout.ts';
 import { matmuls } from './matmul.ts';
 import { plexus } from './plexus.ts';
 import { reductions } from './reduction.ts';
-import { type Region, type Step, isRegion, planRegions } from './regions.ts';
+import { isRegion, planRegions, type Region, type Step } from './regions.ts';
 
 export type { LoweringTarget } from './context.ts';
 
@@ -44,7 +44,8 @@ export function lower(graph: Graph, name: string, options: LoweringOptions): Fin
   const builder = new OnnxBuilder();
   const scope = new Scope(graph, name, builder, options);
   for (const id of graph.inputs) scope.refs.set(id, builder.input(scope.spec(id)));
-  for (const { id, data } of graph.constants) scope.refs.set(id, builder.constant(scope.spec(id).dtype, scope.spec(id).shape, data));
+  for (const { id, data } of graph.constants)
+    scope.refs.set(id, builder.constant(scope.spec(id).dtype, scope.spec(id).shape, data));
   const blockwise = options.provider === 'cpu' && options.plain !== true;
   const steps = blockwise ? planRegions(graph, options.threads) : graph.nodes;
   const leaving = blockwise ? readOutside(graph, steps) : new Set<ValueId>();
@@ -52,7 +53,11 @@ export function lower(graph: Graph, name: string, options: LoweringOptions): Fin
     if (isRegion(step)) scope.region(step, leaving);
     else scope.node(step);
   }
-  return builder.finish(name, graph.outputs.map((id) => scope.ref(id)), blockwise);
+  return builder.finish(
+    name,
+    graph.outputs.map((id) => scope.ref(id)),
+    blockwise,
+  );
 }
 
 /** Values that a node outside of their region, or the caller, reads. */
@@ -88,7 +93,8 @@ class Scope {
 
   ref(id: ValueId): Ref {
     const found = this.refs.get(id);
-    if (!found) throw new EngineError(`${this.name}: value ${id} is used before it is computed: the graph is not in order`);
+    if (!found)
+      throw new EngineError(`${this.name}: value ${id} is used before it is computed: the graph is not in order`);
     return found;
   }
 
@@ -105,15 +111,25 @@ class Scope {
     }
     this.builder.at(`${node.path}/${node.backward ? 'grad.' : ''}${node.kernel}`);
     if (specs.every(({ shape }) => sizeOf(shape) === 0)) {
-      node.outputs.forEach((id, i) => this.refs.set(id, this.builder.full(specs[i] as Signature, 0)));
+      node.outputs.forEach((id, i) => {
+        this.refs.set(id, this.builder.full(specs[i] as Signature, 0));
+      });
       return;
     }
-    const context = new LoweringContext(this.builder, this.target, node, node.inputs.map((id) => this.ref(id)), specs);
+    const context = new LoweringContext(
+      this.builder,
+      this.target,
+      node,
+      node.inputs.map((id) => this.ref(id)),
+      specs,
+    );
     const results = [lowering(context)].flat() as Ref[];
     node.outputs.forEach((id, i) => {
       const [result, expected] = [results[i], specs[i] as Signature];
       if (!result || result.dtype !== expected.dtype || !sameShape(result.shape, expected.shape))
-        context.fail(`was lowered to ${result ? signatureText(result) : 'nothing'}, expected ${signatureText(expected)}`);
+        context.fail(
+          `was lowered to ${result ? signatureText(result) : 'nothing'}, expected ${signatureText(expected)}`,
+        );
       this.refs.set(id, result);
     });
   }
@@ -140,7 +156,10 @@ class Scope {
     }
     for (const node of nodes) {
       const specs = node.outputs.map((id) => this.spec(id));
-      inner.node(node, specs.map(({ dtype, shape }) => ({ dtype, shape: blockOf(shape) })));
+      inner.node(
+        node,
+        specs.map(({ dtype, shape }) => ({ dtype, shape: blockOf(shape) })),
+      );
     }
     const results = [...made].filter((id) => leaving.has(id));
     const body = inner.builder.finishBody(results.map((id) => inner.ref(id)));
@@ -148,6 +167,8 @@ class Scope {
     const specs = results.map((id) => this.spec(id));
     const stacked = specs.map(({ dtype, shape }) => ({ dtype, shape: [blocks, ...blockOf(shape)] }));
     const refs = this.builder.scan(sliced, body, stacked);
-    results.forEach((id, i) => this.refs.set(id, this.builder.reshape(refs[i] as Ref, (specs[i] as Signature).shape)));
+    results.forEach((id, i) => {
+      this.refs.set(id, this.builder.reshape(refs[i] as Ref, (specs[i] as Signature).shape));
+    });
   }
 }

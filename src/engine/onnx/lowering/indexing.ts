@@ -16,12 +16,21 @@ export function addRows(c: LoweringContext, updates: Ref, index: Ref, rows: numb
   const flat = c.b.reshape(updates, [n, width]);
   let sum: Ref;
   if (!c.onCpu && updates.dtype === 'float32') {
-    const numbers = c.b.constant('int64', [rows, 1], BigInt64Array.from({ length: rows }, (_, i) => BigInt(i)));
+    const numbers = c.b.constant(
+      'int64',
+      [rows, 1],
+      BigInt64Array.from({ length: rows }, (_, i) => BigInt(i)),
+    );
     sum = c.matmul(c.b.cast(c.compare('Equal', numbers, c.b.reshape(index, [1, n])), 'float32'), flat);
   } else if (c.target.threads === 1) {
     sum = c.b.op('ScatterND', [c.b.full(spec, 0), c.b.reshape(index, [n, 1]), flat], { reduction: 'add' }, spec);
   } else {
-    const each = c.b.op('Expand', [c.b.reshape(index, [n, 1]), c.b.ints([n, width])], {}, { dtype: 'int64', shape: [n, width] });
+    const each = c.b.op(
+      'Expand',
+      [c.b.reshape(index, [n, 1]), c.b.ints([n, width])],
+      {},
+      { dtype: 'int64', shape: [n, width] },
+    );
     sum = c.b.op('ScatterElements', [c.b.full(spec, 0), each, flat], { axis: 0, reduction: 'add' }, spec);
   }
   return c.b.reshape(sum, [rows, ...rest]);
@@ -33,7 +42,11 @@ function unsortedSegmentSum(c: LoweringContext): Ref {
   const ids = c.b.reshape(c.in(1), [sizeOf(c.in(1).shape)]);
   const rows = c.number('numSegments');
   if (sizeOf(x.shape) === 0) return c.full(0);
-  const inside = c.compare('And', c.compare('GreaterOrEqual', ids, c.k(0, ids)), c.compare('Less', ids, c.k(rows, ids)));
+  const inside = c.compare(
+    'And',
+    c.compare('GreaterOrEqual', ids, c.k(0, ids)),
+    c.compare('Less', ids, c.k(rows, ids)),
+  );
   const column = c.b.reshape(inside, [...ids.shape, ...x.shape.slice(1).map(() => 1)]);
   const kept = c.where(column, x, c.k(0, x));
   return addRows(c, kept, c.b.cast(c.where(inside, ids, c.k(0, ids)), 'int64'), rows);
@@ -81,7 +94,14 @@ function tensorScatterUpdate(c: LoweringContext): Ref {
 function oneHot(c: LoweringContext): Ref {
   const indices = c.in(0);
   const depth = c.number('depth');
-  const classes = c.b.constant('int32', [depth], typedArray('int32', Array.from({ length: depth }, (_, i) => i)));
+  const classes = c.b.constant(
+    'int32',
+    [depth],
+    typedArray(
+      'int32',
+      Array.from({ length: depth }, (_, i) => i),
+    ),
+  );
   const hit = c.compare('Equal', c.b.reshape(c.b.cast(indices, 'int32'), [...indices.shape, 1]), classes);
   const [on, off] = [c.number('onValue', 1), c.number('offValue', 0)];
   if (on === 1 && off === 0) return c.b.cast(hit, c.out.dtype);

@@ -4,7 +4,13 @@ import type { LoweringContext, LoweringTable } from './context.ts';
 
 function slice(c: LoweringContext): Ref {
   const x = c.in(0);
-  return strided(c, x, c.numbers('begin'), c.out.shape, x.shape.map(() => 1));
+  return strided(
+    c,
+    x,
+    c.numbers('begin'),
+    c.out.shape,
+    x.shape.map(() => 1),
+  );
 }
 
 /** `count` elements of each axis from `begin`, `stride` apart. */
@@ -36,7 +42,8 @@ function tile(c: LoweringContext): Ref {
   const reps = c.numbers('reps');
   const spec = { dtype: x.dtype, shape: c.out.shape };
   if (reps.every((times) => times === 1)) return x;
-  if (reps.every((times, i) => times === 1 || x.shape[i] === 1)) return c.b.op('Expand', [x, c.b.ints(spec.shape)], {}, spec);
+  if (reps.every((times, i) => times === 1 || x.shape[i] === 1))
+    return c.b.op('Expand', [x, c.b.ints(spec.shape)], {}, spec);
   return c.b.op('Tile', [x, c.b.ints(reps)], {}, spec);
 }
 

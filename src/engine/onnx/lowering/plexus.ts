@@ -92,4 +92,3 @@ export const plexus: LoweringTable = {
   PlexusSilu: silu,
   PlexusSiluGrad: siluGrad,
 };
-

@@ -27,7 +27,12 @@ function argReduction(type: 'ArgMax' | 'ArgMin'): Lowering {
     const x = c.in(0).dtype === 'bool' ? c.b.cast(c.in(0), 'int32') : c.in(0);
     const axis = c.axes('axis', x.shape.length)[0] ?? 0;
     if (x.shape.length === 0 || sizeOf(x.shape) === 0) return c.full(0);
-    const index = c.b.op(type, [x], { axis, keepdims: 0 }, { dtype: 'int64', shape: reducedShape(x.shape, [axis], false) });
+    const index = c.b.op(
+      type,
+      [x],
+      { axis, keepdims: 0 },
+      { dtype: 'int64', shape: reducedShape(x.shape, [axis], false) },
+    );
     return c.b.cast(index, 'int32');
   };
 }

@@ -31,14 +31,60 @@ const PASSES: Readonly<Record<string, number>> = {
 };
 
 const ELEMENTWISE = new Set([
-  'Abs', 'Neg', 'Square', 'Exp', 'Erf', 'Log', 'Sqrt', 'Rsqrt', 'Reciprocal', 'Tanh', 'Sigmoid', 'Relu', 'Elu', 'LeakyRelu',
-  'Softplus', 'Expm1', 'Log1p', 'Sin', 'Cos', 'Sign', 'Step', 'ClipByValue', 'Cast', 'LogicalNot', 'Add', 'Sub', 'Multiply',
-  'RealDiv', 'Maximum', 'Minimum', 'Pow', 'Equal', 'NotEqual', 'Greater', 'GreaterEqual', 'Less', 'LessEqual', 'LogicalAnd',
-  'LogicalOr', 'Select', 'EluGrad', 'PlexusGelu', 'PlexusGeluGrad', 'PlexusSilu', 'PlexusSiluGrad',
+  'Abs',
+  'Neg',
+  'Square',
+  'Exp',
+  'Erf',
+  'Log',
+  'Sqrt',
+  'Rsqrt',
+  'Reciprocal',
+  'Tanh',
+  'Sigmoid',
+  'Relu',
+  'Elu',
+  'LeakyRelu',
+  'Softplus',
+  'Expm1',
+  'Log1p',
+  'Sin',
+  'Cos',
+  'Sign',
+  'Step',
+  'ClipByValue',
+  'Cast',
+  'LogicalNot',
+  'Add',
+  'Sub',
+  'Multiply',
+  'RealDiv',
+  'Maximum',
+  'Minimum',
+  'Pow',
+  'Equal',
+  'NotEqual',
+  'Greater',
+  'GreaterEqual',
+  'Less',
+  'LessEqual',
+  'LogicalAnd',
+  'LogicalOr',
+  'Select',
+  'EluGrad',
+  'PlexusGelu',
+  'PlexusGeluGrad',
+  'PlexusSilu',
+  'PlexusSiluGrad',
 ]);
 /** Kernels along the last axis whose first input has rows, and whose other inputs belong to every row. */
 const ALONG_ROW = new Set(['Softmax', 'LogSoftmax', 'PlexusLayerNorm', 'PlexusRmsNorm']);
-const REDUCTIONS: Readonly<Record<string, string>> = { Sum: 'axis', Mean: 'axis', Max: 'reductionIndices', Min: 'axis' };
+const REDUCTIONS: Readonly<Record<string, string>> = {
+  Sum: 'axis',
+  Mean: 'axis',
+  Max: 'reductionIndices',
+  Min: 'axis',
+};
 
 /** Elements of a block: small enough for the second-level cache of one core, with all that a region keeps. */
 const BLOCK = 32768;
@@ -79,7 +125,10 @@ export function planRegions(graph: Graph, threads: number): Step[] {
     const sources = new Set(node.inputs.flatMap((id) => home.get(id) ?? []));
     const joined: Open[] = [];
     for (const source of sources) {
-      const fits = place && same(source.lead, place.lead) && node.inputs.every((id) => home.get(id) !== source || place.rows.has(id));
+      const fits =
+        place &&
+        same(source.lead, place.lead) &&
+        node.inputs.every((id) => home.get(id) !== source || place.rows.has(id));
       if (fits) joined.push(source);
       else close(source);
     }
@@ -167,7 +216,11 @@ function finished(region: Open, threads: number): Step[] {
   const inner = sizeOf(lead.slice(axis + 1));
   let rows = 0;
   for (let candidate = 1; candidate <= length; candidate++)
-    if (length % candidate === 0 && (candidate * inner) % VECTOR === 0 && (rows === 0 || candidate * inner * width <= limit))
+    if (
+      length % candidate === 0 &&
+      (candidate * inner) % VECTOR === 0 &&
+      (rows === 0 || candidate * inner * width <= limit)
+    )
       rows = candidate;
   const blocks = rows === 0 ? 0 : sizeOf(lead.slice(0, axis + 1)) / rows;
   return blocks < 3 ? nodes : [{ nodes, rank: lead.length + 1, axis, rows, blocks }];

@@ -21,7 +21,11 @@ export function uniform(c: LoweringContext): Ref {
     return xor(mixed, shifted(mixed, 16));
   };
   const numbers = (shape: readonly number[], count: number, step: number): Ref =>
-    c.b.constant('uint32', shape, Uint32Array.from({ length: count }, (_, i) => Math.imul(i, step)));
+    c.b.constant(
+      'uint32',
+      shape,
+      Uint32Array.from({ length: count }, (_, i) => Math.imul(i, step)),
+    );
   const seed = word(mix32(c.number('stream')));
   const row = mix(c.map('Add', mix(xor(numbers([rows, 1], rows, ROW_STEP), c.slice(key, 0, 0, 1))), seed));
   const column = mix(xor(mix(xor(numbers([1, width], width, COLUMN_STEP), c.slice(key, 0, 1, 1))), seed));
