@@ -26,8 +26,7 @@ describe('documentation', () => {
       cwd: root,
       encoding: 'utf8',
     });
-    expect(stderr).toBe('');
-    expect(status).toBe(0);
+    expect(status, stderr).toBe(0);
   });
 
   it.each(pages)('%s links to what exists', (page) => {

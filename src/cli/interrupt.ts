@@ -18,7 +18,12 @@ export function listenForInterrupt(onFirst: () => void): Interrupt {
   let code: ExitCode = exitCodes.interrupted;
   const listener = (name: NodeJS.Signals): void => {
     code = name === 'SIGTERM' ? exitCodes.terminated : exitCodes.interrupted;
-    if (controller.signal.aborted) process.exit(code);
+    if (controller.signal.aborted) {
+      // To die of the signal itself is the one way out that does not wait for, or trip over, threads in native code.
+      process.off(name, listener);
+      process.kill(process.pid, name);
+      return;
+    }
     controller.abort(new Error(`stopped by ${name}`));
     onFirst();
   };
