@@ -8,7 +8,14 @@ import {
   type SplitName,
 } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
-import { buildModel, type Model, type ModelConfig, type ResolvedModel } from '../modules/index.ts';
+import {
+  type Built,
+  buildModel,
+  type Model,
+  type ModelConfig,
+  type ResolvedModel,
+  type TaskInfo,
+} from '../modules/index.ts';
 import { buildOptimizer, unusedGroups } from '../optim/index.ts';
 import { compilePlan, type ParamSummary, type Plan, summariseModel, worldSize } from '../plan/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
@@ -40,7 +47,7 @@ export interface PrepareSources {
 
 /**
  * Reads the data, builds and measures the model, and plans who computes what. Starts no worker and writes nothing.
- * @throws DataError, ModuleError or PlanError stating what does not fit
+ * @throws DataError, ConfigError, ModuleError or PlanError stating what does not fit
  */
 export async function* prepareRun(
   config: ResolvedConfig,
@@ -50,7 +57,7 @@ export async function* prepareRun(
   const data = await prepareData(config.data, sources.runDir === undefined ? {} : { runDir: sources.runDir });
   const dataset = openDataset(data);
   yield { type: 'preparing', what: 'model' };
-  const built = await buildModel(sources.model ?? modelConfig(config), data.info);
+  const built = await build(config, sources.model ?? config.model, data.info);
   yield { type: 'preparing', what: 'plan' };
   const optimizer = buildOptimizer(config.optim, { totalSteps: config.train.steps });
   const summary = await summariseModel(built.model, data.info, config.batch.micro, optimizer.optimizer);
@@ -117,6 +124,12 @@ export function baselinesOf({
   return examples.length === 0 ? {} : dataset.baselines(examples);
 }
 
-function modelConfig(config: ResolvedConfig): ModelConfig {
-  return config.model;
+/** A model that refuses its arguments or its task is something wrong with the config, at its `model` section. */
+async function build(config: ResolvedConfig, model: ModelConfig | ResolvedModel, info: TaskInfo): Promise<Built> {
+  try {
+    return await buildModel(model, info);
+  } catch (error) {
+    if (!(error instanceof Error) || !['Error', 'RangeError', 'TypeError'].includes(error.name)) throw error;
+    throw config.origin.fail([{ path: ['model'], message: error.message }], error);
+  }
 }

@@ -2,7 +2,13 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { ConfigError, formatConfig, resolveConfig, settingsWithoutEffect } from '../../src/coordinator/index.ts';
+import {
+  ConfigError,
+  formatConfig,
+  prepareQuietly,
+  resolveConfig,
+  settingsWithoutEffect,
+} from '../../src/coordinator/index.ts';
 import '../../src/schedulers/index.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'plexus-resolve-'));
@@ -119,5 +125,29 @@ describe('resolveConfig', () => {
       expect.stringContaining('generate has no effect'),
     ]);
     expect(settingsWithoutEffect(resolveConfig({}))).toEqual([]);
+  });
+});
+
+describe('preparing a run refuses', () => {
+  const prepared = (text: string) => prepareQuietly(resolveConfig(write('prepare.yaml', text)));
+
+  it('a model that refuses its arguments, at its place in the config', async () => {
+    const text = 'name: x\nmodel:\n  name: transformer-lm\n  args: {dim: 128, heads: 3}\n';
+    await expect(prepared(text)).rejects.toThrow(/prepare\.yaml:3:3: .*dim 128 is not a multiple of heads 3/);
+  });
+
+  it('a model that does not suit the data', async () => {
+    await expect(prepared('model: {name: transformer-lm}\ndata: {name: mnist, limit: 100}\n')).rejects.toThrow(
+      /prepare\.yaml:1:8: .*transformer-lm needs text/,
+    );
+  });
+
+  it('a mesh that the model cannot fill', async () => {
+    await expect(prepared('parallel: {pipeline: 40}\n')).rejects.toThrow(/pipeline is 40 and the model has \d+ layers/);
+  });
+
+  it('text that is shorter than one example', async () => {
+    writeFileSync(join(folder, 'short.txt'), 'too short');
+    await expect(prepared('data: {name: text, path: short.txt}\n')).rejects.toThrow(/data\.context/);
   });
 });

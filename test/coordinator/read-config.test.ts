@@ -129,7 +129,7 @@ describe('readConfig refuses', () => {
   it('what later checks find, at the place of the value', () => {
     const file = join(folder, 'd.yaml');
     writeFileSync(file, 'parallel:\n  data: 3\n');
-    const { fail } = readConfig(schema, file);
+    const { fail } = readConfig(schema, file).origin;
     expect(fail([{ path: ['parallel', 'data'], message: 'does not divide' }]).message).toMatch(
       /d\.yaml:2:9: does not divide/,
     );

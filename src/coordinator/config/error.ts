@@ -26,8 +26,8 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError';
   readonly issues: readonly ConfigIssue[];
 
-  constructor(issues: readonly ConfigIssue[]) {
-    super(issues.map(formatIssue).join('\n'));
+  constructor(issues: readonly ConfigIssue[], cause?: unknown) {
+    super(issues.map(formatIssue).join('\n'), cause === undefined ? {} : { cause });
     this.issues = issues;
   }
 }

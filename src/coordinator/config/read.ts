@@ -14,6 +14,8 @@ export interface ConfigOrigin {
   readonly directory: string;
   /** Dotted paths of the values that were given rather than defaulted. */
   readonly given: ReadonlySet<string>;
+  /** Makes a ConfigError of what a later check found, with file, line and column (or the flag) of the value. */
+  fail(findings: readonly Finding[], cause?: unknown): ConfigError;
 }
 
 /** Something wrong that a later check found; placed like any other issue. */
@@ -23,12 +25,10 @@ export interface Finding {
   readonly hint?: string;
 }
 
-/** What `readConfig` returns: the validated values and a way to report what later checks find. */
+/** What `readConfig` returns. */
 export interface ReadResult<T> {
   readonly values: T;
   readonly origin: ConfigOrigin;
-  /** Turns findings into a ConfigError with file, line and column. */
-  fail(findings: readonly Finding[]): ConfigError;
 }
 
 /**
@@ -58,8 +58,12 @@ export function readConfig<T>(
   });
   return {
     values: result.value,
-    origin: { file, directory: file === null ? process.cwd() : dirname(file), given: leafPaths(input) },
-    fail: (findings) => new ConfigError(findings.map(place)),
+    origin: {
+      file,
+      directory: file === null ? process.cwd() : dirname(file),
+      given: leafPaths(input),
+      fail: (findings, cause) => new ConfigError(findings.map(place), cause),
+    },
   };
 }
 

@@ -38,11 +38,11 @@ export function resolveConfig(
       ...origin.given,
       ...overrides.map((item) => (typeof item === 'string' ? parseOverride(item) : item).path.join('.')),
     ]);
-    return { ...changed, origin: { ...origin, given } };
+    return { ...changed, origin: { ...origin, given, fail: changed.origin.fail } };
   }
   const parsed = overrides.map((item) => (typeof item === 'string' ? parseOverride(item) : item));
   const schema = configSchema() as unknown as ZodType<Config>;
-  const { values, origin, fail } = readConfig(schema, source, parsed);
+  const { values, origin } = readConfig(schema, source, parsed);
   const config = withAbsolutePaths(values, origin, parsed);
   const findings = checkConfig(config);
   for (const path of INPUT_PATHS) {
@@ -54,7 +54,7 @@ export function resolveConfig(
         hint: `'${path.join('.')}' is relative to the config file`,
       });
   }
-  if (findings.length > 0) throw fail(findings);
+  if (findings.length > 0) throw origin.fail(findings);
   return { ...config, origin };
 }
 
