@@ -11,7 +11,8 @@ import { EngineError } from '../errors.ts';
 import type { Graph } from '../graph.ts';
 import { trace, traceVjp } from '../trace/index.ts';
 import { optimize } from './optimize.ts';
-import { optimizeVjp, type PhasedGraphs, partition } from './partition.ts';
+import { optimizeVjp, partition } from './partition.ts';
+import type { PhasedGraphs } from './phase-graphs.ts';
 
 /** Compiles the phases of a function; `compileGraph` is the engine's, which shares executables between equal graphs. */
 export async function assemblePhased(

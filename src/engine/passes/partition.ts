@@ -1,29 +1,9 @@
-import { byteLengthOf } from '../../tensor/index.ts';
-import type { ExpertCall, Phase, SlotId, VjpOptions } from '../engine.ts';
-import type { Graph, GraphConstant, GraphNode, GraphValue, ValueId } from '../graph.ts';
+import type { Phase, VjpOptions } from '../engine.ts';
+import type { Graph, GraphConstant, GraphNode, ValueId } from '../graph.ts';
 import { isBoundary, type VjpTrace } from '../trace/index.ts';
 import { optimize } from './optimize.ts';
+import { type Draft, finishPhases, type PhasedGraphs } from './phase-graphs.ts';
 import { chooseResiduals, isCheap, mayRecompute } from './remat.ts';
-
-/** A phase before it is compiled. Slots are the value ids of the graph that was cut. */
-export interface PhaseGraph {
-  readonly kind: Phase['kind'];
-  /** Inputs are what the phase reads, outputs what it writes. */
-  readonly graph: Graph;
-  readonly frees: readonly SlotId[];
-  readonly call?: ExpertCall;
-}
-
-/** A differentiable function cut into graphs; see `PhasedFunction`. */
-export interface PhasedGraphs {
-  readonly phases: readonly PhaseGraph[];
-  readonly inputs: readonly SlotId[];
-  readonly outputs: readonly SlotId[];
-  readonly cotangents: readonly (SlotId | null)[];
-  readonly gradients: readonly (SlotId | null)[];
-  readonly values: ReadonlyMap<SlotId, GraphValue>;
-  readonly residualBytes: number;
-}
 
 /** Runs the passes over a traced vector-Jacobian product. */
 export function optimizeVjp(vjp: VjpTrace): VjpTrace {
@@ -41,16 +21,6 @@ type PartitionOptions = Pick<VjpOptions, 'remat' | 'splitWeight' | 'fused'>;
 /** Cuts a traced function into phases. The nodes stay what they are: cutting changes no bits. */
 export function partition(vjp: VjpTrace, options: PartitionOptions): PhasedGraphs {
   return new Partition(vjp, options).cut();
-}
-
-interface Draft {
-  kind: Phase['kind'];
-  /** Nodes that belong here, and copies of nodes that are computed here again. */
-  readonly nodes: Set<GraphNode>;
-  readonly reads: Set<ValueId>;
-  readonly writes: Set<ValueId>;
-  readonly constants: Set<ValueId>;
-  call?: ExpertCall;
 }
 
 class Partition {
@@ -90,7 +60,7 @@ class Partition {
     this.#kept = this.#choose();
     for (let phase = 0; phase < this.#drafts.length; phase++) this.#fill(phase);
     while (this.#drafts.length > 1 && isEmpty(this.#drafts.at(-1) as Draft)) this.#drafts.pop();
-    return this.#finish();
+    return finishPhases(this.#vjp, this.#drafts);
   }
 
   #ancestors(roots: readonly ValueId[]): Set<GraphNode> {
@@ -325,70 +295,6 @@ class Partition {
     for (let earlier = this.#base; earlier < phase; earlier++)
       if (this.#drafts[earlier]?.nodes.has(node)) return earlier;
     return undefined;
-  }
-
-  #finish(): PhasedGraphs {
-    const drafts = this.#drafts;
-    const slots = new Set<ValueId>(this.#vjp.inputs);
-    for (const { reads, writes, call } of drafts)
-      for (const id of [...reads, ...writes, ...(call ? [call.rows, call.counts, call.result] : [])]) slots.add(id);
-    for (const id of [...this.#vjp.outputs, ...this.#vjp.cotangents, ...this.#vjp.gradients])
-      if (id !== null) slots.add(id);
-    const frees = this.#frees();
-    return {
-      phases: drafts.map((draft, i) => ({
-        kind: draft.kind,
-        graph: this.#phaseGraph(draft),
-        frees: frees[i] as ValueId[],
-        ...(draft.call === undefined ? {} : { call: draft.call }),
-      })),
-      inputs: this.#vjp.inputs,
-      outputs: this.#vjp.outputs,
-      cotangents: this.#vjp.cotangents,
-      gradients: this.#vjp.gradients,
-      values: new Map([...slots].map((id) => [id, this.#graph.values.get(id) as GraphValue])),
-      residualBytes: this.#residualBytes(),
-    };
-  }
-
-  #phaseGraph(draft: Draft): Graph {
-    const nodes = this.#graph.nodes.filter((node) => draft.nodes.has(node));
-    const constants = this.#graph.constants.filter(({ id }) => draft.constants.has(id));
-    const used = [...draft.reads, ...draft.writes, ...draft.constants, ...nodes.flatMap((node) => node.outputs)];
-    return {
-      values: new Map(used.map((id) => [id, this.#graph.values.get(id) as GraphValue])),
-      inputs: [...draft.reads],
-      constants,
-      nodes,
-      outputs: [...draft.writes],
-    };
-  }
-
-  /** Slots to free after each phase. A call reads its operands after its own phase, so before the next one has run. */
-  #frees(): ValueId[][] {
-    const last = new Map<ValueId, number>();
-    this.#drafts.forEach(({ reads, writes, call }, phase) => {
-      for (const id of [...writes, ...reads]) last.set(id, phase);
-      if (call)
-        for (const id of [call.rows, call.counts, call.result])
-          last.set(id, Math.min(phase + 1, this.#drafts.length - 1));
-    });
-    for (const id of [...this.#given, ...this.#vjp.outputs, ...this.#vjp.gradients]) if (id !== null) last.delete(id);
-    return this.#drafts.map((_, phase) => [...last].flatMap(([id, at]) => (at === phase ? [id] : [])));
-  }
-
-  #residualBytes(): number {
-    const made = new Set<ValueId>();
-    const kept = new Set<ValueId>();
-    for (const { kind, reads, writes, call } of this.#drafts) {
-      if (kind === 'forward') {
-        for (const id of writes) made.add(id);
-        if (call) made.add(call.result);
-      } else for (const id of reads) if (made.has(id)) kept.add(id);
-    }
-    let bytes = 0;
-    for (const id of kept) bytes += byteLengthOf(this.#graph.values.get(id) as GraphValue);
-    return bytes;
   }
 }
 

@@ -1,6 +1,6 @@
 // Registers the tracing backend's kernels. Loaded once, by trace.ts.
 import { traceKernel, traceUnsupported } from './backend.ts';
-import { composedKernels } from './composites.ts';
+import { composedKernels } from './composites/index.ts';
 import { elementwiseKernels } from './kernels/elementwise.ts';
 import { imageKernels } from './kernels/image.ts';
 import { indexKernels } from './kernels/index-kernels.ts';

@@ -6,7 +6,7 @@ import { isBoundary } from './definition.ts';
 import './register.ts';
 import { recording, tensorOf } from './backend.ts';
 import { backpropagate, type TapeNode, withTape } from './backprop.ts';
-import { withTraceGradients } from './gradients.ts';
+import { withTraceGradients } from './gradients/index.ts';
 import { withFunctionName } from './path.ts';
 import { Recorder } from './recorder.ts';
 import { tf } from './tf.ts';
