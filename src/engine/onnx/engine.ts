@@ -22,6 +22,7 @@ import { trace, traceVjp } from '../trace/index.ts';
 import { deviceOptions, deviceSupport, type OnnxDevice, parseDevice, startHint } from './devices.ts';
 import { byteLength, type CompiledModel, type Host, OnnxExecutable, runtimeMessage } from './executable.ts';
 import { graphFlops } from './flops.ts';
+import { InPlaceSession } from './in-place.ts';
 import { graphKey, vjpKey } from './key.ts';
 import { lower } from './lowering/index.ts';
 import { sameShape } from './model.ts';
@@ -50,7 +51,7 @@ export class OnnxEngine implements Engine, Host {
   private readonly models = new Map<string, Promise<CompiledModel>>();
   private readonly optimized = new Map<string, Graph>();
   private readonly partitions = new Map<string, PhasedGraphs>();
-  private readonly sessions: InferenceSession[] = [];
+  private readonly sessions: (InferenceSession | InPlaceSession)[] = [];
   private statistics = { traces: 0, executables: 0, cacheHits: 0, traceMs: 0, loweringMs: 0, sessionMs: 0 };
   private transfers = { toDevice: 0, toHost: 0 };
   private disposed = false;
@@ -214,7 +215,9 @@ export class OnnxEngine implements Engine, Host {
         (output, i) => [output, byteLength(outputs[i] as Signature) > 0 ? 'gpu-buffer' : 'cpu'] as const,
       ),
     );
-    const session = await this.session(lowered.bytes, 'device', name, places);
+    const session =
+      (this.on.provider === 'cpu' ? this.inPlace(lowered.bytes, name) : null) ??
+      (await this.session(lowered.bytes, 'device', name, places));
     this.statistics.sessionMs += performance.now() - middle;
     this.statistics.executables++;
     return {
@@ -241,6 +244,31 @@ export class OnnxEngine implements Engine, Host {
     places: Readonly<Record<string, 'cpu' | 'gpu-buffer'>> | undefined = undefined,
   ): Promise<InferenceSession> {
     const options: InferenceSession.SessionOptions = {
+      ...this.options(name),
+      ...(this.residence && outputs === 'device' ? { preferredOutputLocation: places ?? 'gpu-buffer' } : {}),
+    };
+    try {
+      const session = await ort.InferenceSession.create(bytes, options);
+      this.sessions.push(session);
+      return session;
+    } catch (error) {
+      throw this.noSession(name, error);
+    }
+  }
+
+  /** A session that spares copies of its outputs, where that is possible. */
+  private inPlace(bytes: Uint8Array, name: string): InPlaceSession | null {
+    try {
+      const session = InPlaceSession.create(bytes, this.options(name));
+      if (session) this.sessions.push(session);
+      return session;
+    } catch (error) {
+      throw this.noSession(name, error);
+    }
+  }
+
+  private options(name: string): InferenceSession.SessionOptions {
+    return {
       ...deviceOptions(this.on),
       graphOptimizationLevel: 'disabled',
       intraOpNumThreads: this.threads,
@@ -252,18 +280,14 @@ export class OnnxEngine implements Engine, Host {
       ...(this.profile === undefined
         ? {}
         : { enableProfiling: true, profileFilePrefix: `${this.profile}-${name.replaceAll(/\W/g, '_')}` }),
-      ...(this.residence && outputs === 'device' ? { preferredOutputLocation: places ?? 'gpu-buffer' } : {}),
     };
-    try {
-      const session = await ort.InferenceSession.create(bytes, options);
-      this.sessions.push(session);
-      return session;
-    } catch (error) {
-      throw new EngineError(`"${name}" could not be made into a session on ${this.device}: ${runtimeMessage(error)}`, {
-        path: name,
-        cause: error,
-      });
-    }
+  }
+
+  private noSession(name: string, cause: unknown): EngineError {
+    return new EngineError(`"${name}" could not be made into a session on ${this.device}: ${runtimeMessage(cause)}`, {
+      path: name,
+      cause,
+    });
   }
 
   private own(tensor: DeviceTensor, action: string): OnnxTensor {

@@ -3,6 +3,7 @@ import ort from 'onnxruntime-node';
 import { type Shape, sizeOf } from '../../tensor/index.ts';
 import type { DeviceTensor, Executable, Signature } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
+import { type Feed, InPlaceSession } from './in-place.ts';
 import type { Residence } from './residence.ts';
 import { type BufferPool, hostData, OnnxTensor } from './tensor.ts';
 
@@ -18,7 +19,7 @@ export interface Host {
 /** What a session was made from. */
 export interface CompiledModel {
   readonly name: string;
-  readonly session: InferenceSession;
+  readonly session: InferenceSession | InPlaceSession;
   /** Makes the model for export: the session's own may give outputs other shapes. */
   readonly export: () => Uint8Array;
   readonly inputNames: readonly string[];
@@ -31,6 +32,10 @@ export interface CompiledModel {
 }
 
 let runs = 0;
+
+/** Milliseconds after which a run lets the event loop turn before it begins. */
+const TURN_MS = 20;
+let turned = 0;
 
 /** A session with inputs and outputs by position. */
 export class OnnxExecutable implements Executable {
@@ -69,17 +74,18 @@ export class OnnxExecutable implements Executable {
       return this.runOnDevice(feeds, into, run);
     }
     const results = new Array<OnnxTensor>(this.outputs.length);
-    const fetches: Record<string, Tensor> = {};
+    const fetches: Record<string, Feed> = {};
     for (let i = 0; i < results.length; i++) {
       const target = into?.[i];
       const result = target ? this.target(target, i, run) : this.fresh(i);
       results[i] = result;
       const value = result.value as Tensor;
       const written = model.writtenShapes[i];
-      fetches[model.outputNames[i] as string] = written ? new ort.Tensor(value.type, value.data, written) : value;
+      fetches[model.outputNames[i] as string] = written ? reshaped(value, written) : value;
     }
     if (results.length === 0) return results;
-    await this.call(feeds, fetches);
+    if (model.session instanceof InPlaceSession) await this.callInPlace(model.session, feeds, fetches);
+    else await this.call(model.session, feeds, fetches as Record<string, Tensor>);
     host.countRun(
       this.inputBytes,
       this.outputBytes.reduce((sum, bytes) => sum + bytes, 0),
@@ -137,7 +143,7 @@ export class OnnxExecutable implements Executable {
     run: number,
   ): Promise<DeviceTensor[]> {
     const targets = this.outputs.map((_, i) => (into?.[i] ? this.target(into[i] as DeviceTensor, i, run) : null));
-    const values = await this.call(feeds, undefined);
+    const values = await this.call(this.model.session as InferenceSession, feeds, undefined);
     return this.outputs.map(({ dtype, shape }, i) => {
       const value = values[this.model.outputNames[i] as string] as Tensor;
       const target = targets[i];
@@ -148,10 +154,27 @@ export class OnnxExecutable implements Executable {
     });
   }
 
-  private async call(feeds: Record<string, Tensor>, fetches: Record<string, Tensor> | undefined) {
+  private async call(
+    session: InferenceSession,
+    feeds: Record<string, Tensor>,
+    fetches: Record<string, Tensor> | undefined,
+  ) {
     try {
-      const { session } = this.model;
       return await (fetches ? session.run(feeds, fetches) : session.run(feeds));
+    } catch (error) {
+      this.fail(`failed in ONNX Runtime: ${runtimeMessage(error)}`, error);
+    }
+  }
+
+  /** Lets the event loop turn now and then, as a public session does at every run. */
+  private async callInPlace(session: InPlaceSession, feeds: Record<string, Feed>, fetches: Record<string, Feed>) {
+    const now = performance.now();
+    if (now - turned > TURN_MS) {
+      turned = now;
+      await new Promise<void>((resolve) => setImmediate(resolve));
+    }
+    try {
+      session.run(feeds, fetches);
     } catch (error) {
       this.fail(`failed in ONNX Runtime: ${runtimeMessage(error)}`, error);
     }
@@ -160,6 +183,12 @@ export class OnnxExecutable implements Executable {
   private fail(problem: string, cause?: unknown): never {
     throw new EngineError(`executable "${this.model.name}" ${problem}`, { path: this.model.name, cause });
   }
+}
+
+/** The same elements in another shape. */
+function reshaped(value: Tensor, dims: Shape): Feed {
+  const { type, data, location } = value;
+  return { type, data, location, dims };
 }
 
 /** Bytes of a value of this signature. */

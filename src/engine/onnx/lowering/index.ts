@@ -53,11 +53,12 @@ export function lower(graph: Graph, name: string, options: LoweringOptions): Fin
     if (isRegion(step)) scope.region(step, leaving);
     else scope.node(step);
   }
-  return builder.finish(
-    name,
-    graph.outputs.map((id) => scope.ref(id)),
-    blockwise,
-  );
+  const outputs = graph.outputs.map((id) => scope.ref(id));
+  if (!blockwise) return builder.finish(name, outputs);
+  // See `inPlaceSession` for what the marker is good for. It is no output of the graph's.
+  const marker = builder.full({ dtype: 'float32', shape: [1] }, 1);
+  const model = builder.finish(name, [marker, ...outputs], true);
+  return { ...model, outputs: model.outputs.slice(1), outputShapes: model.outputShapes.slice(1) };
 }
 
 /** Values that a node outside of their region, or the caller, reads. */
