@@ -119,10 +119,13 @@ export class ProgramRun {
     return pass;
   }
 
-  /** Lets a pass go. */
+  /** Lets a pass go. Outputs that the next stage, if it is on this very rank, has not taken yet are handed to it. */
   endPass(stage: number, microbatch: number): void {
     const key = `${stage}/${microbatch}`;
-    this.#passes.get(key)?.clear();
+    const pass = this.#passes.get(key);
+    if (!pass) return;
+    if (this.#stages.has(stage + 1) && pass.hasOutputs) this.pass(stage + 1, microbatch).inputs = pass.takeOutputs();
+    pass.clear();
     this.#passes.delete(key);
   }
 

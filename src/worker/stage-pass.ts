@@ -57,6 +57,11 @@ export class StagePass {
     this.#kept.clear();
   }
 
+  /** Whether the forward is done and nobody has taken its outputs. */
+  get hasOutputs(): boolean {
+    return (this.layers.get(this.stage.layers[this.stage.layers.length - 1] as number)?.outputs ?? null) !== null;
+  }
+
   /** Outputs of the last layer; the caller takes the references. */
   takeOutputs(): readonly Cell[] {
     const last = this.layer(this.stage.layers[this.stage.layers.length - 1] as number);

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll } from 'vitest';
+import { finishMetrics } from '../../src/coordinator/metrics.ts';
 import { saveCheckpoint } from '../../src/coordinator/run/index.ts';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
 import { bytesOf, openSafetensors, pathsInOrder } from '../../src/tensor/index.ts';
@@ -13,13 +14,21 @@ import { type JobOptions, makeJobs } from '../worker/jobs.ts';
 /** Steps of a run whose bits are compared. */
 export const STEPS = 30;
 
+/** Microbatches of an evaluation: no multiple of what a round takes, so that some are only there to fill it. */
+const EVALUATED = 5;
+
 /** What a run computed, as one hash, and figures that say that it computed something. */
 export interface Outcome {
-  /** Over the bits of all losses, gradient norms, learning rates, and of every tensor of a checkpoint at the end. */
+  /**
+   * Over the bits of all losses, gradient norms, learning rates, of every tensor of a checkpoint at the end, and of the
+   * metrics of an evaluation if there was one.
+   */
   readonly sha256: string;
   readonly losses: readonly number[];
   readonly gradNorms: readonly number[];
   readonly weightsSha256: string;
+  /** What there is at the end: hashes of the checkpoint's tensors, and the metrics of the evaluation. */
+  readonly ending: string;
   /** The checkpoint that was asked for, or null. */
   readonly checkpoint: string | null;
 }
@@ -29,6 +38,8 @@ export interface RunOptions {
   readonly steps?: number;
   /** Keep the checkpoint at the end in this folder. */
   readonly save?: string;
+  /** Evaluate at the end. */
+  readonly evaluate?: boolean;
 }
 
 // The engine of all runs of a test file: equal layers are compiled once.
@@ -39,9 +50,12 @@ beforeAll(async () => {
 afterAll(() => engine.dispose());
 
 /** Runs a job with all its ranks in this thread. */
-export async function run(options: JobOptions, { steps = STEPS, save }: RunOptions = {}): Promise<Outcome> {
+export async function run(
+  options: JobOptions,
+  { steps = STEPS, save, evaluate = false }: RunOptions = {},
+): Promise<Outcome> {
   const { jobs, overrides, plan } = await makeJobs(options);
-  let tensors: readonly string[] = [];
+  const ending: string[] = [];
   let checkpoint: string | null = null;
   const last = async (ranks: readonly Rank[]): Promise<void> => {
     const folder = save ?? (await mkdtemp(join(tmpdir(), 'plexus-parity-')));
@@ -51,22 +65,27 @@ export async function run(options: JobOptions, { steps = STEPS, save }: RunOptio
       shards = (await Promise.all(ranks.map((rank) => rank.checkpoint(to)))).flat();
       return shards;
     });
-    tensors = await hashesOf(path, shards);
+    ending.push(...(await hashesOf(path, shards)));
+    if (evaluate) {
+      const reports = await Promise.all(ranks.map((rank) => rank.evaluate('validation', EVALUATED)));
+      const metrics = Object.entries(finishMetrics(reports, EVALUATED));
+      ending.push(JSON.stringify(metrics.sort(([a], [b]) => (a < b ? -1 : 1))));
+    }
     if (save === undefined) await rm(folder, { recursive: true });
     else checkpoint = path;
   };
   const result = await runInProcess(jobs, steps, { overrides: { ...overrides, engine }, finally: last });
   const { losses, gradNorms, weightsSha256 } = result;
-  return { sha256: hashOf(result, tensors), losses, gradNorms, weightsSha256, checkpoint };
+  const text = ending.join('\n');
+  return { sha256: hashOf(result, text), ending: text, losses, gradNorms, weightsSha256, checkpoint };
 }
 
-function hashOf({ reports, losses, gradNorms }: InProcessResult, tensors: readonly string[]): string {
+function hashOf({ reports, losses, gradNorms }: InProcessResult, ending: string): string {
   const rates = reports.map((step) => step[0]?.lr ?? Number.NaN);
   const hash = createHash('sha256');
   hash.update(bytesOf(Float32Array.from(losses)));
   hash.update(new Uint8Array(Float64Array.from([...gradNorms, ...rates]).buffer));
-  for (const line of tensors) hash.update(`${line}\n`);
-  return hash.digest('hex');
+  return hash.update(ending).digest('hex');
 }
 
 /** `name sha256` of every tensor of a checkpoint: parameters, module state, optimizer state. */
@@ -86,9 +105,9 @@ async function hashesOf(path: string, shards: readonly ShardReport[]): Promise<s
 const references = new Map<string, Promise<Outcome>>();
 
 /** The serial run of a variant, made once. `name` identifies the variant within the file. */
-export function serial(name: string, options: JobOptions, steps = STEPS): Promise<Outcome> {
-  const key = `${name} ${steps}`;
-  const known = references.get(key) ?? run({ ...options, parallel: {} }, { steps });
+export function serial(name: string, options: JobOptions, how: RunOptions = {}): Promise<Outcome> {
+  const key = `${name} ${JSON.stringify(how)}`;
+  const known = references.get(key) ?? run({ ...options, parallel: {} }, how);
   references.set(key, known);
   return known;
 }
