@@ -2,9 +2,19 @@
 // tensors, `x.add(y)`, in files that Node cannot import as they are: ES modules without extensions inside a CommonJS
 // package; they register themselves in tfjs's process-wide registries) and `dist/` (the TypeScript sources).
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
@@ -29,12 +39,48 @@ if (!existsSync(gradients) || process.argv.includes('--force'))
     logLevel: 'warning',
   });
 
+/** Files under a folder, as paths relative to it. */
+const filesOf = (folder) =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, join(entry.parentPath ?? entry.path, entry.name)));
+
+/**
+ * Makes `to` what `from` is, file by file and each in one rename, so that a process which is using the old build never
+ * sees half a file; files that did not change are left alone, those whose source is gone are deleted.
+ */
+function replaceBuild(from, to) {
+  const made = new Set(filesOf(from));
+  for (const file of made) {
+    const target = join(to, file);
+    const content = readFileSync(join(from, file));
+    if (existsSync(target) && readFileSync(target).equals(content)) continue;
+    mkdirSync(dirname(target), { recursive: true });
+    renameSync(join(from, file), target);
+  }
+  // dist/bench is made by bench/run.mjs.
+  for (const file of filesOf(to))
+    if (!made.has(file) && file !== '.built' && !file.startsWith(`bench${sep}`)) rmSync(join(to, file));
+  rmSync(from, { recursive: true });
+}
+
 if (!process.argv.includes('--vendor-only')) {
+  const begun = new Date();
   const tsc = join(dirname(require.resolve('typescript/package.json')), 'bin', 'tsc');
-  const { status } = spawnSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json')], { stdio: 'inherit' });
+  const dist = join(root, 'dist');
+  const fresh = join(root, `dist.build-${process.pid}`);
+  const { status } = spawnSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json'), '--outDir', fresh], {
+    stdio: 'inherit',
+  });
+  mkdirSync(dist, { recursive: true });
+  if (existsSync(fresh)) replaceBuild(fresh, dist);
+  // What could be built is in place, so that one broken room does not stop work on the others.
   if (status !== 0) process.exit(status ?? 1);
 
-  const cli = join(root, 'dist', 'cli', 'main.js');
+  const cli = join(dist, 'cli', 'main.js');
   if (existsSync(cli)) chmodSync(cli, 0o755);
-  writeFileSync(join(root, 'dist', '.built'), '');
+  const stamp = join(dist, '.built');
+  writeFileSync(stamp, '');
+  // Sources that were changed while the compiler ran are newer than this build.
+  utimesSync(stamp, begun, begun);
 }

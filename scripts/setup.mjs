@@ -89,19 +89,22 @@ function ensureGradients() {
   runBuild(['--vendor-only']);
 }
 
-/** Builds `dist/` and `vendor/` if a source is newer, or always with `force`. */
-export function ensureBuild({ force = false } = {}) {
+/**
+ * Builds `dist/` and `vendor/` if a source is newer, or always with `force`. With `lenient`, type errors are shown but do
+ * not end the process.
+ */
+export function ensureBuild({ force = false, lenient = false } = {}) {
   if (!force && !staleBuild()) return;
   process.stderr.write('setup: building dist/\n');
-  runBuild(force ? ['--force'] : []);
+  runBuild(force ? ['--force'] : [], lenient);
 }
 
-function runBuild(flags) {
+function runBuild(flags, lenient = false) {
   // Under Deno, process.execPath is deno, which needs to be told what a script may do.
   const deno = 'deno' in process.versions ? ['run', '-A'] : [];
   const args = [...deno, join(root, 'scripts', 'build.mjs'), ...flags];
   const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: ['ignore', 2, 2] });
-  if (status !== 0) fail(`the build failed (exit code ${status}); the compiler's messages are above.`);
+  if (status !== 0 && !lenient) fail(`the build failed (exit code ${status}); the compiler's messages are above.`);
 }
 
 /** Makes `npx plexus` work in a clone as it does where Plexus is a dependency. */
