@@ -1,5 +1,5 @@
 // `npm test`: sets the checkout up, then runs every check, one stage after another, and goes on after a failure so that
-// one run shows everything. The last line is `N passed, N failed`: vitest's tests plus one for each other stage.
+// one run shows everything. Arguments narrow the tests (`npm test -- test/engine`). The last line is `N passed, N failed`: vitest's tests plus one for each other stage.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -29,7 +29,14 @@ function vitest() {
   const report = join(root, '.cache', 'vitest.json');
   mkdirSync(dirname(report), { recursive: true });
   rmSync(report, { force: true });
-  const ok = run([bin('vitest', 'vitest'), 'run', '--reporter=default', '--reporter=json', `--outputFile=${report}`]);
+  const ok = run([
+    bin('vitest', 'vitest'),
+    'run',
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile=${report}`,
+    ...process.argv.slice(2),
+  ]);
   if (!existsSync(report)) return { passed: 0, failed: 1, skipped: 0 };
   const result = JSON.parse(readFileSync(report, 'utf8'));
   // A file that could not even be loaded has no tests to count.
