@@ -112,6 +112,24 @@ describe('an executable', () => {
     expect(read(y as DeviceTensor)).toEqual([-1, -2]);
   });
 
+  it('gives reshaped values their shape without a copy of the numbers', async () => {
+    const graph = trace((a) => [tf.reshape(tf.neg(a as never), [2, 3]), tf.reshape(a as never, [3, 2])], [f32(6)]);
+    const run = await engine.compileGraph(graph, 'reshaped');
+    const input = up([1, 2, 3, 4, 5, 6], 6);
+    const outputs = await run.run([input]);
+    expect(outputs.map(({ shape }) => shape)).toEqual([
+      [2, 3],
+      [3, 2],
+    ]);
+    expect(outputs.map(read)).toEqual([
+      [-1, -2, -3, -4, -5, -6],
+      [1, 2, 3, 4, 5, 6],
+    ]);
+    const again = await run.run([input], outputs);
+    expect(again[0]).toBe(outputs[0]);
+    expect((engine.host(again[0] as DeviceTensor) as HostTensor).shape).toEqual([2, 3]);
+  });
+
   it('counts floating-point operations', async () => {
     const run = await engine.compileGraph(
       trace((a, b) => tf.matMul(a as never, b as never), [f32(3, 4), f32(4, 5)]),

@@ -228,7 +228,7 @@ export class OnnxEngine implements Engine, Host {
       inputs: graph.inputs.map(signature),
       outputs,
       writtenShapes: lowered.outputShapes.map((shape, i) => (sameShape(shape, outputs[i]?.shape ?? []) ? null : shape)),
-      export: () => lower(graph, name, { ...target, plain: true }).bytes,
+      export: () => lower(graph, name, { ...target, exactShapes: true }).bytes,
       flops: graphFlops(graph),
     };
   }

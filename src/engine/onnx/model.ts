@@ -22,13 +22,6 @@ export type RefSpec = Omit<Ref, 'name'>;
 /** Attribute of an ONNX node. Whole numbers are integers; floats are wrapped with `float(x)`. */
 export type OnnxAttr = number | string | readonly number[] | { readonly float: number };
 
-/** A graph inside a node, as loops have; it may read values of the graph around it by name. */
-export interface Subgraph {
-  readonly proto: Onnx.IGraphProto;
-  /** Names of the outer values that it reads. */
-  readonly captures: readonly string[];
-}
-
 /** A finished model. */
 export interface FinishedModel {
   readonly bytes: Uint8Array;
@@ -51,7 +44,6 @@ interface BuiltNode {
   readonly outputs: readonly string[];
   readonly attrs: Readonly<Record<string, OnnxAttr>>;
   readonly label: string;
-  readonly body?: Subgraph;
 }
 
 const CODES: Record<OnnxDType, number> = { float32: 1, int32: 6, int64: 7, bool: 9, float64: 11, uint32: 12 };
@@ -86,20 +78,8 @@ export class OnnxBuilder {
   /** For the result of a Transpose, what was transposed. */
   private readonly transposed = new Map<string, { readonly source: Ref; readonly perm: readonly number[] }>();
   private readonly reshaped = new Map<string, Ref>();
-  private readonly prefix: string;
   private counter = 0;
-  private children = 0;
   private label = '';
-
-  /** `prefix` begins the names of all values: a graph inside another must not use its names. */
-  constructor(prefix = '') {
-    this.prefix = prefix;
-  }
-
-  /** A builder of a graph that goes into a node of this one. */
-  child(): OnnxBuilder {
-    return new OnnxBuilder(`${this.prefix}s${this.children++}.`);
-  }
 
   /** Sets the name prefix of the nodes that follow: what profiles and ONNX Runtime's errors show. */
   at(label: string): void {
@@ -107,7 +87,7 @@ export class OnnxBuilder {
   }
 
   input(spec: RefSpec): Ref {
-    const ref: Ref = { name: `${this.prefix}i${this.inputs.length}`, ...spec };
+    const ref: Ref = { name: `i${this.inputs.length}`, ...spec };
     this.inputs.push(ref);
     return ref;
   }
@@ -117,7 +97,7 @@ export class OnnxBuilder {
     const key = data.length <= 16 ? constantKey(dtype, shape, data) : undefined;
     const same = key === undefined ? undefined : this.constants.get(key);
     if (same) return same;
-    const ref: Ref = { name: `${this.prefix}c${this.initializers.size}`, dtype, shape };
+    const ref: Ref = { name: `c${this.initializers.size}`, dtype, shape };
     this.initializers.set(ref.name, { ref, data });
     if (key !== undefined) this.constants.set(key, ref);
     return ref;
@@ -158,7 +138,7 @@ export class OnnxBuilder {
     const same = this.known.get(key);
     if (same) return same;
     const refs = outs.map((spec) => ({
-      name: `${this.prefix}v${this.counter++}`,
+      name: `v${this.counter++}`,
       dtype: spec.dtype,
       shape: spec.shape,
     }));
@@ -192,11 +172,6 @@ export class OnnxBuilder {
     return out;
   }
 
-  /** What `x` is the transpose of, if it is one. */
-  transposeOf(x: Ref): { readonly source: Ref; readonly perm: readonly number[] } | undefined {
-    return this.transposed.get(x.name);
-  }
-
   /** `Reshape`, merged with a reshape that made `x`; `x` itself when the shape is the same. */
   reshape(x: Ref, shape: Shape): Ref {
     if (sameShape(x.shape, shape)) return x;
@@ -216,47 +191,14 @@ export class OnnxBuilder {
   }
 
   /**
-   * Runs `body` for each slice of the inputs along their first axis, and stacks what it gives. `outs` are the stacked
-   * outputs.
-   */
-  scan(inputs: readonly Ref[], body: Subgraph, outs: readonly RefSpec[]): readonly Ref[] {
-    const refs = outs.map((spec) => ({
-      name: `${this.prefix}v${this.counter++}`,
-      dtype: spec.dtype,
-      shape: spec.shape,
-    }));
-    this.nodes.push({
-      type: 'Scan',
-      domain: '',
-      inputs: inputs.map((ref) => ref.name),
-      outputs: refs.map((ref) => ref.name),
-      attrs: { num_scan_inputs: inputs.length },
-      label: `${this.label}/${this.nodes.length}`,
-      body,
-    });
-    return refs;
-  }
-
-  /** Ends a graph that goes into a node. */
-  finishBody(outputs: readonly Ref[]): Subgraph {
-    const { proto, live } = this.proto('body', this.separate(outputs));
-    const own = new Set([
-      ...this.inputs.map((ref) => ref.name),
-      ...this.initializers.keys(),
-      ...live.flatMap((node) => node.outputs),
-    ]);
-    const captures = new Set(live.flatMap(readBy).filter((name) => name !== '' && !own.has(name)));
-    return { proto, captures: [...captures] };
-  }
-
-  /**
    * Ends the graph and encodes it. An output that is an input, a constant or another output gets an Identity; all others
    * are written by the node that computes them. With `anyShape`, an output that is a reshaped value is that value, in its
    * own shape: ONNX Runtime would copy it for the sake of the shape.
    */
   finish(name: string, outputs: readonly Ref[], anyShape = false): FinishedModel {
     const finals = this.separate(anyShape ? outputs.map((ref) => this.reshaped.get(ref.name) ?? ref) : outputs);
-    const { proto, live } = this.proto(name, finals);
+    const live = this.liveNodes(finals);
+    const used = new Set(live.flatMap((node) => [...node.inputs]));
     const model: Onnx.IModelProto = {
       irVersion: IR_VERSION,
       producerName: 'plexus',
@@ -264,7 +206,13 @@ export class OnnxBuilder {
         { domain: '', version: OPSET },
         { domain: 'com.microsoft', version: 1 },
       ],
-      graph: proto,
+      graph: {
+        name,
+        node: live.map(encodeNode),
+        input: this.inputs.map(encodeValue),
+        output: finals.map(encodeValue),
+        initializer: [...this.initializers.values()].filter(({ ref }) => used.has(ref.name)).map(encodeConstant),
+      },
     };
     return {
       bytes: onnx.ModelProto.encode(model).finish(),
@@ -279,11 +227,11 @@ export class OnnxBuilder {
   private separate(outputs: readonly Ref[]): Ref[] {
     const taken = new Set<string>([...this.inputs.map((ref) => ref.name), ...this.initializers.keys()]);
     return outputs.map((ref) => {
-      if (!taken.has(ref.name) && ref.name.startsWith(`${this.prefix}v`)) {
+      if (!taken.has(ref.name)) {
         taken.add(ref.name);
         return ref;
       }
-      const copy = { ...ref, name: `${this.prefix}v${this.counter++}` };
+      const copy = { ...ref, name: `v${this.counter++}` };
       this.nodes.push({
         type: 'Identity',
         domain: '',
@@ -296,19 +244,6 @@ export class OnnxBuilder {
     });
   }
 
-  private proto(name: string, outputs: readonly Ref[]): { proto: Onnx.IGraphProto; live: readonly BuiltNode[] } {
-    const live = this.liveNodes(outputs);
-    const used = new Set(live.flatMap(readBy));
-    const proto = {
-      name,
-      node: live.map(encodeNode),
-      input: this.inputs.map(encodeValue),
-      output: outputs.map(encodeValue),
-      initializer: [...this.initializers.values()].filter(({ ref }) => used.has(ref.name)).map(encodeConstant),
-    };
-    return { proto, live };
-  }
-
   private liveNodes(outputs: readonly Ref[]): BuiltNode[] {
     const needed = new Set(outputs.map((ref) => ref.name));
     const live: BuiltNode[] = [];
@@ -316,7 +251,7 @@ export class OnnxBuilder {
       const node = this.nodes[i] as BuiltNode;
       if (!node.outputs.some((output) => needed.has(output))) continue;
       live.push(node);
-      for (const input of readBy(node)) needed.add(input);
+      for (const input of node.inputs) needed.add(input);
     }
     return live.reverse();
   }
@@ -345,21 +280,14 @@ export function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((dim, i) => dim === b[i]);
 }
 
-/** Names that a node reads, those that a graph inside it reads among them. */
-function readBy(node: BuiltNode): readonly string[] {
-  return node.body ? [...node.inputs, ...node.body.captures] : node.inputs;
-}
-
 function encodeNode(node: BuiltNode): Onnx.INodeProto {
-  const attribute = encodeAttributes(node.attrs);
-  if (node.body) attribute.push({ name: 'body', type: 5, g: node.body.proto });
   return {
     opType: node.type,
     domain: node.domain,
     name: node.label,
     input: node.inputs as string[],
     output: node.outputs as string[],
-    attribute,
+    attribute: encodeAttributes(node.attrs),
   };
 }
 
