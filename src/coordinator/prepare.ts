@@ -86,6 +86,7 @@ export async function* prepareRun(
     engine: { ...config.engine, threads: threadsOf(config) },
     warnings: [
       ...settingsWithoutEffect(config),
+      ...idleCores(config),
       ...built.warnings,
       ...plan.warnings,
       ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
@@ -102,10 +103,28 @@ export async function prepareQuietly(config: ResolvedConfig, sources?: PrepareSo
   }
 }
 
-/** Engine threads of each worker: cores divided by workers, at least one, unless the config says. */
-export function threadsOf({ engine, parallel }: Pick<ResolvedConfig, 'engine' | 'parallel'>): number {
+/**
+ * Engine threads of each worker, unless the config says: one where bits must not depend on the mesh, since libraries
+ * split products by threads and so round differently; else the machine's cores divided by the workers.
+ */
+export function threadsOf({
+  engine,
+  numerics,
+  parallel,
+}: Pick<ResolvedConfig, 'engine' | 'numerics' | 'parallel'>): number {
   if (engine.threads > 0) return engine.threads;
-  return Math.max(1, Math.floor(availableParallelism() / worldSize(parallel)));
+  return numerics === 'exact' ? 1 : Math.max(1, Math.floor(availableParallelism() / worldSize(parallel)));
+}
+
+/** Tells of cores that stay idle because `numerics: exact` gives each worker one thread, and how to use them. */
+function idleCores(config: ResolvedConfig): string[] {
+  const [cores, workers] = [availableParallelism(), worldSize(config.parallel)];
+  if (config.engine.threads > 0 || config.numerics !== 'exact' || config.engine.device !== 'cpu' || workers * 2 > cores)
+    return [];
+  return [
+    `${workers} of ${cores} cores compute: with numerics: exact a worker has one thread, so that any number of workers ` +
+      `gives the same bits. --workers ${cores} uses all of them; so does --set engine.threads=${Math.floor(cores / workers)}, with other bits`,
+  ];
 }
 
 /** Microbatches of an evaluation of a whole split. */

@@ -21,7 +21,10 @@ export const engineSchema = z
       .int()
       .min(0)
       .default(0)
-      .describe('threads that one worker computes with; 0 shares the cores out evenly over the workers of a machine'),
+      .describe(
+        'threads that one worker computes with; 0 means 1 with numerics: exact (bits depend on this number, and must not ' +
+          "on the number of workers), and else the machine's cores shared out over the workers",
+      ),
   })
   .describe('what computes, and where')
   // Every key has a default, so the section may be left out.
