@@ -8,6 +8,7 @@ const known: Readonly<Record<string, ExitCode>> = {
   ConfigError: exitCodes.usage,
   UsageError: exitCodes.usage,
   PlanError: exitCodes.usage,
+  VerificationError: exitCodes.usage,
   DataError: exitCodes.data,
   CheckpointError: exitCodes.data,
   EngineError: exitCodes.runFailed,

@@ -2,7 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
 import { prepareModel, type ResolvedModel } from '../modules/index.ts';
-import { type Config, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
+import { type Config, checkMachine, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
 import { prepareRun } from './prepare.ts';
@@ -35,6 +35,7 @@ export type ConfigInput = string | Readonly<Record<string, unknown>> | ResolvedC
 export async function* train(source: ConfigInput, options: RunOptions = {}): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
   const config = resolveConfig(source, options.overrides);
+  checkMachine(config);
   const prepared = yield* prepareRun(config);
   const folder = await createRunFolder(config.run.dir, config.name, config.run.id);
   let stepped = false;
@@ -69,6 +70,7 @@ export async function* resume(
   const folder = await findRunFolder(run, given?.run.dir);
   const stored = resolveConfig(folder.config);
   const config = given ?? changedConfig(stored, [...(change as readonly string[]), ...(options.overrides ?? [])]);
+  checkMachine(config);
   const usable = await newestCheckpoint(folder.checkpoints, options.step);
   for (const message of [...usable.warnings, ...differences(stored, config)]) yield { type: 'warning', message };
   const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
@@ -82,9 +84,14 @@ export async function* resume(
   } finally {
     await reader.close();
   }
-  await writeModelFile(folder, model);
-  await writeFileAtomically(folder.config, formatConfig(config));
-  yield* execute({ prepared, folder, model, began, signal: options.signal ?? null, from: usable });
+  for await (const event of execute({ prepared, folder, model, began, signal: options.signal ?? null, from: usable })) {
+    // Only now is it sure that the run can go on with them: a change that does not fit must not spoil the folder.
+    if (event.type === 'started') {
+      await writeModelFile(folder, model);
+      await writeFileAtomically(folder.config, formatConfig(config));
+    }
+    yield event;
+  }
 }
 
 /** Runs to the end and returns the last event. @throws what `train` or `resume` throw */

@@ -74,7 +74,7 @@ async function readText(path: string): Promise<{ bytes: Uint8Array; source: stri
 }
 
 function notEmpty(bytes: Uint8Array, path: string): Uint8Array {
-  if (bytes.length === 0) throw new DataError(`data.path: ${path} is empty`);
+  if (bytes.length === 0) throw new DataError(`data.path: ${path} is empty; give a text file, or a folder of .txt and .md files, with text in it`);
   return bytes;
 }
 

@@ -7,6 +7,7 @@ export * from './ops/index.ts';
 export { graphFlops } from './onnx/flops.ts';
 export * from './passes/index.ts';
 export * from './create.ts';
+export * from './device-check.ts';
 export * from './doctor.ts';
 export * from './onnx/index.ts';
 export * from './tfjs/index.ts';

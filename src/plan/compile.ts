@@ -12,7 +12,7 @@ import { readSchedule } from './schedule-table.ts';
 import type { ParallelOptions, ScheduleName } from './schema.ts';
 import { makeStages } from './segments.ts';
 import type { ModelSummary } from './summary.ts';
-import { type VerifyResult, verifyPrograms } from './verify.ts';
+import { VerificationError, type VerifyResult, verifyPrograms } from './verify.ts';
 
 /** What a plan is made of. */
 export interface PlanInput {
@@ -80,8 +80,23 @@ export function compilePlan(input: PlanInput): Plan {
   const ranks = Array.from({ length: worldSize(mesh) }, (_, rank) => rank);
   const programs = ranks.map((rank) => lowerTraining(training, rank));
   const evaluate = ranks.map((rank) => lowerEvaluation(evaluation, rank));
-  const verified = { train: verifyPrograms(programs), evaluate: verifyPrograms(evaluate) };
+  const verified = verify(programs, evaluate, table);
   return { summary, mesh, batch, stages, schedule: first, programs, evaluate, verified, warnings };
+}
+
+/** Verifies both programs; where they come from a table, it is the table that is wrong. */
+function verify(train: readonly Program[], evaluate: readonly Program[], table: Schedule | null): Plan['verified'] {
+  try {
+    return { train: verifyPrograms(train), evaluate: verifyPrograms(evaluate) };
+  } catch (error) {
+    if (!table || !(error instanceof VerificationError)) throw error;
+    throw new PlanError(
+      `the schedule table "${table.name}" cannot be run; change the order of its cells: ${error.message}`,
+      {
+        cause: error,
+      },
+    );
+  }
 }
 
 function count(batch: BatchPlan, data: number): number {

@@ -1,16 +1,24 @@
+import { checkDevice, checkDeviceName, EngineError } from '../../engine/index.ts';
 import { batchPlan, checkMesh, PlanError } from '../../plan/index.ts';
 import type { Finding } from './read.ts';
 import type { ResolvedConfig } from './resolve.ts';
 import type { Config } from './schema.ts';
 
-/** Constraints between keys, which no single key's schema can state; the planner's own, at the place of the value. */
+/** Constraints between keys, which no single key's schema can state; those of planner and engine, at the place of the value. */
 export function checkConfig(config: Config): Finding[] {
-  const { batch, parallel } = config;
+  const { batch, engine, parallel } = config;
   const dividing = batch.global % batch.micro === 0;
   return [
     ...findingOf(['parallel', 'expert'], () => checkMesh(parallel)),
+    ...findingOf(['engine', 'device'], () => checkDeviceName(engine)),
     ...findingOf(dividing ? ['parallel', 'data'] : ['batch', 'micro'], () => batchPlan(batch, parallel)),
   ];
+}
+
+/** Checks that this machine has what a config asks for. @throws ConfigError naming what is missing */
+export function checkMachine({ engine, origin }: ResolvedConfig): void {
+  const findings = findingOf(['engine', 'device'], () => checkDevice(engine));
+  if (findings.length > 0) throw origin.fail(findings);
 }
 
 function findingOf(path: readonly string[], check: () => unknown): Finding[] {
@@ -18,7 +26,7 @@ function findingOf(path: readonly string[], check: () => unknown): Finding[] {
     check();
     return [];
   } catch (error) {
-    if (error instanceof PlanError) return [{ path, message: error.message }];
+    if (error instanceof PlanError || error instanceof EngineError) return [{ path, message: error.message }];
     throw error;
   }
 }

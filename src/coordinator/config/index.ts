@@ -1,4 +1,4 @@
-export { settingsWithoutEffect } from './checks.ts';
+export { checkMachine, settingsWithoutEffect } from './checks.ts';
 export * from './error.ts';
 export * from './format.ts';
 export * from './overrides.ts';

@@ -65,16 +65,22 @@ export function isInstalled(backend: TfjsBackend): boolean {
   }
 }
 
-/**
- * Loads and starts a backend by its name in the config. tfjs's current backend stays what it was.
- * @throws EngineError if there is none of that name, or it is not installed, or it does not start.
- */
-export async function startBackend(device: string): Promise<TfjsBackend> {
+/** The backend of that name. @throws EngineError if there is none */
+export function findBackend(device: string): TfjsBackend {
   const found = tfjsBackends.find((each) => each.device === device);
   if (found === undefined)
     throw new EngineError(
       `engine.device "${device}" is not a tfjs backend; the tfjs engine knows ${tfjsBackends.map((each) => each.device).join(', ')}`,
     );
+  return found;
+}
+
+/**
+ * Loads and starts a backend by its name in the config. tfjs's current backend stays what it was.
+ * @throws EngineError if there is none of that name, or it is not installed, or it does not start.
+ */
+export async function startBackend(device: string): Promise<TfjsBackend> {
+  const found = findBackend(device);
   if (!isInstalled(found))
     throw new EngineError(
       `engine.device "${device}" of the tfjs engine needs the npm package ${found.npm}, which is not installed; run "npm install ${found.npm}"`,
