@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import {
@@ -13,31 +12,9 @@ import {
 } from '../../src/engine/index.ts';
 import { createOnnxEngine } from '../../src/engine/onnx/index.ts';
 import { float32, int32, zeros } from '../../src/tensor/index.ts';
+import { findWebGpu } from './webgpu-driver.ts';
 
-// WebGPU without a GPU: Vulkan's loader and a driver that runs on the CPU. The loader reads the variable when ONNX
-// Runtime first asks for an adapter, so setting it here is early enough: each test file has a process of its own.
-const drivers = [
-  ...(process.env.VK_ICD_FILENAMES?.split(':') ?? []),
-  '/usr/lib/chromium/vk_swiftshader_icd.json',
-  '/opt/google/chrome/vk_swiftshader_icd.json',
-  '/usr/share/vulkan/icd.d/lvp_icd.x86_64.json',
-  '/usr/share/vulkan/icd.d/lvp_icd.aarch64.json',
-  '/usr/share/vulkan/icd.d/lvp_icd.json',
-];
-const loaders = [
-  '/usr/lib',
-  '/usr/lib64',
-  '/lib/x86_64-linux-gnu',
-  '/usr/lib/x86_64-linux-gnu',
-  '/usr/lib/aarch64-linux-gnu',
-];
-const driver = drivers.find((file) => existsSync(file));
-const loader = loaders.find((directory) => existsSync(`${directory}/libvulkan.so.1`));
-const missing = [...(loader ? [] : ['libvulkan1']), ...(driver ? [] : ['chromium-common (or mesa-vulkan-drivers)'])];
-const present = process.platform !== 'linux' || missing.length === 0;
-if (driver) process.env.VK_ICD_FILENAMES = driver;
-const toInstall = `WebGPU tests need Debian's ${missing.join(' and ')}: apt-get install libvulkan1 chromium-common`;
-if (!present && !process.env.CI) console.warn(`SKIPPED: ${toInstall}`);
+const webgpu = findWebGpu();
 
 const S = { vocabulary: 12, width: 16, heads: 2, batch: 2, time: 6, layers: 2, steps: 8 };
 const rows = S.batch * S.time;
@@ -216,10 +193,10 @@ async function train(engine: Engine): Promise<Result> {
 }
 
 describe('training on WebGPU', () => {
-  it.skipIf(!present && !process.env.CI)(
+  it.skipIf(webgpu.skip)(
     'keeps parameters, optimizer state and residuals on the device, and follows the CPU',
     async () => {
-      expect(missing, toInstall).toEqual([]);
+      expect(webgpu.missing, webgpu.toInstall).toEqual([]);
       const cpu = await createOnnxEngine({ device: 'cpu', threads: 1 });
       const expected = await train(cpu);
       await cpu.dispose();
