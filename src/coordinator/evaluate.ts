@@ -1,6 +1,6 @@
 import type { SplitName } from '../data/index.ts';
 import { workerEntryUrl } from '../worker/index.ts';
-import { resolveConfig } from './config/index.ts';
+import { checkMachine, resolveConfig } from './config/index.ts';
 import { jobsOf } from './execute.ts';
 import { WorkerPool } from './launch/index.ts';
 import { finishMetrics, type Metrics } from './metrics.ts';
@@ -34,11 +34,13 @@ export interface RunEvaluation {
 
 /**
  * Evaluates a run's checkpoint on a whole split, on worker threads as in training.
- * @throws CheckpointError if there is no usable checkpoint, RunFailure if a worker fails
+ * @throws ConfigError if this machine lacks the device, CheckpointError if there is no usable checkpoint, RunFailure if
+ * a worker fails
  */
 export async function evaluateRun(run: string, options: EvaluateRunOptions = {}): Promise<RunEvaluation> {
   const folder = await findRunFolder(run);
   const stored = resolveConfig(folder.config, options.overrides);
+  checkMachine(stored);
   const split = options.split ?? stored.train.eval_split;
   const config = {
     ...stored,

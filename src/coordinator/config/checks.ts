@@ -1,5 +1,5 @@
 import { checkDevice, checkDeviceName, EngineError } from '../../engine/index.ts';
-import { batchPlan, checkMesh, PlanError } from '../../plan/index.ts';
+import { batchPlan, checkMesh, PlanError, worldSize } from '../../plan/index.ts';
 import type { Finding } from './read.ts';
 import type { ResolvedConfig } from './resolve.ts';
 import type { Config } from './schema.ts';
@@ -16,8 +16,20 @@ export function checkConfig(config: Config): Finding[] {
 }
 
 /** Checks that this machine has what a config asks for. @throws ConfigError naming what is missing */
-export function checkMachine({ engine, origin }: ResolvedConfig): void {
-  const findings = findingOf(['engine', 'device'], () => checkDevice(engine));
+export function checkMachine({ engine, parallel, origin }: ResolvedConfig): void {
+  const path = ['engine', 'device'];
+  const findings = findingOf(path, () => checkDevice(engine));
+  const workers = worldSize(parallel);
+  // The workers of a machine are threads. Two that use the provider's one context write to the same command encoder,
+  // and the process dies of it.
+  if (engine.kind === 'onnx' && engine.device === 'webgpu' && workers > 1)
+    findings.push({
+      path,
+      message:
+        `engine.device webgpu takes one worker, but parallel asks for ${workers} (data ${parallel.data} x pipeline ` +
+        `${parallel.pipeline}): ONNX Runtime's WebGPU provider has one context a process, which threads cannot share. ` +
+        'Set parallel.data and parallel.pipeline to 1 (parallel.expert too)',
+    });
   if (findings.length > 0) throw origin.fail(findings);
 }
 
