@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import type { FailureReport } from '../worker/index.ts';
 import { painter } from './terminal.ts';
 
@@ -8,11 +9,30 @@ export interface FailureFormat {
   readonly colour?: boolean;
 }
 
-/** The frames of a stack that a person can act on: not Node's own, and not those of packages. */
+/** Where Plexus itself lies, as stacks name it. */
+const PLEXUS = fileURLToPath(new URL('..', import.meta.url));
+
+/** Frames of a stack that are of the user's own code: not Node's, not of packages, and not of Plexus. */
+export function userFrames(stack: string): string[] {
+  return framesOf(stack).filter(
+    (line) => /:\d+:\d+\)?$/.test(line) && !/node:|node_modules/.test(line) && !line.includes(PLEXUS),
+  );
+}
+
+/** The frames of a stack that a person can act on: the user's own, else not Node's own and not those of packages. */
 function ownFrames(stack: string): string[] {
-  const frames = stack.split('\n').filter((line) => /^\s+at /.test(line));
+  const frames = framesOf(stack);
+  const user = userFrames(stack);
+  if (user.length > 0) return user;
   const own = frames.filter((line) => !/node:|node_modules/.test(line));
-  return (own.length > 0 ? own : frames).map((line) => line.trim());
+  return own.length > 0 ? own : frames;
+}
+
+function framesOf(stack: string): string[] {
+  return stack
+    .split('\n')
+    .filter((line) => /^\s+at /.test(line))
+    .map((line) => line.trim());
 }
 
 /**

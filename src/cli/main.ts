@@ -126,6 +126,8 @@ function fail(error: unknown, argv: readonly string[], streams: Streams): ExitCo
   return code;
 }
 
+// Deep enough to reach a user's module below the layers of tfjs and of the engine.
+Error.stackTraceLimit = 50;
 const streams = processStreams();
 const argv = process.argv.slice(2);
 // A promise that nobody awaits is a fault of Plexus: say so, and do not go on with a run that is half broken.

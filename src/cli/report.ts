@@ -1,7 +1,8 @@
+import { dirname } from 'node:path';
 import type { FailureReport } from '../worker/index.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
-import { formatFailure } from './failure.ts';
-import { painter } from './terminal.ts';
+import { formatFailure, userFrames } from './failure.ts';
+import { painter, shownPath } from './terminal.ts';
 
 /** Errors that say all there is to say in their message, and the exit codes of commands that end in them. */
 const known: Readonly<Record<string, ExitCode>> = {
@@ -24,6 +25,14 @@ function workerReports(error: Error): readonly FailureReport[] {
   return Array.isArray(reports) ? (reports as FailureReport[]) : [];
 }
 
+/** What is left of a failed run to go on from. */
+function keptCheckpoint(error: Error): string[] {
+  const { checkpoint } = error as Error & { checkpoint?: unknown };
+  if (typeof checkpoint !== 'string') return [];
+  const run = dirname(dirname(checkpoint));
+  return [`  last good checkpoint: ${shownPath(checkpoint)}; go on from it with --resume ${shownPath(run)}`];
+}
+
 /** What a failed command prints on standard error, and its exit code. */
 export function describeError(
   thrown: unknown,
@@ -33,14 +42,28 @@ export function describeError(
   const paint = painter(options.colour);
   const code = known[error.name];
   const reports = workerReports(error);
-  if (reports.length > 0) return { text: formatFailure(reports, options), code: code ?? exitCodes.runFailed };
+  if (reports.length > 0) {
+    const text = [formatFailure(reports, options), ...keptCheckpoint(error)].join('\n');
+    return { text, code: code ?? exitCodes.runFailed };
+  }
   const trace = options.verbose && error.stack ? `\n${stackAndCauses(error)}` : '';
-  if (code !== undefined) return { text: `${paint(['red', 'bold'], '✗')} ${error.message}${trace}`, code };
+  if (code !== undefined) {
+    const at = trace === '' ? userFrame(error) : '';
+    return { text: `${paint(['red', 'bold'], '✗')} ${error.message}${at}${trace}`, code };
+  }
   // File system errors are about something the person named; anything else is a fault of Plexus or of a user module.
   if ('code' in error && typeof error.code === 'string' && /^E[A-Z]+$/.test(error.code))
     return { text: `${paint(['red', 'bold'], '✗')} ${error.message}${trace}`, code: exitCodes.data };
   const where = trace || `\n${firstFrame(error)}`;
   return { text: `${paint(['red', 'bold'], '✗')} ${error.name}: ${error.message}${where}`, code: exitCodes.internal };
+}
+
+/** Where in the user's own module file it began, if that is where. */
+function userFrame(error: Error): string {
+  let origin = error;
+  while (origin.cause instanceof Error) origin = origin.cause;
+  const frame = origin === error ? undefined : userFrames(origin.stack ?? '')[0];
+  return frame ? `\n  ${frame}` : '';
 }
 
 function firstFrame(error: Error): string {

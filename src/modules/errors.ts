@@ -9,10 +9,13 @@ export class ModuleError extends EngineError {
   override readonly name = 'ModuleError';
   /** The module's kind, e.g. `linear`. */
   readonly kind: string;
+  /** The message without kind and path. */
+  readonly complaint: string;
 
   constructor(kind: string, path: string, message: string, cause?: unknown) {
     super(`${kind} at "${path}": ${message}`, { path, cause });
     this.kind = kind;
+    this.complaint = message;
   }
 }
 

@@ -114,11 +114,28 @@ export function modelFunctions(model: Model, info: TaskInfo, micro: number, mode
   model.layers.forEach((layer, i) => {
     const last = i === model.layers.length - 1 && mode !== 'predict';
     const options = last ? { training, loss: model.loss, targets: info.targets.map(batched) } : { training };
-    const made = layerFunction(layer, signatures, options);
+    const before = model.layers[i - 1];
+    const made = before
+      ? withOrigin(before.name, signatures, () => layerFunction(layer, signatures, options))
+      : layerFunction(layer, signatures, options);
     functions.push(made);
     signatures = made.layout.activations;
   });
   return functions;
+}
+
+/** Where a module complains of the shapes that came into the layer, the layer that made them is likely at fault. */
+function withOrigin<T>(layer: string, given: readonly Signature[], make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    const shapes = given.map(({ dtype, shape }) => `${dtype} [${shape}]`).join(', ');
+    const complaint = `failed on ${shapes}`;
+    if (!(error instanceof ModuleError && error.complaint.startsWith(complaint))) throw error;
+    if (!error.complaint.slice(complaint.length).includes('[')) throw error;
+    const note = `${error.complaint}; its input is what the layer "${layer}" returns`;
+    throw new ModuleError(error.kind, error.path, note, error.cause);
+  }
 }
 
 function runLoss(trace: Trace, loss: Module, activations: readonly Tensor[], targets: readonly Tensor[]): Tensor {

@@ -77,13 +77,16 @@ async function buildFromFile(
     }
   }
   await publishInstance(config.usesLayers);
-  const load = async () =>
-    modelOf(
-      config.file,
-      (await import(pathToFileURL(config.bundle).href)) as Record<string, unknown>,
-      config.args,
-      info,
-    );
+  // So that stacks show the user's own file and lines. (Only files loaded from now on are looked up: this one.)
+  process.setSourceMapsEnabled?.(true);
+  const load = async () => {
+    const loaded = import(pathToFileURL(config.bundle).href).catch((error: unknown) => {
+      throw new Error(`${config.file} threw when it was loaded: ${error instanceof Error ? error.message : error}`, {
+        cause: error,
+      });
+    });
+    return modelOf(config.file, (await loaded) as Record<string, unknown>, config.args, info);
+  };
   const model = await (config.usesLayers ? withHostBackend(load) : load());
   return { model, warnings: [] };
 }

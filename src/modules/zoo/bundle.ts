@@ -28,6 +28,9 @@ export async function bundleModuleFile(path: string, outDir: string): Promise<Bu
     entryPoints: [path],
     bundle: true,
     write: false,
+    // Sources in the map are relative to where the bundle will lie.
+    outdir: outDir,
+    sourcemap: 'inline',
     format: 'esm',
     platform: 'node',
     target: 'es2022',
