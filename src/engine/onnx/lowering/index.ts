@@ -82,7 +82,10 @@ export function lower(graph: Graph, name: string, options: LoweringOptions): Fin
       refs.set(id, result);
     });
   }
-  // Device buffers cannot change their shape afterwards.
-  const anyShape = options.provider === 'cpu' && options.exactShapes !== true;
-  return builder.finish(name, graph.outputs.map(ref), anyShape);
+  const outputs = graph.outputs.map(ref);
+  if (options.provider !== 'cpu' || options.exactShapes === true) return builder.finish(name, outputs);
+  // See `InPlaceSession` for what the marker is good for. It is no output of the graph's.
+  const marker = builder.full({ dtype: 'float32', shape: [1] }, 1);
+  const model = builder.finish(name, [marker, ...outputs], true);
+  return { ...model, outputs: model.outputs.slice(1), outputShapes: model.outputShapes.slice(1) };
 }
