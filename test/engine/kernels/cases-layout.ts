@@ -89,6 +89,12 @@ export const layoutCases: KernelCase[] = [
     inputs: exactly([3, 4], [3, 4]),
     fn: (a, b) => [tf.stack([a as Tensor, b as Tensor], 1), ...tf.split(a as Tensor, 2, 1), ...tf.unstack(b as Tensor)],
   },
+  {
+    name: 'splitInOne',
+    inputs: exactly([1, 4]),
+    fn: (x) => [...tf.unstack(x as Tensor), ...tf.split(x as Tensor, 1, 1)],
+    gradient: 'numeric',
+  },
   { name: 'splitSizes', inputs: exactly([2, 7]), fn: (x) => tf.split(x as Tensor, [2, 4, 1], 1) },
   {
     name: 'pad',

@@ -7,9 +7,9 @@ import { layout } from './layout.ts';
 import { reductions } from './reductions.ts';
 
 // Gradients that replace tfjs's own while a trace is recorded: because tfjs has none (top-k, gather-nd, strided slices,
-// einsum, dilated convolutions), because its own is wrong off the beaten track (broadcasting squared difference, minimum
-// and matmul, cumulative sums along inner axes, mirrored padding, resizing with half-pixel centres), or because it makes
-// a graph that is needlessly large (sums and means multiplied by a tensor of ones).
+// einsum, dilated convolutions), because its own is wrong off the beaten track (splitting in one, broadcasting squared
+// difference, minimum and matmul, cumulative sums along inner axes, mirrored padding, resizing with half-pixel centres),
+// or because it makes a graph that is needlessly large (sums and means multiplied by a tensor of ones).
 
 const replacements = [...reductions, ...elementwise, ...layout, ...indexing, ...contractions, ...images];
 

@@ -41,6 +41,9 @@ export const layout = [
       return grad;
     },
   })),
+  // Of a kernel with a single output the cotangent comes alone, not in a list as tfjs's own gradients expect.
+  gradient('Unpack', {}, (dy, _, attrs) => ({ value: () => tf.stack([dy].flat(), attrs.axis as number) })),
+  gradient('SplitV', {}, (dy, _, attrs) => ({ x: () => tf.concat([dy].flat(), attrs.axis as number) })),
   gradient('MirrorPad', { inputs: ['x'] }, (dy, [x], attrs) => ({
     x: () =>
       mirrorIndices(x.shape, attrs).indices.reduce<Tensor>(
