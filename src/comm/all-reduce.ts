@@ -1,6 +1,7 @@
 import { float32, type HostTensor } from '../tensor/index.ts';
 import { memberIndex, together } from './collectives.ts';
 import { FlatLayout, type Piece, type Run } from './flat-layout.ts';
+import { scratch } from './scratch.ts';
 import type { Group, Transport } from './transport.ts';
 import { type LeafRange, maximalNodes, splitPoint } from './tree.ts';
 
@@ -97,11 +98,12 @@ export async function allReduceTree(
         });
       }
       combine(runs, nodes, presence, units.length, own.values, received, me, plans, results);
+      for (const member of peers) scratch.give(received[member] as Float32Array);
       if (direct) continue;
       const packed = packResults(runs, results);
       for (const member of peers) {
         // The last peer is given the memory itself, the others copies.
-        const mine = member === peers[peers.length - 1] ? packed : packed.slice();
+        const mine = member === peers[peers.length - 1] ? packed : copyOf(packed);
         const sending = transport.send(rankOf(member), gatherTag, [float32vector(mine)], { transfer: true });
         // Awaited below; until then a failure must not count as unhandled.
         sending.catch(() => undefined);
@@ -116,7 +118,9 @@ export async function allReduceTree(
     await reducing;
     for (const piece of layout.pieces(shareOf(member), limit)) {
       const [tensor] = await transport.recv(rankOf(member), gatherTag);
-      unpack(layout.runs(piece), tensor?.data as Float32Array, results);
+      const sums = tensor?.data as Float32Array;
+      unpack(layout.runs(piece), sums, results);
+      scratch.give(sums);
     }
   });
   await together<void>([reducing, ...gather], scatter);
@@ -265,7 +269,7 @@ function copyUnlessSame(out: Float32Array, from: Float32Array): void {
 function pack(runs: readonly Run[], values: OwnNodes['values']): Float32Array {
   let size = 0;
   for (const node of values) for (const run of runs) if (node[run.unit]) size += run.length;
-  const packed = new Float32Array(size);
+  const packed = scratch.take(size);
   let offset = 0;
   for (const node of values)
     for (const { unit, tensor, start, length } of runs) {
@@ -293,6 +297,12 @@ function unpack(
     array.set(packed.subarray(offset, offset + length), start);
     offset += length;
   }
+}
+
+function copyOf(array: Float32Array): Float32Array {
+  const copy = scratch.take(array.length);
+  copy.set(array);
+  return copy;
 }
 
 function allocateUnit(unit: TreeUnit): Float32Array[] {

@@ -1,8 +1,9 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { bytesPerElement, type DType, type HostTensor, type Shape, type TypedArray } from '../tensor/index.ts';
+import { type DType, type HostTensor, type Shape, sizeOf, type TypedArray } from '../tensor/index.ts';
 import { CreditWindow, channelOf } from './credits.ts';
 import { CommClosed, CommProtocolError } from './errors.ts';
 import { Mailbox } from './mailbox.ts';
+import { scratch } from './scratch.ts';
 import type { PendingWait, RecvOptions, SendOptions, Transport, TransportStatistics } from './transport.ts';
 
 /** Options of a local transport. */
@@ -21,7 +22,7 @@ export interface LocalTransportOptions {
  * a megabyte). Credit: messages of a channel that were taken. Closed: the peer is going away in good order.
  */
 type Frame =
-  | readonly [kind: 0, tag: string, specs: readonly (readonly [DType, Shape])[], buffers: readonly ArrayBuffer[]]
+  | readonly [kind: 0, tag: string, specs: readonly (readonly [DType, Shape])[], buffers: readonly ArrayBufferLike[]]
   | readonly [kind: 1, channel: string, count: number]
   | readonly [kind: 2, reason: string];
 
@@ -107,9 +108,10 @@ class LocalTransport implements Transport {
       const buffers = tensors.map((tensor) => ownBuffer(tensor.data, options.transfer === true));
       const frame: Frame = [0, tag, tensors.map((tensor) => [tensor.dtype, tensor.shape] as const), buffers];
       this.#statistics.messagesSent += 1;
-      for (const buffer of buffers) this.#statistics.bytesSent += buffer.byteLength;
+      for (const { data } of tensors) this.#statistics.bytesSent += data.byteLength;
       // Two tensors may share a buffer; it can be transferred only once.
-      peer.port.postMessage(frame, [...new Set(buffers)]);
+      const owned = buffers.filter((buffer) => buffer instanceof ArrayBuffer);
+      peer.port.postMessage(frame, [...new Set(owned)]);
     };
     if (peer.credits.tryTake(tag)) return post();
     this.#drain(peer);
@@ -179,7 +181,11 @@ class LocalTransport implements Transport {
         const [, tag, specs, buffers] = frame;
         peer.mailbox.deliver(
           tag,
-          specs.map(([dtype, shape], i) => ({ dtype, shape, data: view(dtype, buffers[i] as ArrayBuffer) })),
+          specs.map(([dtype, shape], i) => ({
+            dtype,
+            shape,
+            data: view(dtype, sizeOf(shape), buffers[i] as ArrayBufferLike),
+          })),
         );
         return;
       }
@@ -220,17 +226,22 @@ class LocalTransport implements Transport {
   }
 }
 
-/** The buffer to post: the tensor's own if it may be given away and holds nothing else, else a copy. */
-function ownBuffer(data: TypedArray, transfer: boolean): ArrayBuffer {
+/**
+ * The buffer to post: the tensor's own if it may be given away and holds nothing else, or scratch memory, which is
+ * shared; else a copy.
+ */
+function ownBuffer(data: TypedArray, transfer: boolean): ArrayBuffer | SharedArrayBuffer {
   const { buffer, byteOffset, byteLength } = data;
-  if (transfer && buffer instanceof ArrayBuffer && byteOffset === 0 && byteLength === buffer.byteLength) return buffer;
+  if (transfer && byteOffset === 0) {
+    if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength) return buffer;
+    if (scratch.owns(buffer)) return buffer;
+  }
   const copy = new ArrayBuffer(byteLength);
   new Uint8Array(copy).set(new Uint8Array(buffer, byteOffset, byteLength));
   return copy;
 }
 
-function view(dtype: DType, buffer: ArrayBuffer): TypedArray {
-  const length = buffer.byteLength / bytesPerElement(dtype);
+function view(dtype: DType, length: number, buffer: ArrayBufferLike): TypedArray {
   switch (dtype) {
     case 'float32':
       return new Float32Array(buffer, 0, length);

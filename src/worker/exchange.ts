@@ -1,4 +1,4 @@
-import { allToAll, type Group, memberIndex, type Transport } from '../comm/index.ts';
+import { allToAll, type Group, memberIndex, scratch, type Transport } from '../comm/index.ts';
 import { expertMember } from '../plan/index.ts';
 import { float32, type HostTensor, int32 } from '../tensor/index.ts';
 import type { ExpertRuntime, ExpertSource } from './expert-runtime.ts';
@@ -68,7 +68,7 @@ export class ExpertExchange {
       const part = data.subarray(at, at + size);
       at += size;
       const header = int32(Int32Array.of(this.#microbatch, ...counts), [counts.length + 1]);
-      return [header, float32(member === me ? part : part.slice(), [size])];
+      return [header, float32(member === me ? part : scratchCopy(part), [size])];
     });
     const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
     this.#sources = incoming.map((message) => {
@@ -79,7 +79,7 @@ export class ExpertExchange {
         microbatch: microbatch as number,
         counts: Int32Array.from(counts),
         rows: received,
-        results: new Float32Array(received.length),
+        results: scratch.take(received.length),
       };
     });
   }
@@ -91,6 +91,9 @@ export class ExpertExchange {
 
   /** Sends the results back to whose rows they are of, and puts those of the own rows together. */
   async collect(transport: Transport, group: Group, tag: string): Promise<Cell> {
+    const me = memberIndex(transport, group);
+    // (What came from others is no longer needed; the own rows are a part of their tensor.)
+    for (const [member, { rows }] of this.#sources.entries()) if (member !== me) scratch.give(rows);
     const outgoing = this.#sources.map(({ results }) => [float32(results, [results.length])]);
     const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
     this.#sources = [];
@@ -99,8 +102,10 @@ export class ExpertExchange {
     return this.#space.make(this.#shape, (values) => {
       let at = 0;
       for (const [part] of incoming) {
-        values.set(part?.data as Float32Array, at);
-        at += part?.data.length ?? 0;
+        const results = part?.data as Float32Array;
+        values.set(results, at);
+        at += results.length;
+        scratch.give(results);
       }
       values.fill(0, at);
     });
@@ -143,6 +148,13 @@ export class ExpertExchange {
   async #read(cell: Cell): Promise<Float32Array> {
     return (await this.#space.read(cell.tensor)).data as Float32Array;
   }
+}
+
+/** A copy in memory that may be given away. */
+function scratchCopy(part: Float32Array): Float32Array {
+  const copy = scratch.take(part.length);
+  copy.set(part);
+  return copy;
 }
 
 function sum(values: readonly number[]): number {
