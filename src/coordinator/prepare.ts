@@ -1,11 +1,13 @@
 import { availableParallelism } from 'node:os';
 import {
+  DataError,
   type Dataset,
   evaluationBatches,
   openDataset,
   type PreparedData,
   prepareData,
   type SplitName,
+  tokenizerOf,
 } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
 import {
@@ -56,6 +58,7 @@ export async function* prepareRun(
   yield { type: 'preparing', what: 'data' };
   const data = await prepareData(config.data, sources.runDir === undefined ? {} : { runDir: sources.runDir });
   const dataset = openDataset(data);
+  checkPrompt(config, data);
   yield { type: 'preparing', what: 'model' };
   const built = await build(config, sources.model ?? config.model, data.info);
   yield { type: 'preparing', what: 'plan' };
@@ -92,6 +95,17 @@ export async function* prepareRun(
       ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
     ],
   };
+}
+
+/** A prompt that cannot be tokenised should not come to light when training has ended. */
+function checkPrompt({ generate }: ResolvedConfig, data: PreparedData): void {
+  if (generate.characters === 0) return;
+  try {
+    tokenizerOf(data)?.encode(generate.prompt);
+  } catch (error) {
+    if (error instanceof DataError) throw new DataError(`generate.prompt: ${error.message}`, { cause: error });
+    throw error;
+  }
 }
 
 /** Prepares without anyone watching: for planning, evaluation and generation. */

@@ -1,11 +1,13 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
-import { prepareModel, type ResolvedModel } from '../modules/index.ts';
+import { modelParams, namedState, prepareModel, type ResolvedModel } from '../modules/index.ts';
+import { buildOptimizer } from '../optim/index.ts';
+import { tensorName } from '../worker/index.ts';
 import { type Config, checkMachine, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
-import { prepareRun } from './prepare.ts';
+import { type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
   CheckpointReader,
@@ -81,6 +83,7 @@ export async function* resume(
   const reader = await CheckpointReader.open(usable.path, usable.index);
   try {
     reader.checkModel(prepared.params);
+    reader.checkState(carriedState(prepared));
   } finally {
     await reader.close();
   }
@@ -106,6 +109,18 @@ export async function complete(
   }
   if (!finished) throw new Error('the run ended without saying how');
   return finished;
+}
+
+/** Tensors of a checkpoint besides the parameters that going on needs. */
+function carriedState({ config, model }: PreparedRun): string[] {
+  const { optimizer } = buildOptimizer(config.optim, { totalSteps: config.train.steps });
+  const state = model.layers.flatMap(({ module, name }) => namedState(module, name));
+  return [
+    ...state.map(({ path }) => tensorName.state(path)),
+    ...modelParams(model).flatMap(({ path, spec }) =>
+      optimizer.slots({ path, shape: spec.shape, decay: spec.decay }).map((slot) => tensorName.slot(slot, path)),
+    ),
+  ];
 }
 
 /** A stored config names every key; only what is changed now counts as given (for settings without effect). */

@@ -1,4 +1,4 @@
-import { Buffer } from 'node:buffer';
+import { Buffer, isUtf8 } from 'node:buffer';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
@@ -62,19 +62,26 @@ async function readMobyDick(): Promise<{ bytes: Uint8Array; source: string }> {
 
 async function readText(path: string): Promise<{ bytes: Uint8Array; source: string }> {
   try {
-    if (!(await stat(path)).isDirectory()) return { bytes: notEmpty(await readFile(path), path), source: path };
+    if (!(await stat(path)).isDirectory()) return { bytes: checkText(await readFile(path), path), source: path };
     const names = (await readdir(path)).filter((name) => /\.(txt|md)$/i.test(name)).sort();
     if (names.length === 0) throw new DataError(`data.path: the folder ${path} holds no .txt or .md files`);
     const files = await Promise.all(names.map((name) => readFile(join(path, name))));
-    return { bytes: notEmpty(Buffer.concat(files), path), source: path };
+    return { bytes: checkText(Buffer.concat(files), path), source: path };
   } catch (error) {
     if (error instanceof DataError) throw error;
     throw new DataError(`data.path: ${path} cannot be read: ${(error as Error).message}`, { cause: error });
   }
 }
 
-function notEmpty(bytes: Uint8Array, path: string): Uint8Array {
-  if (bytes.length === 0) throw new DataError(`data.path: ${path} is empty; give a text file, or a folder of .txt and .md files, with text in it`);
+function checkText(bytes: Uint8Array, path: string): Uint8Array {
+  if (bytes.length === 0)
+    throw new DataError(
+      `data.path: ${path} is empty; give a text file, or a folder of .txt and .md files, with text in it`,
+    );
+  if (!isUtf8(bytes))
+    throw new DataError(
+      `data.path: ${path} is not text in UTF-8; give a text file, or convert it (iconv -f LATIN1 -t UTF-8, say)`,
+    );
   return bytes;
 }
 

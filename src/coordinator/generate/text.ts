@@ -1,4 +1,4 @@
-import { openDataset, type Tokenizer, tokenizerOf } from '../../data/index.ts';
+import { DataError, openDataset, type Tokenizer, tokenizerOf } from '../../data/index.ts';
 import { createEngine } from '../../engine/index.ts';
 import { createRng, int32 } from '../../tensor/index.ts';
 import { resolveConfig } from '../config/index.ts';
@@ -103,7 +103,7 @@ async function continueText(
 ): Promise<Generated> {
   const { prompt, temperature, topK, seed, onText } = options;
   const rng = createRng(seed).fork('generate');
-  const ids = [...tokenizer.encode(prompt === '' ? '\n' : prompt)];
+  const ids = [...(prompt === '' ? beginning(tokenizer) : tokenizer.encode(prompt))];
   const start = ids.length;
   const characters = options.tokens === undefined ? options.characters || 200 : Number.POSITIVE_INFINITY;
   const limit = options.tokens ?? characters * 4;
@@ -125,6 +125,16 @@ async function continueText(
     }
   }
   return { prompt, text: text.slice(0, characters) };
+}
+
+/** A line break, or where the tokenizer has never seen one its first token. */
+function beginning(tokenizer: Tokenizer): Int32Array {
+  try {
+    return tokenizer.encode('\n');
+  } catch (error) {
+    if (error instanceof DataError) return Int32Array.of(0);
+    throw error;
+  }
 }
 
 function definedOnly<T extends object>(options: T): Partial<T> {

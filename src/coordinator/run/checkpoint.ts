@@ -275,6 +275,20 @@ export class CheckpointReader {
     );
   }
 
+  /**
+   * Checks that there are all tensors of module and optimizer state that going on needs.
+   * @throws CheckpointError naming some of those that are missing.
+   */
+  checkState(names: readonly string[]): void {
+    const missing = pathsInOrder(names).filter((name) => !this.#byTensor.has(name));
+    if (missing.length === 0) return;
+    const shown = missing.slice(0, 3).map((name) => `'${name}'`);
+    if (missing.length > 3) shown.push(`${missing.length - 3} more`);
+    throw new CheckpointError(
+      `the checkpoint was made with another optimizer, or other settings of the model: it has no ${shown.join(', ')}\n  use the config that the run was made with, or start a new run`,
+    );
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#readers.map((reader) => reader.close()));
   }
