@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type RunEvent, train } from '../../src/index.ts';
@@ -10,54 +10,76 @@ export type BenchConfig = Readonly<Record<string, unknown>>;
 export interface TimedRun {
   /** Milliseconds of each step after the dropped ones, from the end of one to the end of the next. */
   readonly stepMs: readonly number[];
-  /** Milliseconds that ranks spent in communication instructions in each of those steps (the longest of them). */
-  readonly commMs: readonly number[];
   /** CPU milliseconds of the whole process for each of those steps: without what other processes take. */
   readonly cpuMs: number;
-  /** Loss of the last step: equal for all runs that should have equal bits. */
+  /** Loss of the last step: equal for all runs that must have equal bits. */
   readonly loss: number;
+  /** Bytes of parameters that each rank holds. */
+  readonly paramBytes: readonly number[];
+  /** By rank, the milliseconds of every instruction of its program, step by step; empty unless asked for. */
+  readonly instructions: readonly (readonly (readonly number[])[])[];
 }
 
 /** How long runs are. */
 export interface Length {
   readonly steps: number;
-  /** First steps that are not counted: compilation of buckets, first use of memory. */
+  /** First steps that are not counted: first use of memory, and of sizes of experts' buckets. */
   readonly drop: number;
 }
 
-/** Trains on worker threads for some steps, and ends the run there. */
-export async function timedRun(config: BenchConfig, { steps, drop }: Length): Promise<TimedRun> {
+/** Trains on worker threads for some steps. With `trace` the run goes to its end, and instructions are timed. */
+export async function timedRun(config: BenchConfig, length: Length, trace = false): Promise<TimedRun> {
+  const { steps, drop } = length;
   const dir = mkdtempSync(join(tmpdir(), 'plexus-bench-'));
   const stepMs: number[] = [];
-  const commMs: number[] = [];
+  let paramBytes: number[] = [];
   let cpu = process.cpuUsage();
+  let cpuMs = 0;
   let last = performance.now();
   let loss = Number.NaN;
+  let folder = '';
   try {
-    // Longer than what is looked at, so that no evaluation or checkpoint comes.
-    const events: AsyncIterable<RunEvent> = train({
-      ...config,
-      train: { steps: 100_000 },
-      run: { dir },
-    });
+    // Without a trace it is planned longer than what is looked at, so that no evaluation or checkpoint comes.
+    const options = { train: { steps: trace ? steps : 100_000 }, run: { dir, trace } };
+    const events: AsyncIterable<RunEvent> = train({ ...config, ...options });
     for await (const event of events) {
-      if (event.type === 'warning') throw new Error(`the benchmark's config draws a warning: ${event.message}`);
+      if (event.type === 'started') {
+        folder = event.dir;
+        paramBytes = event.workers.map((worker) => worker.paramBytes);
+      }
       if (event.type !== 'step') continue;
       const now = performance.now();
-      if (event.step > drop) {
-        stepMs.push(now - last);
-        commMs.push(event.commMs);
-      } else cpu = process.cpuUsage();
+      if (event.step <= drop) cpu = process.cpuUsage();
+      else stepMs.push(now - last);
       last = now;
       loss = event.loss;
       if (event.step < steps) continue;
       const { user, system } = process.cpuUsage(cpu);
-      return { stepMs, commMs, cpuMs: (user + system) / 1000 / (steps - drop), loss };
+      cpuMs = (user + system) / 1000 / (steps - drop);
+      if (!trace) break;
     }
-    throw new Error('the run ended before its last step');
+    const instructions = trace ? instructionTimes(join(folder, 'trace.json'), length) : [];
+    return { stepMs, cpuMs, loss, paramBytes, instructions };
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+interface TraceFile {
+  readonly traceEvents: readonly { ph: string; tid: number; dur: number; args: { step?: number } }[];
+}
+
+function instructionTimes(file: string, { steps, drop }: Length): number[][][] {
+  const { traceEvents } = JSON.parse(readFileSync(file, 'utf8')) as TraceFile;
+  const ranks: number[][][] = [];
+  for (const { ph, tid, dur, args } of traceEvents) {
+    if (ph !== 'X' || args.step === undefined || args.step < drop || args.step >= steps) continue;
+    ranks[tid] ??= [];
+    const rank = ranks[tid] as number[][];
+    rank[args.step - drop] ??= [];
+    rank[args.step - drop]?.push(dur / 1000);
+  }
+  return ranks;
 }
 
 /** Runs several configs in turns, so that what else the machine does falls on all of them alike. */
@@ -65,12 +87,13 @@ export async function inTurns<Name extends string>(
   configs: Readonly<Record<Name, BenchConfig>>,
   repetitions: number,
   length: Length,
+  traced: readonly NoInfer<Name>[] = [],
 ): Promise<Record<Name, TimedRun[]>> {
   const names = Object.keys(configs) as Name[];
   const runs = Object.fromEntries(names.map((name) => [name, [] as TimedRun[]])) as Record<Name, TimedRun[]>;
   for (let i = 0; i < repetitions; i++)
     for (const name of i % 2 === 0 ? names : [...names].reverse()) {
-      runs[name].push(await timedRun(configs[name], length));
+      runs[name].push(await timedRun(configs[name], length, traced.includes(name)));
       process.stderr.write('.');
     }
   process.stderr.write('\n');

@@ -1,0 +1,86 @@
+// Two pipeline stages against one worker, and against what the schedule allows.
+//   npm run bench -- scaling/pipeline [--steps=24] [--runs=3]
+//
+// The bound is found with the measured costs of each stage: one worker runs both stages one after the other (two chunks
+// on one rank), every instruction is timed, and the planner's simulator runs the two ranks' programs of 1f1b with the
+// medians, communication taking no time. For equal stages and a free optimizer step that is p * m / (m + p - 1).
+import { prepareQuietly, resolveConfig, type StepCosts, simulate } from '../../src/index.ts';
+import { timing } from '../engine/stats.ts';
+import { transformer } from './model.ts';
+import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
+import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
+
+const length = { steps: flag('steps', 24), drop: 4 };
+const configs = {
+  one: transformer({}),
+  chunks: transformer({ schedule: 'interleaved-1f1b', chunks: 2 }),
+  '1f1b': transformer({ pipeline: 2, schedule: '1f1b' }),
+  zeroBubble: transformer({ pipeline: 2, schedule: 'zero-bubble' }),
+};
+const runs = await inTurns(configs, flag('runs', 3), length, ['chunks']);
+expectEqualBits(Object.values(runs));
+
+/** Median milliseconds of every kind of work on each stage, as one worker does it. */
+async function measuredCosts(
+  config: BenchConfig,
+  timed: readonly TimedRun[],
+  share: readonly number[],
+): Promise<StepCosts> {
+  const { plan } = await prepareQuietly(resolveConfig(config));
+  const program = plan.programs[0];
+  if (!program) throw new Error('a plan has at least one rank');
+  const samples = new Map<string, number[]>();
+  for (const step of timed.flatMap(({ instructions }) => instructions[0] ?? []))
+    program.instructions.forEach((instruction, i) => {
+      const key = 'stage' in instruction ? `${instruction.op} ${instruction.stage}` : instruction.op;
+      const known = samples.get(key);
+      if (known) known.push(step[i] as number);
+      else samples.set(key, [step[i] as number]);
+    });
+  const median = (key: string) => timing(samples.get(key) ?? [0]).median / 1000;
+  return {
+    bytesPerSecond: Number.POSITIVE_INFINITY,
+    latencySeconds: 0,
+    bytes: () => 0,
+    activationBytes: () => 0,
+    seconds: (instruction) => {
+      switch (instruction.op) {
+        case 'Optimize':
+          // A rank updates what it holds.
+          return instruction.stages.reduce((sum, stage) => sum + (share[stage] ?? 0) * median('Optimize'), 0);
+        case 'Forward':
+        case 'Backward':
+        case 'LoadBatch':
+          return median(`${instruction.op} ${instruction.stage}`);
+        default:
+          return 0;
+      }
+    },
+  };
+}
+
+const held = runs['1f1b'][0]?.paramBytes ?? [];
+const share = held.map((bytes) => bytes / held.reduce((sum, each) => sum + each, 0));
+const costs = await measuredCosts(configs.chunks, runs.chunks, share);
+const { plan } = await prepareQuietly(resolveConfig(configs['1f1b']));
+const bound = simulate(plan.programs, costs).seconds * 1000;
+const [one, chunks, pipelined, zeroBubble] = [
+  stepTimes(runs.one),
+  stepTimes(runs.chunks),
+  stepTimes(runs['1f1b']),
+  stepTimes(runs.zeroBubble),
+];
+const [m, p] = [plan.batch.microbatches, plan.mesh.pipeline];
+printHeading(`pipeline: 4 blocks, d = 256, ${p} stages, ${m} microbatches of 8 x 128 tokens, AdamW with clipping`);
+printTimes('one worker', one);
+printTimes('one worker, both stages in turns', chunks);
+printTimes('two stages, 1f1b', pipelined);
+printTimes('two stages, zero-bubble', zeroBubble);
+console.log(
+  `bound of 1f1b: ${bound.toFixed(1)} ms a step, ${(chunks.median / bound).toFixed(3)}x one worker (equal stages without an optimizer step: p m / (m + p - 1) = ${((p * m) / (m + p - 1)).toFixed(3)}x)`,
+);
+printRatio('1f1b, of the bound', bound / pipelined.median, 0.95);
+printRatio('1f1b, best step, of the bound', bound / pipelined.best, null);
+printRatio('1f1b, speed-up', chunks.median / pipelined.median, null);
+printRatio('zero-bubble, speed-up', chunks.median / zeroBubble.median, null);
+printRatio('zero-bubble / 1f1b', pipelined.median / zeroBubble.median, 1);
