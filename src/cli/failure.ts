@@ -64,9 +64,11 @@ export function formatFailure(reports: readonly FailureReport[], format: Failure
       );
     return lines.join('\n');
   }
-  if (frames[0]) lines.push(`  ${paint('dim', 'at'.padEnd(12))} ${frames[0].replace(/^at /, '')}`);
+  // A place in Plexus itself says nothing to anybody where the module is known.
+  const frame = userFrames(cause.stack)[0] ?? (cause.path === null ? frames[0] : undefined);
+  if (frame) lines.push(`  ${paint('dim', 'at'.padEnd(12))} ${frame.replace(/^at /, '')}`);
   const folded: string[] = [];
-  if (frames.length > 1) folded.push('the whole stack');
+  if (frames.length > (frame ? 1 : 0)) folded.push('the whole stack');
   if (others.length > 0) folded.push(`${others.length} more report${others.length > 1 ? 's' : ''} from other workers`);
   if (folded.length > 0) lines.push(paint('dim', `  (--verbose shows ${folded.join(' and ')})`));
   return lines.join('\n');
