@@ -152,7 +152,11 @@ export interface Engine {
   readonly version: string;
   readonly threads: number;
   compile(fn: TensorFunction, signature: readonly Signature[], options?: CompileOptions): Promise<Executable>;
-  vjp(fn: TensorFunction, signature: readonly Signature[], options: VjpOptions & CompileOptions): Promise<PhasedFunction>;
+  vjp(
+    fn: TensorFunction,
+    signature: readonly Signature[],
+    options: VjpOptions & CompileOptions,
+  ): Promise<PhasedFunction>;
   /** Moves a host tensor to where the engine computes; on a CPU no copy is made, so do not write to it afterwards. */
   upload(tensor: HostTensor): DeviceTensor;
   /** Reads a value back. On a CPU it is the same memory, without a copy. */

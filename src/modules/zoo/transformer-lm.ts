@@ -148,7 +148,12 @@ function mixtureOf(args: Args, hidden: number, feedForward: (width: number) => M
   const experts = Array.from({ length: options.experts }, () => feedForward(options.hidden ?? hidden));
   const shared = options.shared === null ? {} : { shared: feedForward(options.shared) };
   if (options.routing === 'expert')
-    return expertChoice({ dim: args.dim, experts, capacityFactor: options.capacity_factor ?? options.top_k, ...shared });
+    return expertChoice({
+      dim: args.dim,
+      experts,
+      capacityFactor: options.capacity_factor ?? options.top_k,
+      ...shared,
+    });
   return moe({
     dim: args.dim,
     experts,
