@@ -1,4 +1,4 @@
-import type { SplitName } from '../data/index.ts';
+import { DataError, type SplitName } from '../data/index.ts';
 import { workerEntryUrl } from '../worker/index.ts';
 import { checkMachine, resolveConfig } from './config/index.ts';
 import { jobsOf } from './execute.ts';
@@ -56,7 +56,8 @@ export async function evaluateRun(run: string, options: EvaluateRunOptions = {})
     await reader.close();
   }
   const microbatches = evaluationSize(prepared, split);
-  if (microbatches === 0) throw new Error(`the dataset has no ${split} part to evaluate on; use another split`);
+  if (microbatches === 0)
+    throw new DataError(`the dataset of ${folder.id} has no ${split} part to evaluate on; use another --split`);
   const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: usable.path });
   const { pool } = await WorkerPool.start(
     {

@@ -19,7 +19,15 @@ import {
   type TaskInfo,
 } from '../modules/index.ts';
 import { buildOptimizer, unusedGroups } from '../optim/index.ts';
-import { compilePlan, type ParamSummary, type Plan, summariseModel, worldSize } from '../plan/index.ts';
+import {
+  compilePlan,
+  type ModelSummary,
+  type ParamSummary,
+  type Plan,
+  PlanError,
+  summariseModel,
+  worldSize,
+} from '../plan/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 
@@ -64,12 +72,7 @@ export async function* prepareRun(
   yield { type: 'preparing', what: 'plan' };
   const optimizer = buildOptimizer(config.optim, { totalSteps: config.train.steps });
   const summary = await summariseModel(built.model, data.info, config.batch.micro, optimizer.optimizer);
-  const plan = compilePlan({
-    summary,
-    parallel: config.parallel,
-    batch: config.batch,
-    baseDir: config.origin.directory,
-  });
+  const plan = planned(config, summary);
   const params = summary.layers.flatMap((layer) => [
     ...layer.params,
     ...layer.expertCalls.flatMap((call) => call.experts.flat()),
@@ -92,6 +95,7 @@ export async function* prepareRun(
       ...idleCores(config),
       ...built.warnings,
       ...plan.warnings,
+      ...repeatedExamples(config, dataset),
       ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
     ],
   };
@@ -146,6 +150,20 @@ export function evaluationSize({ dataset, config }: Pick<PreparedRun, 'dataset' 
   return evaluationBatches({ examples: dataset.split(split).examples, micro: config.batch.micro }).length;
 }
 
+/** Checks that there is something to evaluate on, before anything is started. @throws ConfigError */
+export function checkEvaluation({ dataset, config }: PreparedRun): void {
+  const { eval_split: split } = config.train;
+  if (dataset.split(split).examples > 0) return;
+  throw config.origin.fail([
+    {
+      path: ['train', 'eval_split'],
+      message:
+        `train.eval_split is ${split}, but the dataset has no ${split} part: ` +
+        `set data.${split} above 0, or train.eval_split to ${split === 'test' ? 'validation' : 'test'}`,
+    },
+  ]);
+}
+
 /** Reference losses on exactly the examples that an evaluation of the whole validation split uses. */
 export function baselinesOf({
   dataset,
@@ -155,6 +173,26 @@ export function baselinesOf({
   const batches = evaluationBatches({ examples: dataset.split('validation').examples, micro: config.batch.micro });
   const examples = Int32Array.from(batches.flatMap((batch) => [...batch]));
   return examples.length === 0 ? {} : dataset.baselines(examples);
+}
+
+/** A step that takes more examples than there are. */
+function repeatedExamples({ batch }: ResolvedConfig, dataset: Dataset): string[] {
+  const { examples } = dataset.split('train');
+  if (batch.global <= examples) return [];
+  return [
+    `batch.global ${batch.global} is more than the ${examples} training examples: every step repeats some of them`,
+  ];
+}
+
+/** A plan that cannot be made is something wrong with the config, at the key that the error names. */
+function planned(config: ResolvedConfig, summary: ModelSummary): Plan {
+  const { parallel, batch, origin } = config;
+  try {
+    return compilePlan({ summary, parallel, batch, baseDir: origin.directory });
+  } catch (error) {
+    if (!(error instanceof PlanError)) throw error;
+    throw origin.fail([{ path: error.key?.split('.') ?? ['parallel'], message: error.message }], error);
+  }
 }
 
 /** A model that refuses its arguments or its task is something wrong with the config, at its `model` section. */

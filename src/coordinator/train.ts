@@ -7,13 +7,14 @@ import { tensorName } from '../worker/index.ts';
 import { type Config, checkMachine, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
-import { type PreparedRun, prepareRun } from './prepare.ts';
+import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
   CheckpointReader,
   createRunFolder,
   findRunFolder,
   newestCheckpoint,
+  RunFolderError,
   readModelFile,
   writeModelFile,
 } from './run/index.ts';
@@ -39,7 +40,11 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
   const config = resolveConfig(source, options.overrides);
   checkMachine(config);
   const prepared = yield* prepareRun(config);
-  const folder = await createRunFolder(config.run.dir, config.name, config.run.id);
+  checkEvaluation(prepared);
+  const folder = await createRunFolder(config.run.dir, config.name, config.run.id).catch((error: unknown) => {
+    if (!(error instanceof RunFolderError)) throw error;
+    throw config.origin.fail([{ path: ['run', error.key], message: error.message }], error);
+  });
   let stepped = false;
   try {
     const model = await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
@@ -80,6 +85,7 @@ export async function* resume(
     ? await readModelFile(folder)
     : await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
   const prepared = yield* prepareRun(config, { runDir: folder.path, model });
+  checkEvaluation(prepared);
   const reader = await CheckpointReader.open(usable.path, usable.index);
   try {
     reader.checkModel(prepared.params);

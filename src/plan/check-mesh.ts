@@ -23,6 +23,7 @@ export function checkMesh(mesh: MeshShape, model?: ModelSummary, chunks = 1): vo
       chunks > 1
         ? `every stage needs a layer, but parallel.pipeline ${mesh.pipeline} * chunks ${chunks} = ${stages} stages and the model has ${model.layers.length} layers: set parallel.chunks to at most ${Math.max(1, Math.floor(model.layers.length / mesh.pipeline))}, or use fewer pipeline ranks`
         : `every pipeline rank needs a layer, but parallel.pipeline is ${mesh.pipeline} and the model has ${model.layers.length} layers: set parallel.pipeline to at most ${model.layers.length}`,
+      { key: 'parallel.pipeline' },
     );
   for (const layer of model.layers)
     for (const call of layer.expertCalls)
@@ -30,6 +31,7 @@ export function checkMesh(mesh: MeshShape, model?: ModelSummary, chunks = 1): vo
         throw new PlanError(
           `parallel.expert must divide the number of experts, but ${mesh.expert} does not divide the ${call.experts.length} experts of "${call.path}": ` +
             `set parallel.expert to ${commonDivisor(call.experts.length, mesh.expert)}, or give the model ${Math.ceil(call.experts.length / mesh.expert) * mesh.expert} experts`,
+          { key: 'parallel.expert' },
         );
 }
 

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { balance, manualStages } from './balance.ts';
 import { type BatchOptions, type BatchPlan, batchPlan } from './batch.ts';
 import { checkMesh } from './check-mesh.ts';
-import { PlanError } from './errors.ts';
+import { aboutKey, PlanError } from './errors.ts';
 import { layerFlops } from './layer-cost.ts';
 import { type LoweringInput, lowerEvaluation, lowerTraining, type StageContents } from './lower.ts';
 import { type MeshShape, worldSize } from './mesh.ts';
@@ -51,11 +51,11 @@ export function compilePlan(input: PlanInput): Plan {
   const mesh: MeshShape = { data: parallel.data, pipeline: parallel.pipeline, expert: parallel.expert };
   const { name, chunks, table, warnings } = chooseSchedule(input, mesh);
   checkMesh(mesh, summary, chunks);
-  if (table) checkTable(table, mesh, summary);
+  if (table) aboutKey('parallel.schedule', () => checkTable(table, mesh, summary));
   const batch = batchPlan(input.batch, mesh);
   const schedules = new Map<number, Schedule>();
   const schedule = (microbatches: number): Schedule => {
-    if (table) return forShare(table, microbatches);
+    if (table) return aboutKey('parallel.schedule', () => forShare(table, microbatches));
     const known = schedules.get(microbatches) ?? generateSchedule(name, mesh.pipeline, microbatches, chunks);
     schedules.set(microbatches, known);
     return known;
@@ -92,9 +92,7 @@ function verify(train: readonly Program[], evaluate: readonly Program[], table: 
     if (!table || !(error instanceof VerificationError)) throw error;
     throw new PlanError(
       `the schedule table "${table.name}" cannot be run; change the order of its cells: ${error.message}`,
-      {
-        cause: error,
-      },
+      { key: 'parallel.schedule', cause: error },
     );
   }
 }
@@ -111,7 +109,8 @@ function chooseSchedule(input: PlanInput, mesh: MeshShape) {
   if (mesh.expert > 1 && summary.layers.every((layer) => layer.expertCalls.length === 0))
     warnings.push(`parallel.expert ${mesh.expert} has no effect: the model has no experts`);
   if (typeof parallel.schedule !== 'string') {
-    const table = readSchedule(resolve(input.baseDir ?? '.', parallel.schedule.file));
+    const path = resolve(input.baseDir ?? '.', parallel.schedule.file);
+    const table = aboutKey('parallel.schedule', () => readSchedule(path));
     if (parallel.chunks !== null)
       warnings.push(
         `parallel.chunks ${parallel.chunks} has no effect: the schedule table says which stages a rank holds`,
@@ -128,6 +127,7 @@ function chooseSchedule(input: PlanInput, mesh: MeshShape) {
     if (parallel.stages !== 'auto' && parallel.stages.length > 1)
       throw new PlanError(
         `parallel.stages has ${parallel.stages.length} entries, but with parallel.pipeline 1 there is one stage: set parallel.pipeline to ${parallel.stages.length}, or stages to auto`,
+        { key: 'parallel.stages' },
       );
     name = '1f1b';
     chunks = 1;
@@ -161,12 +161,11 @@ function forShare(table: Schedule, microbatches: number): Schedule {
 }
 
 function cut({ summary, parallel }: PlanInput, stages: number): number[][] {
-  if (parallel.stages !== 'auto')
-    return manualStages(
-      summary.layers.map((layer) => layer.name),
-      parallel.stages,
-      stages,
-    );
+  const { stages: entries } = parallel;
+  if (entries !== 'auto') {
+    const names = summary.layers.map((layer) => layer.name);
+    return aboutKey('parallel.stages', () => manualStages(names, entries, stages));
+  }
   const costs = summary.layers.map((layer) => {
     const { forward, backward } = layerFlops(layer);
     return forward + backward;

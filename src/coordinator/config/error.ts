@@ -32,6 +32,17 @@ export class ConfigError extends Error {
   }
 }
 
+/** Characters of a long line that are shown around the place. */
+const EXCERPT = 100;
+
+/** The part of a line around a column; all of it where it is not long. */
+function excerpt(text: string, column: number): { readonly text: string; readonly column: number } {
+  if (text.length <= EXCERPT) return { text, column };
+  const start = Math.max(0, Math.min(column - 1 - EXCERPT / 2, text.length - EXCERPT));
+  const shown = `${start > 0 ? '…' : ''}${text.slice(start, start + EXCERPT)}${start + EXCERPT < text.length ? '…' : ''}`;
+  return { text: shown, column: column - start + (start > 0 ? 1 : 0) };
+}
+
 /** An issue as shown to a person: place, message, the offending line with a caret, and the hint. */
 export function formatIssue(issue: ConfigIssue): string {
   const { location, flag, path, message, hint } = issue;
@@ -39,8 +50,9 @@ export function formatIssue(issue: ConfigIssue): string {
   const lines = [`${place}: ${message}`];
   if (location && !flag) {
     const number = String(location.line);
-    lines.push(`  ${number} | ${location.text}`);
-    lines.push(`  ${' '.repeat(number.length)} | ${' '.repeat(location.column - 1)}^`);
+    const { text, column } = excerpt(location.text, location.column);
+    lines.push(`  ${number} | ${text}`);
+    lines.push(`  ${' '.repeat(number.length)} | ${' '.repeat(column - 1)}^`);
   }
   if (hint) lines.push(`  ${hint}`);
   return lines.join('\n');

@@ -192,7 +192,7 @@ export class RunSession implements Session {
         microbatch: null,
         step: this.#position - 1,
         name: 'NotFinite',
-        message: `the loss is ${loss} and the gradient norm ${gradNorm}: training has diverged; ${kept}\nlower optim.lr, warm it up for longer, or set optim.clip`,
+        message: `the loss is ${loss} and the gradient norm ${gradNorm}: training has diverged; ${kept}\nlower optim.lr, warm it up for longer, or set optim.clip_norm`,
         stack: '',
         secondary: false,
       },

@@ -1,6 +1,7 @@
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, stat } from 'node:fs/promises';
-import { basename, join, resolve } from 'node:path';
-import { CheckpointError } from './errors.ts';
+import { basename, dirname, join, resolve } from 'node:path';
+import { CheckpointError, RunFolderError } from './errors.ts';
 
 /** The files of a run. */
 export interface RunFolder {
@@ -33,7 +34,7 @@ export function runFolderAt(path: string): RunFolder {
 
 /**
  * Makes the folder of a new run. Without an id, one is made from name and time; a number is added if it is taken.
- * @throws Error if a given id is taken.
+ * @throws RunFolderError if a given id is taken, or the folder cannot be made
  */
 export async function createRunFolder(
   dir: string,
@@ -42,7 +43,9 @@ export async function createRunFolder(
   now = new Date(),
 ): Promise<RunFolder> {
   const base = resolve(dir);
-  await mkdir(base, { recursive: true });
+  await makeFolders(base).catch((error: Error) => {
+    throw new RunFolderError('dir', `the folder ${base} cannot be made: ${error.message}`, error);
+  });
   const stamp = now.toISOString().replace(/[-:]/g, '').replace('T', '-').slice(0, 15);
   const slug = name.replace(/[^\w.-]+/g, '-') || 'run';
   for (let attempt = 1; ; attempt++) {
@@ -51,12 +54,32 @@ export async function createRunFolder(
       await mkdir(join(base, candidate));
       return runFolderAt(join(base, candidate));
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      const { code, message } = error as NodeJS.ErrnoException;
+      if (code !== 'EEXIST')
+        throw new RunFolderError('dir', `a run folder cannot be made in ${base}: ${message}`, error);
       if (id !== null)
-        throw new Error(
+        throw new RunFolderError(
+          'id',
           `the run folder ${join(base, id)} exists already: choose another run.id, delete it, or continue it with --resume`,
+          error,
         );
     }
+  }
+}
+
+/**
+ * Makes a folder and those above it. Node's own `recursive` never returns where a folder cannot be made although the one
+ * above it is there, as under /proc.
+ */
+async function makeFolders(path: string): Promise<void> {
+  try {
+    await mkdir(path);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || existsSync(dirname(path))) throw error;
+    await makeFolders(dirname(path));
+    await makeFolders(path);
   }
 }
 
