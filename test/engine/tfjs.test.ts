@@ -1,22 +1,29 @@
-import type { Tensor } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor4D } from '@tensorflow/tfjs-core';
 import { afterAll, describe, expect, test } from 'vitest';
 import {
+  createEngine,
+  type DeviceTensor,
+  type Engine,
   EngineError,
   gelu,
   layerNorm,
   rmsNorm,
+  type Signature,
   silu,
   softmaxCrossEntropy,
   type TensorFunction,
   tf,
 } from '../../src/engine/index.ts';
 import { createTfjsEngine, isInstalled, tfjsBackends } from '../../src/engine/tfjs/index.ts';
-import { float32, int32, scalar } from '../../src/tensor/index.ts';
+import { float32, type HostTensor, int32, scalar } from '../../src/tensor/index.ts';
 import { checkGradient, expectClose, integers, random } from './reference.ts';
 
 const devices = await Promise.all(['cpu', 'wasm'].map((device) => createTfjsEngine({ device, threads: 1 })));
 
+const onnx = await createEngine({ kind: 'onnx', device: 'cpu', threads: 1 });
+
 afterAll(async () => {
+  await onnx.dispose();
   for (const engine of devices) await engine.dispose();
 });
 
@@ -98,6 +105,98 @@ describe.each(devices.map((engine) => [engine.device, engine] as const))('on %s'
     expect(() => executable.onnx()).toThrow('no ONNX models');
   });
 
+  test.each<[string, number[][], TensorFunction]>([
+    [
+      'one-hot in float32',
+      [[4, 3]],
+      (x) => tf.mul(x as Tensor, tf.oneHot(tf.argMax(x as Tensor, 1), 3, 0.9, 0.1, 'float32')),
+    ],
+    [
+      'matmul with batches broadcast on both sides',
+      [
+        [2, 1, 4, 3],
+        [3, 3, 5],
+      ],
+      (a, b) => tf.matMul(a as Tensor, b as Tensor),
+    ],
+    [
+      'convolution',
+      [
+        [2, 6, 5, 3],
+        [3, 3, 3, 4],
+      ],
+      (x, w) => tf.conv2d(x as Tensor4D, w as Tensor4D, 2, 'same'),
+    ],
+    [
+      'depthwise convolution',
+      [
+        [2, 6, 5, 3],
+        [3, 3, 3, 2],
+      ],
+      (x, w) => tf.depthwiseConv2d(x as Tensor4D, w as Tensor4D, 1, 'same'),
+    ],
+    ['max pooling with padding', [[2, 7, 6, 3]], (x) => tf.maxPool(x as Tensor4D, [3, 2], 2, 'same')],
+    [
+      'an update of rows',
+      [
+        [5, 3],
+        [2, 3],
+      ],
+      (x, rows) => tf.tensorScatterUpdate(x as Tensor, tf.tensor2d([[1], [3]], [2, 1], 'int32'), rows as Tensor),
+    ],
+  ])('%s: values and gradients are those of the onnx engine', async (_name, inputs, fn) => {
+    const values = async (engine: Engine) => {
+      const given = inputs.map((shape, i) =>
+        engine.upload(
+          float32(
+            random(shape, i + 1)
+              .dataSync()
+              .slice() as Float32Array,
+            shape,
+          ),
+        ),
+      );
+      const phased = await engine.vjp(
+        fn,
+        inputs.map((shape) => signature(...shape)),
+        {
+          wrt: inputs.map(() => true),
+          differentiable: [true],
+        },
+      );
+      const slots = new Map(phased.inputs.map((slot, i) => [slot, given[i] as DeviceTensor]));
+      const { shape } = phased.slots.get(phased.outputs[0] as number) as Signature;
+      slots.set(
+        phased.cotangents[0] as number,
+        engine.upload(
+          float32(
+            random([...shape], 9)
+              .dataSync()
+              .slice() as Float32Array,
+            shape,
+          ),
+        ),
+      );
+      for (const { executable, reads, writes } of phased.phases) {
+        const results = await executable.run(reads.map((slot) => slots.get(slot) as DeviceTensor));
+        for (const [i, slot] of writes.entries()) slots.set(slot, results[i] as DeviceTensor);
+      }
+      const wanted = [...phased.outputs, ...phased.gradients].map((slot) => slots.get(slot as number) as DeviceTensor);
+      return Promise.all(wanted.map(async (tensor) => (await engine.download(tensor)).data.slice()));
+    };
+    const expected = await values(onnx);
+    for (const [i, value] of (await values(engine)).entries())
+      expectClose(tf.tensor(value as Float32Array), tf.tensor(expected[i] as Float32Array), 1e-5, `value ${i}`);
+  });
+
+  test.each(['float32', 'int32', 'bool'] as const)('an output of %s goes into a given tensor', async (dtype) => {
+    const executable = await engine.compile((x) => tf.cast(tf.greater(x as Tensor, 0), dtype), [signature(2)]);
+    const [into] = await executable.run([engine.upload(float32([1, -1], [2]))]);
+    const [written] = await executable.run([engine.upload(float32([-1, 1], [2]))], [into as DeviceTensor]);
+    expect(written).toBe(into);
+    expect([...(await engine.download(written as DeviceTensor)).data]).toEqual([0, 1]);
+  });
+
   test('a run leaks no tensors', async () => {
     const executable = await engine.compile((x) => tf.softmax(tf.tanh(x as Tensor)), [signature(2, 3)]);
     const x = engine.upload(float32(new Float32Array(6), [2, 3]));
@@ -106,6 +205,36 @@ describe.each(devices.map((engine) => [engine.device, engine] as const))('on %s'
     for (let i = 0; i < 3; i++) engine.release((await executable.run([x]))[0] as never);
     expect(tf.engine().state.numTensors).toBe(before);
   });
+});
+
+test('on the CPU device an output has memory of its own dtype, shared with no input or other output', async () => {
+  const engine = devices[0] as (typeof devices)[number];
+  const views: TensorFunction = (x) => [
+    x as Tensor,
+    tf.reshape(x as Tensor, [4]),
+    ...tf.unstack(x as Tensor),
+    ...tf.split(tf.neg(x as Tensor), 2),
+    tf.cast(tf.greater(x as Tensor, 2), 'float32'),
+    tf.scalar(1),
+  ];
+  const executable = await engine.compile(views, [signature(2, 2)]);
+  const x = engine.upload(float32([1, 2, 3, 4], [2, 2]));
+  const outputs = [...(await executable.run([x])), ...(await executable.run([x]))];
+  for (const output of outputs) ((engine.host(output) as HostTensor).data as Float32Array).fill(9.5);
+  expect([...(await engine.download(x)).data]).toEqual([1, 2, 3, 4]);
+  const again = await Promise.all((await executable.run([x])).map((output) => engine.download(output)));
+  expect(again.map(({ data }) => [...data])).toEqual([
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    [1, 2],
+    [3, 4],
+    [-1, -2],
+    [-3, -4],
+    [0, 0, 1, 1],
+    [1],
+  ]);
+  expect(again.every(({ data }) => data instanceof Float32Array)).toBe(true);
+  for (const output of outputs) engine.release(output);
 });
 
 test("on the CPU device a value's memory can be seen without a copy, and into writes to it", async () => {

@@ -166,7 +166,7 @@ class TfjsExecutable implements Executable {
         if (at >= 0) keys.set(ids[0] as number, await (tensors[at] as Tensor).data());
       }
     const results = withBackend(this.#backend.backend, () =>
-      interpret(this.#interpretation, tensors, keys).map((tensor) => tf.keep(tensor)),
+      this.#apart(tensors, interpret(this.#interpretation, tensors, keys)).map((tensor) => tf.keep(tensor)),
     );
     return results.map((tensor, i) => {
       const target = into[i] as TfjsTensor | null | undefined;
@@ -184,13 +184,36 @@ class TfjsExecutable implements Executable {
     disposeConstants(this.#interpretation);
   }
 
+  /**
+   * On the JavaScript backend a reshape, a clone or a slice shares the memory of what it was made from, and a cast to
+   * float32 leaves bytes or integers in place. Outputs may be written to later, so each gets memory of its own dtype
+   * that is neither an input's nor another output's.
+   */
+  #apart(inputs: readonly Tensor[], outputs: readonly Tensor[]): readonly Tensor[] {
+    if (this.#backend.device !== 'cpu') return outputs;
+    const known = new Set([...inputs, ...this.#interpretation.constants.values()].map((x) => x.dataSync().buffer));
+    return outputs.map((output) => {
+      const { dtype, shape } = output;
+      const data = output.dataSync();
+      const Data = dtype === 'float32' ? Float32Array : dtype === 'int32' ? Int32Array : Uint8Array;
+      if (data instanceof Data && !known.has(data.buffer)) {
+        known.add(data.buffer);
+        return output;
+      }
+      const copy = tf.tensor(Data.from(data), shape, dtype);
+      output.dispose();
+      return copy;
+    });
+  }
+
   #fresh(tensor: Tensor): TfjsTensor {
     return new TfjsTensor(tensor, this.#backend.device === 'cpu' ? 'host' : 'device');
   }
 
   /** On the JavaScript backend the numbers go into the memory that the caller may hold; elsewhere the handle moves. */
   #write(target: TfjsTensor, tensor: Tensor): TfjsTensor {
-    if (target.location === 'host') {
+    // tfjs shows bools as a copy: writing into that would change nothing.
+    if (target.location === 'host' && target.dtype !== 'bool') {
       (tensorOf(target, 'write').dataSync() as Float32Array).set(tensor.dataSync());
       tensor.dispose();
       return target;

@@ -1,4 +1,5 @@
 import type { Tensor, Tensor4D } from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../tensor/index.ts';
 import type { GraphNode } from '../graph.ts';
 import { kernelDefinition, tf, withBackend } from '../trace/index.ts';
 
@@ -23,22 +24,50 @@ export function replacement(node: GraphNode, inputs: readonly Tensor[]): Tensor 
       return ['cpu', 'wasm', 'tensorflow'].includes(tf.getBackend())
         ? segmentSum(a, b, node.attrs.numSegments as number)
         : null;
+    case 'OneHot':
+      return tf.getBackend() === 'wasm' && node.attrs.dtype !== 'int32' ? oneHot(node, a) : null;
     case 'Cast':
       // tfjs has no cast to bool that counts NaN as true on all backends; "not zero" is the definition.
       return node.attrs.dtype === 'bool' && a.dtype !== 'bool' ? tf.notEqual(a, tf.zerosLike(a)) : null;
     case 'Conv2DBackpropInput':
     case 'DepthwiseConv2dNativeBackpropInput':
-      return isDilated(node) ? run(node, undilated(node), [a, dilate(b, node)]) : null;
+      return isDilated(node) ? run(node, undilated(node), [a, dilate(b, node)]) : onCpuIfMissing(node, inputs);
     case 'Conv2DBackpropFilter':
     case 'DepthwiseConv2dNativeBackpropFilter':
-      return isDilated(node) ? undilate(run(node, undilated(node), [a, b]), node) : null;
+      return isDilated(node) ? undilate(run(node, undilated(node), [a, b]), node) : onCpuIfMissing(node, inputs);
+    case 'TensorScatterUpdate':
+      // tfjs's own writes into its input.
+      return tf.getBackend() === 'cpu' ? direct(node, [copied(a), b, c]) : onCpuIfMissing(node, inputs);
+    case 'MaxPoolGrad':
+      // The WASM backend's own is wrong for windows that overlap padding, with several channels.
+      return tf.getBackend() === 'wasm' ? onCpu(node, inputs) : onCpuIfMissing(node, inputs);
+    case 'BatchMatMul':
+      return withEqualBatches(node, a, b);
     default:
-      return hasKernel(node.kernel) ? null : onCpu(node, inputs);
+      return onCpuIfMissing(node, inputs);
   }
 }
 
 function hasKernel(kernel: string): boolean {
   return tf.getKernel(kernel, tf.getBackend()) != null;
+}
+
+function onCpuIfMissing(node: GraphNode, inputs: readonly Tensor[]): Tensor | Tensor[] | null {
+  return hasKernel(node.kernel) ? null : onCpu(node, inputs);
+}
+
+function copied(x: Tensor): Tensor {
+  return tf.tensor(x.dataSync().slice(), x.shape, x.dtype);
+}
+
+/** tfjs broadcasts the batches of one operand at a time, and as if they had one axis. */
+function withEqualBatches(node: GraphNode, a: Tensor, b: Tensor): Tensor | null {
+  const [left, right] = [a.shape.slice(0, -2), b.shape.slice(0, -2)];
+  const batches = tf.broadcast_util.assertAndGetBroadcastShape(left, right);
+  const simple = (own: readonly number[]): boolean => sizeOf(own) === 1 || own.join() === batches.join();
+  if (simple(left) && simple(right)) return null;
+  const spread = (x: Tensor): Tensor => tf.broadcastTo(x, [...batches, ...x.shape.slice(-2)]);
+  return direct(node, [spread(a), spread(b)]) as Tensor;
 }
 
 function run(node: GraphNode, attrs: GraphNode['attrs'], inputs: readonly Tensor[]): Tensor {
@@ -61,6 +90,17 @@ function onCpu(node: GraphNode, inputs: readonly Tensor[]): Tensor | Tensor[] | 
     const copies = inputs.map(({ shape, dtype }, i) => tf.tensor(values[i] as Float32Array, shape, dtype));
     return direct(node, copies);
   });
+}
+
+/** The WASM backend writes the bits of integers, whatever the dtype. */
+function oneHot({ attrs }: GraphNode, indices: Tensor): Tensor {
+  const { depth, onValue, offValue, dtype } = attrs as Record<'depth' | 'onValue' | 'offValue', number> & {
+    dtype: 'float32' | 'bool';
+  };
+  const hot = tf.cast(tf.oneHot(indices, depth, 1, 0, 'int32'), 'bool');
+  return dtype === 'bool' && onValue !== 0 && offValue === 0
+    ? hot
+    : tf.cast(tf.where(hot, tf.scalar(onValue), tf.scalar(offValue)), dtype);
 }
 
 /** Adds each row to its segment, in order. */
