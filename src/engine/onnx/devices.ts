@@ -56,7 +56,7 @@ export function deviceSupport(device: OnnxDevice): DeviceSupport {
     if (!existsSync(library))
       return no(
         `the CUDA provider is not installed (${library} is missing). With CUDA 12 and cuDNN 9 on the library path, run: ` +
-          'ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node',
+          'ONNXRUNTIME_NODE_INSTALL=cuda12 npm rebuild onnxruntime-node --ignore-scripts=false',
       );
     if (process.platform === 'linux' && !existsSync('/dev/nvidiactl'))
       return no(
