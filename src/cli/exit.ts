@@ -10,7 +10,7 @@
  * | 4 | `doctor` found something without which Plexus cannot train |
  * | 70 | an error inside Plexus that no other code describes: please report it |
  * | 130 | interrupted by Ctrl-C (SIGINT), with a checkpoint |
- * | 143 | interrupted by SIGTERM, with a checkpoint |
+ * | 143 | interrupted by SIGTERM, or its output was closed (`| head`), with a checkpoint |
  */
 export const exitCodes = {
   ok: 0,

@@ -11,7 +11,7 @@ export interface Interrupt {
 
 /**
  * The first Ctrl-C (or SIGTERM) asks for a stop with a checkpoint, and `onFirst` says so; the second ends the process at
- * once.
+ * once. A reader of the output that went away asks for a stop too: nobody would see what the run comes to.
  */
 export function listenForInterrupt(onFirst: () => void): Interrupt {
   const controller = new AbortController();
@@ -27,8 +27,16 @@ export function listenForInterrupt(onFirst: () => void): Interrupt {
     controller.abort(new Error(`stopped by ${name}`));
     onFirst();
   };
+  const onClosed = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== 'EPIPE' || controller.signal.aborted) return;
+    code = exitCodes.terminated;
+    controller.abort(new Error('stopped, since the output was closed'));
+  };
   process.on('SIGINT', listener);
   process.on('SIGTERM', listener);
+  // These stay: what is still written later fails in the same way.
+  process.stdout.on('error', onClosed);
+  process.stderr.on('error', onClosed);
   return {
     signal: controller.signal,
     code: () => code,

@@ -11,7 +11,7 @@ function packageVersion(): string {
   return (JSON.parse(manifest) as { version: string }).version;
 }
 
-const collect = (value: string, before: readonly string[]): string[] => [...before, value];
+const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
 
 function wholeNumber(minimum: number): (text: string) => number {
   return (text) => {
@@ -48,7 +48,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 70 internal, 130 or 143 interrupted',
   );
 
-  const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect, []] as const;
+  const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect] as const;
   const sub = (name: string, description: string): Command =>
     program
       .command(name)
@@ -63,7 +63,9 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
     .option('--json', 'print one JSON object a line on standard output, nothing for people')
     .option('-q, --quiet', 'no progress, only the summary')
-    .action(async (config, options) => done(await (await import('./train.ts')).train(config, options, streams)));
+    .action(async (config, options) =>
+      done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams)),
+    );
 
   sub('plan', 'show what each rank would hold and do, without training')
     .argument('<config>', 'YAML file')
@@ -71,7 +73,9 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
     .option('--programs', 'print every instruction of every rank')
     .option('--json', 'print the plan as JSON')
-    .action(async (config, options) => done(await (await import('./plan.ts')).plan(config, options, streams)));
+    .action(async (config, options) =>
+      done(await (await import('./plan.ts')).plan(config, { set: [], ...options }, streams)),
+    );
 
   sub('eval', 'evaluate the newest checkpoint of a run on a whole split')
     .argument('<run>', 'run folder or id')
@@ -79,7 +83,9 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     .option('--step <n>', 'checkpoint of this step instead of the newest', wholeNumber(0))
     .option(...SET)
     .option('--json', 'print the figures as one JSON object')
-    .action(async (run, options) => done(await (await import('./eval.ts')).evaluate(run, options, streams)));
+    .action(async (run, options) =>
+      done(await (await import('./eval.ts')).evaluate(run, { set: [], ...options }, streams)),
+    );
 
   sub('generate', 'sample text from a run of a language model')
     .argument('<run>', 'run folder or id')

@@ -18,9 +18,8 @@ export async function plan(file: string, options: PlanOptions, streams: Streams)
   const paint = painter(isInteractive(streams.err));
   let config = resolveConfig(file, options.set);
   if (options.workers !== undefined) {
-    const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, options.workers);
-    const mesh = [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`];
-    config = resolveConfig(file, [...options.set, ...mesh]);
+    const { overrides, explanation } = scaleMesh(config.parallel, options.workers);
+    config = resolveConfig(file, [...options.set, ...overrides]);
     streams.err.write(`${explanation}\n`);
   }
   const { plan: made, warnings } = await prepareQuietly(config);

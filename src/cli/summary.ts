@@ -18,15 +18,15 @@ export function formatEnding(ending: Ending): string {
   const dir = shownPath(finished.dir);
   const resume = `plexus train ${config === null ? '' : `${config} `}--resume ${dir}`;
   if (finished.status === 'interrupted' || finished.summary === null) {
-    const saved = finished.checkpoint ? `checkpoint ${shownPath(finished.checkpoint)}` : 'no checkpoint yet';
-    return [`${paint('yellow', '■')} stopped after ${finished.step} steps; ${saved}`, '', `  go on   ${resume}`].join(
-      '\n',
-    );
+    const stopped = `${paint('yellow', '■')} stopped after ${finished.step} steps`;
+    if (!finished.checkpoint) return `${stopped}; there is nothing to go on from yet`;
+    return `${stopped}; checkpoint ${shownPath(finished.checkpoint)}\n\n  go on   ${resume}`;
   }
   const { summary } = finished;
   const lines = [
-    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} steps in ${formatDuration(summary.wall_s)}, ` +
-      `${formatCount(summary.tokens_per_s)} ${ending.unit}/s`,
+    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} steps in ${formatDuration(summary.wall_s)}` +
+      // None where a resumed run had nothing left to train.
+      (summary.tokens_per_s > 0 ? `, ${formatCount(summary.tokens_per_s)} ${ending.unit}/s` : ''),
     '',
     ...figures(summary, paint),
   ];

@@ -7,11 +7,17 @@ export interface Streams {
   readonly err: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 }
 
-/** The process' own streams. A reader that went away (`| head`) ends the process quietly. */
+/**
+ * The process' own streams. A reader that went away (`| head`) ends a command that only prints quietly; a command that
+ * listens for interrupts is stopped by its listener instead.
+ */
 export function processStreams(): Streams {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
+    if (error.code !== 'EPIPE') throw error;
+    if (process.stdout.listenerCount('error') === 1) process.exit(0);
+  });
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
   });
   return { out: process.stdout, err: process.stderr };
 }

@@ -1,4 +1,11 @@
-import { findRunFolder, type RunEvent, resolveConfig, resume, train as start } from '../coordinator/index.ts';
+import {
+  findRunFolder,
+  type Override,
+  type RunEvent,
+  resolveConfig,
+  resume,
+  train as start,
+} from '../coordinator/index.ts';
 import '../schedulers/index.ts';
 import { expertShares } from './balance.ts';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
@@ -22,12 +29,11 @@ export async function train(file: string | undefined, options: TrainOptions, str
   if (file === undefined && options.resume === undefined)
     throw new UsageError('give a config to train (e.g. configs/quickstart.yaml), or a run to go on with (--resume)');
   const source = file ?? (await findRunFolder(options.resume as string)).config;
-  let config = resolveConfig(source, options.set);
+  const changes: (string | Override)[] = [...options.set];
   const notes: string[] = [];
   if (options.workers !== undefined) {
-    const { data, pipeline, expert, explanation } = scaleMesh(config.parallel, options.workers);
-    const mesh = [`parallel.data=${data}`, `parallel.pipeline=${pipeline}`, `parallel.expert=${expert}`];
-    config = resolveConfig(source, [...options.set, ...mesh]);
+    const { overrides, explanation } = scaleMesh(resolveConfig(source, options.set).parallel, options.workers);
+    changes.push(...overrides);
     notes.push(explanation);
   }
   const view = options.json ? jsonView(streams) : humanView(file ?? null, options, streams);
@@ -38,7 +44,9 @@ export async function train(file: string | undefined, options: TrainOptions, str
   const { signal } = interrupt;
   try {
     const events =
-      options.resume === undefined ? start(config, { signal }) : resume(options.resume, config, { signal });
+      options.resume === undefined
+        ? start(resolveConfig(source, changes), { signal })
+        : resume(options.resume, file === undefined ? changes : resolveConfig(file, changes), { signal });
     let code: ExitCode = exitCodes.ok;
     for await (const event of events) {
       view.event(event);

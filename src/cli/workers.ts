@@ -1,8 +1,11 @@
+import type { Override } from '../coordinator/index.ts';
 import type { MeshShape } from '../plan/index.ts';
 
 /** A mesh for another number of workers, and how it came about. */
 export interface ScaledMesh extends MeshShape {
   readonly explanation: string;
+  /** Sets the mesh in a config; messages name the flag that was typed. */
+  readonly overrides: readonly Override[];
 }
 
 const largestDivisor = (of: number, atMost: number): number => {
@@ -32,5 +35,11 @@ export function scaleMesh(mesh: MeshShape, workers: number): ScaledMesh {
       axis('pipeline', mesh.pipeline, pipeline),
       axis('expert', mesh.expert, expert),
     ].join(' × ');
-  return { data, pipeline, expert, explanation };
+  const flag = `--workers ${workers}`;
+  const overrides = Object.entries({ data, pipeline, expert }).map(([key, value]) => ({
+    flag,
+    path: ['parallel', key],
+    value,
+  }));
+  return { data, pipeline, expert, explanation, overrides };
 }

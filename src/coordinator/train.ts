@@ -4,7 +4,14 @@ import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
 import { modelParams, namedState, prepareModel, type ResolvedModel } from '../modules/index.ts';
 import { buildOptimizer } from '../optim/index.ts';
 import { tensorName } from '../worker/index.ts';
-import { type Config, checkMachine, formatConfig, type ResolvedConfig, resolveConfig } from './config/index.ts';
+import {
+  type Config,
+  checkMachine,
+  formatConfig,
+  type Override,
+  type ResolvedConfig,
+  resolveConfig,
+} from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
@@ -69,17 +76,18 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
  */
 export async function* resume(
   run: string,
-  change: readonly string[] | ConfigInput = [],
+  change: readonly (string | Override)[] | ConfigInput = [],
   options: RunOptions & { readonly step?: number } = {},
 ): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
   const given = isOverrides(change) ? null : resolveConfig(change, options.overrides);
   const folder = await findRunFolder(run, given?.run.dir);
   const stored = resolveConfig(folder.config);
-  const config = given ?? changedConfig(stored, [...(change as readonly string[]), ...(options.overrides ?? [])]);
+  const config = given ?? changedConfig(stored, [...(change as readonly Override[]), ...(options.overrides ?? [])]);
   checkMachine(config);
   const usable = await newestCheckpoint(folder.checkpoints, options.step);
-  for (const message of [...usable.warnings, ...differences(stored, config)]) yield { type: 'warning', message };
+  const known = [...usable.warnings, ...differences(stored, config), ...nothingLeft(config, usable.index.step)];
+  for (const message of known) yield { type: 'warning', message };
   const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
   const model: ResolvedModel = sameModel
     ? await readModelFile(folder)
@@ -130,12 +138,27 @@ function carriedState({ config, model }: PreparedRun): string[] {
 }
 
 /** A stored config names every key; only what is changed now counts as given (for settings without effect). */
-function changedConfig(stored: ResolvedConfig, overrides: readonly string[]): ResolvedConfig {
+function changedConfig(stored: ResolvedConfig, overrides: readonly (string | Override)[]): ResolvedConfig {
   return resolveConfig({ ...stored, origin: { ...stored.origin, given: new Set() } }, overrides);
 }
 
-function isOverrides(change: readonly string[] | ConfigInput): change is readonly string[] {
+function isOverrides(change: readonly (string | Override)[] | ConfigInput): change is readonly (string | Override)[] {
   return Array.isArray(change);
+}
+
+/** A run that has done all its steps is only evaluated once more. @throws ConfigError if it has done even more */
+function nothingLeft({ train, origin }: ResolvedConfig, done: number): string[] {
+  const further = `to go on, set train.steps above ${done}`;
+  if (done > train.steps)
+    throw origin.fail([
+      {
+        path: ['train', 'steps'],
+        message: `the run has done ${done} steps, more than train.steps ${train.steps}: ${further}`,
+      },
+    ]);
+  return done < train.steps
+    ? []
+    : [`the run has done its ${done} steps already and is only evaluated again; ${further}`];
 }
 
 /** Changes after which a resumed run is not what an undisturbed one would have been. */

@@ -1,7 +1,8 @@
+import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type CliResult, runCli } from './run-cli.ts';
+import { type CliResult, cliPath, runCli } from './run-cli.ts';
 import { tinyConfig, tinyProject } from './tiny-run.ts';
 
 const folders: string[] = [];
@@ -133,6 +134,15 @@ describe('a run', () => {
     expect(result.code).toBe(0);
     expect(summaryOf(run).steps).toBe(8);
   });
+
+  it('says so when a run that is resumed has nothing left to do', async () => {
+    const again = await runCli(['train', '--resume', run], { cwd: folder });
+    expect(again.stderr.match(/^! .*$/gm)).toEqual([expect.stringMatching(/has done its 8 steps already/)]);
+    expect(again.code).toBe(0);
+    const back = await runCli(['train', '--resume', run, '--set', 'train.steps=3'], { cwd: folder });
+    expect(back.stderr).toMatch(/--set train.steps=3: the run has done 8 steps.*set train.steps above 8/);
+    expect(back.code).toBe(2);
+  });
 });
 
 describe('plan', () => {
@@ -217,6 +227,21 @@ describe('Ctrl-C', () => {
     expect(result.stdout).toContain('--resume');
     expect(readdirSync(join(runFolder(folder), 'checkpoints')).some((name) => /^step-\d+$/.test(name))).toBe(true);
     expectClean(result);
+  });
+
+  it('a reader that goes away stops it too', async () => {
+    const folder = project();
+    const child = spawn(process.execPath, [cliPath, ...long, '--json'], {
+      cwd: folder,
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    let text = '';
+    child.stdout.setEncoding('utf8').on('data', (piece: string) => {
+      text += piece;
+      if (text.includes('"type":"step"')) child.stdout.destroy();
+    });
+    expect(await new Promise((resolve) => child.on('exit', resolve))).toBe(143);
+    expect(readdirSync(join(runFolder(folder), 'checkpoints'))).toEqual([expect.stringMatching(/^step-\d+$/)]);
   });
 
   it('twice stops at once', async () => {

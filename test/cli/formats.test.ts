@@ -79,7 +79,7 @@ describe('errors of commands', () => {
 
 describe('--workers', () => {
   it('keeps the pipeline, scales the data axis, says what changed', () => {
-    expect(scaleMesh({ data: 1, pipeline: 2, expert: 1 }, 8)).toEqual({
+    expect(scaleMesh({ data: 1, pipeline: 2, expert: 1 }, 8)).toMatchObject({
       data: 4,
       pipeline: 2,
       expert: 1,
