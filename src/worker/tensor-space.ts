@@ -12,9 +12,6 @@ export interface Cell {
   refs: number;
 }
 
-/** Buffers of one signature that the pool keeps at most; more than this are given back to the engine. */
-const KEEP_PER_SIGNATURE = 512;
-
 /**
  * Tensors of one rank: a pool of output buffers by signature (writing into fresh memory costs 0.4-1 ms a megabyte) and
  * the ways in and out of host memory.
@@ -22,6 +19,8 @@ const KEEP_PER_SIGNATURE = 512;
 export class TensorSpace {
   readonly engine: Engine;
   readonly #free = new Map<string, DeviceTensor[]>();
+  /** How often a buffer of a signature was asked for when the pool had none: so many are worth keeping, and no more. */
+  readonly #missed = new Map<string, number>();
   readonly #constants = new Map<string, Cell>();
 
   constructor(engine: Engine) {
@@ -51,16 +50,26 @@ export class TensorSpace {
 
   /** A buffer of the pool, or null. */
   take(signature: Signature): DeviceTensor | null {
-    return this.#free.get(keyOf(signature))?.pop() ?? null;
+    const key = keyOf(signature);
+    const found = this.#free.get(key)?.pop();
+    if (found) return found;
+    this.#missed.set(key, (this.#missed.get(key) ?? 0) + 1);
+    return null;
   }
 
-  /** Puts a buffer that nobody holds into the pool. */
+  /**
+   * Puts a buffer that nobody holds into the pool. What comes from outside in every step and is never asked for (batches,
+   * activations of another stage) goes back to the engine: it would pile up.
+   */
   give(tensor: DeviceTensor): void {
     const key = keyOf(tensor);
-    const list = this.#free.get(key);
-    if (!list) this.#free.set(key, [tensor]);
-    else if (list.length < KEEP_PER_SIGNATURE) list.push(tensor);
-    else this.engine.release(tensor);
+    const list = this.#free.get(key) ?? [];
+    if (list.length >= (this.#missed.get(key) ?? 0)) {
+      this.engine.release(tensor);
+      return;
+    }
+    list.push(tensor);
+    this.#free.set(key, list);
   }
 
   /** Runs an executable into buffers of the pool. */
