@@ -1,4 +1,4 @@
-import type { Tensor, Tensor4D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor1D, Tensor4D } from '@tensorflow/tfjs-core';
 import { afterAll, describe, expect, test } from 'vitest';
 import {
   createEngine,
@@ -195,6 +195,19 @@ describe.each(devices.map((engine) => [engine.device, engine] as const))('on %s'
     const [written] = await executable.run([engine.upload(float32([-1, 1], [2]))], [into as DeviceTensor]);
     expect(written).toBe(into);
     expect([...(await engine.download(written as DeviceTensor)).data]).toEqual([0, 1]);
+  });
+
+  test('what fails names its own module, though equal layers share their graph', async () => {
+    const fn: TensorFunction = (x, i) => tf.gather(x as Tensor, i as Tensor1D);
+    const types: Signature[] = [signature(3), { dtype: 'int32', shape: [1] }];
+    const options = { wrt: [true, false], differentiable: [true] };
+    await engine.vjp(fn, types, { ...options, name: 'blocks.0' });
+    const { phases, inputs } = await engine.vjp(fn, types, { ...options, name: 'blocks.1' });
+    const given = [engine.upload(float32([1, 2, 3], [3])), engine.upload(int32([7], [1]))];
+    const [phase] = phases;
+    const failed = phase?.executable.run(phase.reads.map((slot) => given[inputs.indexOf(slot)] as DeviceTensor));
+    await expect(failed).rejects.toThrow('module "blocks.1": GatherV2(float32 [3], int32 [1]) failed');
+    await expect(failed).rejects.toMatchObject({ path: 'blocks.1' });
   });
 
   test('a run leaks no tensors', async () => {

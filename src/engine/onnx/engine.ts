@@ -48,7 +48,7 @@ export class OnnxEngine implements Engine, Host {
   readonly residence: Residence | null;
   private readonly on: OnnxDevice;
   private readonly profile: string | undefined;
-  private readonly models = new Map<string, Promise<CompiledModel>>();
+  private readonly models = new Map<string, Promise<Omit<CompiledModel, 'path'>>>();
   private readonly optimized = new Map<string, Graph>();
   private readonly partitions = new Map<string, PhasedGraphs>();
   private readonly sessions: (InferenceSession | InPlaceSession)[] = [];
@@ -65,8 +65,8 @@ export class OnnxEngine implements Engine, Host {
     this.residence = device.resident ? new Residence((bytes, outputs) => this.session(bytes, outputs)) : null;
   }
 
-  /** Compiles a graph; equal ones share a session. `name` is what errors call the executable. */
-  async compileGraph(graph: Graph, name: string): Promise<Executable> {
+  /** Compiles a graph; equal ones share a session. Errors call the executable `name`, and are of the module `path`. */
+  async compileGraph(graph: Graph, name: string, path = name): Promise<Executable> {
     if (this.disposed) throw new EngineError(`cannot compile "${name}": the engine was disposed`);
     const key = graphKey(graph);
     let model = this.models.get(key);
@@ -76,7 +76,7 @@ export class OnnxEngine implements Engine, Host {
       this.models.set(key, model);
       model.catch(() => this.models.delete(key));
     }
-    return new OnnxExecutable({ ...(await model), name }, this);
+    return new OnnxExecutable({ ...(await model), name, path }, this);
   }
 
   async compile(
@@ -100,7 +100,7 @@ export class OnnxEngine implements Engine, Host {
       const raw = traceVjp(fn, signature, options);
       return this.once(this.partitions, vjpKey(raw, options), () => partition(optimizeVjp(raw), options));
     });
-    return assemblePhased(phased, options.name ?? 'function', (graph, name) => this.compileGraph(graph, name));
+    return assemblePhased(phased, options.name ?? 'function', (...phase) => this.compileGraph(...phase));
   }
 
   /** Passes take as long as the trace: equal layers go through them once. */
@@ -199,7 +199,7 @@ export class OnnxEngine implements Engine, Host {
     await session.run({ [session.inputNames[0] as string]: new ort.Tensor('float32', Float32Array.of(1), [1]) });
   }
 
-  private async build(graph: Graph, name: string): Promise<CompiledModel> {
+  private async build(graph: Graph, name: string): Promise<Omit<CompiledModel, 'path'>> {
     const begin = performance.now();
     const target = { provider: this.on.provider, threads: this.threads };
     const lowered = lower(graph, name, target);

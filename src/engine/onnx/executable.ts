@@ -19,6 +19,8 @@ export interface Host {
 /** What a session was made from. */
 export interface CompiledModel {
   readonly name: string;
+  /** The module that it is of, for errors. */
+  readonly path: string;
   readonly session: InferenceSession | InPlaceSession;
   /** Makes the model for export: the session's own may give outputs other shapes. */
   readonly export: () => Uint8Array;
@@ -181,7 +183,7 @@ export class OnnxExecutable implements Executable {
   }
 
   private fail(problem: string, cause?: unknown): never {
-    throw new EngineError(`executable "${this.model.name}" ${problem}`, { path: this.model.name, cause });
+    throw new EngineError(`executable "${this.model.name}" ${problem}`, { path: this.model.path, cause });
   }
 }
 

@@ -14,17 +14,20 @@ import { optimize } from './optimize.ts';
 import { optimizeVjp, partition } from './partition.ts';
 import type { PhasedGraphs } from './phase-graphs.ts';
 
-/** Compiles the phases of a function; `compileGraph` is the engine's, which shares executables between equal graphs. */
+/**
+ * Compiles the phases of a function; `compileGraph` is the engine's, which shares executables between equal graphs.
+ * `path` is the function's name: the module that an error in any of its phases is of.
+ */
 export async function assemblePhased(
   phased: PhasedGraphs,
   name: string,
-  compileGraph: (graph: Graph, name: string) => Promise<Executable>,
+  compileGraph: (graph: Graph, name: string, path: string) => Promise<Executable>,
 ): Promise<PhasedFunction> {
   const phases = await Promise.all(
     phased.phases.map(async ({ kind, graph, frees, call }, i): Promise<Phase> => {
       const label = `${name} ${kind} ${i}`.trim();
       const empty = graph.outputs.length === 0;
-      const executable = empty ? nothing(label) : await compileGraph(graph, label);
+      const executable = empty ? nothing(label) : await compileGraph(graph, label, name);
       const reads = empty ? [] : graph.inputs;
       return { kind, executable, reads, writes: graph.outputs, frees, ...(call ? { call } : {}) };
     }),

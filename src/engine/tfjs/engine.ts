@@ -33,7 +33,7 @@ export class TfjsEngine implements Engine {
   readonly version: string;
   readonly threads = 1;
   readonly #backend: TfjsBackend;
-  readonly #executables = new Map<string, TfjsExecutable>();
+  readonly #interpretations = new Map<string, Interpretation>();
   readonly #statistics = { traces: 0, executables: 0, cacheHits: 0, traceMs: 0, loweringMs: 0, sessionMs: 0 };
   readonly #transfers = { toDevice: 0, toHost: 0 };
 
@@ -60,24 +60,22 @@ export class TfjsEngine implements Engine {
   ): Promise<PhasedFunction> {
     const { phased, traceMs } = tracePhases(fn, signature, options);
     this.#count(traceMs);
-    return assemblePhased(phased, options.name ?? '', (graph, name) => this.compileGraph(graph, name));
+    return assemblePhased(phased, options.name ?? '', (...phase) => this.compileGraph(...phase));
   }
 
-  /** Compiles a graph, or finds the executable of an equal one. `name` is what errors call it. */
-  async compileGraph(graph: Graph, name: string): Promise<Executable> {
+  /** Compiles a graph; equal ones share constants. Errors call the executable `name`, and are of the module `path`. */
+  async compileGraph(graph: Graph, name: string, path = name): Promise<Executable> {
     const key = graphKey(graph);
-    const known = this.#executables.get(key);
-    if (known) {
-      this.#statistics.cacheHits++;
-      return known;
+    let interpretation = this.#interpretations.get(key);
+    if (interpretation) this.#statistics.cacheHits++;
+    else {
+      const begin = performance.now();
+      interpretation = withBackend(this.#backend.backend, () => prepare(graph, name));
+      this.#statistics.loweringMs += performance.now() - begin;
+      this.#statistics.executables++;
+      this.#interpretations.set(key, interpretation);
     }
-    const begin = performance.now();
-    const interpretation = withBackend(this.#backend.backend, () => prepare(graph, name));
-    this.#statistics.loweringMs += performance.now() - begin;
-    this.#statistics.executables++;
-    const executable = new TfjsExecutable(interpretation, this.#backend);
-    this.#executables.set(key, executable);
-    return executable;
+    return new TfjsExecutable({ ...interpretation, name, path }, this.#backend);
   }
 
   upload({ dtype, shape, data }: HostTensor): DeviceTensor {
@@ -119,8 +117,8 @@ export class TfjsEngine implements Engine {
   }
 
   async dispose(): Promise<void> {
-    for (const executable of this.#executables.values()) executable.dispose();
-    this.#executables.clear();
+    for (const interpretation of this.#interpretations.values()) disposeConstants(interpretation);
+    this.#interpretations.clear();
   }
 
   #count(traceMs: number): void {
@@ -178,10 +176,6 @@ class TfjsExecutable implements Executable {
     throw new EngineError(
       `"${this.#interpretation.name}": the tfjs engine has no ONNX models; use engine.kind onnx to export`,
     );
-  }
-
-  dispose(): void {
-    disposeConstants(this.#interpretation);
   }
 
   /**

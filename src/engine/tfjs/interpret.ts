@@ -9,6 +9,8 @@ import { replacement } from './replacements.ts';
 export interface Interpretation {
   readonly graph: Graph;
   readonly name: string;
+  /** Path of the module that it is of, before the paths of its nodes. */
+  readonly path: string;
   readonly constants: ReadonlyMap<ValueId, Tensor>;
   /** For each node, the values that nothing after it reads. */
   readonly lastUses: readonly (readonly ValueId[])[];
@@ -32,7 +34,7 @@ export function prepare(graph: Graph, name: string): Interpretation {
         (lastUses[i] as ValueId[]).push(id);
       }
   }
-  return { graph, name, constants, lastUses };
+  return { graph, name, path: name, constants, lastUses };
 }
 
 /** Gives the constants' memory back. */
@@ -45,7 +47,7 @@ export function disposeConstants({ constants }: Interpretation): void {
  * `keys` holds the numbers of random keys that the backend cannot read at once.
  */
 export function interpret(
-  { graph, name, constants, lastUses }: Interpretation,
+  { graph, name, path, constants, lastUses }: Interpretation,
   inputs: readonly Tensor[],
   keys: ReadonlyMap<ValueId, ArrayLike<number>> = new Map(),
 ): Tensor[] {
@@ -58,7 +60,7 @@ export function interpret(
     graph.nodes.forEach((node, i) => {
       const key = node.kernel === 'PlexusUniform' ? keys.get(node.inputs[0] as ValueId) : undefined;
       const given = node.inputs.map((id) => values.get(id) as Tensor);
-      const outputs = key === undefined ? runNode(node, given, name) : [uniformOf(key, node)];
+      const outputs = key === undefined ? runNode(node, given, path) : [uniformOf(key, node)];
       node.outputs.forEach((id, k) => {
         const output = outputs[k] as Tensor;
         checkShape(node, output, graph.values.get(id) as GraphValue, name);
@@ -85,7 +87,7 @@ function uniformOf(key: ArrayLike<number>, node: GraphNode): Tensor {
   return tf.tensor(uniformReference(key, shape, stream), shape, 'float32');
 }
 
-function runNode(node: GraphNode, inputs: readonly Tensor[], name: string): Tensor[] {
+function runNode(node: GraphNode, inputs: readonly Tensor[], path: string): Tensor[] {
   try {
     const special = replacement(node, inputs);
     if (special !== null) return Array.isArray(special) ? special : [special];
@@ -98,7 +100,7 @@ function runNode(node: GraphNode, inputs: readonly Tensor[], name: string): Tens
       .runKernel(node.kernel, given as unknown as NamedTensorMap, node.attrs as unknown as NamedAttrMap);
     return (Array.isArray(result) ? result : [result]) as Tensor[];
   } catch (error) {
-    const place = node.path === '' ? name : `${name}.${node.path}`;
+    const place = [path, node.path].filter((part) => part !== '').join('.');
     const reason = error instanceof Error ? error.message : String(error);
     throw new EngineError(
       `${placeName(place)}: ${node.kernel}(${inputs.map(signatureText).join(', ')}) failed on the tfjs backend ${tf.getBackend()}: ${reason}`,
