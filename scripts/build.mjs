@@ -17,6 +17,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
+import { bundleEntries } from './bundle.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
@@ -73,6 +74,12 @@ if (!process.argv.includes('--vendor-only')) {
     stdio: 'inherit',
   });
   mkdirSync(dist, { recursive: true });
+  // A build with errors is not joined, so that every room that could be built can be tried.
+  if (status === 0)
+    await bundleEntries(fresh).catch((error) => {
+      rmSync(fresh, { recursive: true, force: true });
+      throw error;
+    });
   if (existsSync(fresh)) replaceBuild(fresh, dist);
   // What could be built is in place, so that one broken room does not stop work on the others.
   if (status !== 0) process.exit(status ?? 1);
