@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from 'node:util';
 import { formatCount, formatDuration, isInteractive, painter, type Streams, truncate } from './terminal.ts';
 
 /** What is shown of a run while it goes on. Losses in nats. */
@@ -32,6 +33,16 @@ export function progressBar(fraction: number, width: number): string {
 
 /** Seconds between lines where nobody watches a terminal. */
 const PLAIN_INTERVAL_MS = 3_000;
+/** Parts of a line besides step and loss. */
+type Part = 'bar' | 'val' | 'rate' | 'eta' | 'experts';
+/** What a live line shows, the fullest first: a narrow window gets what fits whole. */
+const LAYOUTS: readonly (readonly Part[])[] = [
+  ['bar', 'val', 'rate', 'eta', 'experts'],
+  ['val', 'rate', 'eta', 'experts'],
+  ['val', 'rate', 'eta'],
+  ['val', 'eta'],
+  [],
+];
 /** Milliseconds between redraws of the live line. */
 const LIVE_INTERVAL_MS = 100;
 
@@ -103,24 +114,28 @@ export class ProgressLine {
     this.#shownAt = now;
     this.#shownStep = step.done;
     if (!this.#live) {
-      this.#stream.write(`${this.#text(step)}\n`);
+      this.#stream.write(`${this.#text(step, ['val', 'rate', 'eta', 'experts'])}\n`);
       return;
     }
     this.#erase();
-    this.#stream.write(truncate(this.#text(step), (this.#stream.columns ?? 80) - 1));
+    const columns = (this.#stream.columns ?? 80) - 1;
+    const texts = LAYOUTS.map((layout) => this.#text(step, layout));
+    const fitting = texts.find((text) => stripVTControlCharacters(text).length <= columns);
+    this.#stream.write(fitting ?? truncate(texts[texts.length - 1] as string, columns));
     this.#drawn = true;
   }
 
-  #text(step: ProgressStep): string {
+  #text(step: ProgressStep, layout: readonly Part[]): string {
     const paint = painter(this.#live);
     const eta = ((step.steps - step.done) * this.#stepMs) / 1000;
     const width = String(step.steps).length;
     const parts = [`step ${String(step.done).padStart(width)}/${step.steps}`];
-    if (this.#live) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
+    if (layout.includes('bar')) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
     parts.push(`loss ${step.loss.toFixed(4)}`);
-    if (this.#valLoss !== null) parts.push(`val ${this.#valLoss.toFixed(4)}`);
-    parts.push(`${formatCount(this.#rate)} ${this.#unit}/s`, `ETA ${formatDuration(eta)}`);
-    if (step.balance.length > 0) parts.push(`experts ${balanceBars(step.balance)}`);
+    if (layout.includes('val') && this.#valLoss !== null) parts.push(`val ${this.#valLoss.toFixed(4)}`);
+    if (layout.includes('rate')) parts.push(`${formatCount(this.#rate)} ${this.#unit}/s`);
+    if (layout.includes('eta')) parts.push(`ETA ${formatDuration(eta)}`);
+    if (layout.includes('experts') && step.balance.length > 0) parts.push(`experts ${balanceBars(step.balance)}`);
     return parts.join('  ');
   }
 }

@@ -1,4 +1,5 @@
 import { Writable } from 'node:stream';
+import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { expertShares } from '../../src/cli/balance.ts';
@@ -136,6 +137,20 @@ describe('progress', () => {
     expect(lines[0]).toBe('step  1/10  loss 2.5000  15.0k tok/s  ETA 0:01  experts ▄▁█▄');
     expect(lines[1]).toMatch(/^step 10\/10 .* ETA 0:00/);
     expect(text()).not.toContain('\x1b');
+  });
+
+  it('shows whole figures in a narrow window, the bars only where there is room', () => {
+    const shown = (columns: number): string => {
+      const { stream, text } = sink(true);
+      Object.assign(stream, { columns });
+      new ProgressLine(stream, 'tok').step(step(5));
+      return stripVTControlCharacters(text());
+    };
+    expect(shown(100)).toMatch(/━·* {2}loss 2\.5000 .* ETA 0:01 {2}experts/);
+    expect(shown(70)).toBe('step  5/10  loss 2.5000  15.0k tok/s  ETA 0:01  experts ▄▁█▄');
+    expect(shown(50)).toBe('step  5/10  loss 2.5000  15.0k tok/s  ETA 0:01');
+    expect(shown(26)).toBe('step  5/10  loss 2.5000');
+    expect(shown(12)).toBe('step  5/10…');
   });
 
   it('says nothing when quiet', () => {
