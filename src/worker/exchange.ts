@@ -40,19 +40,17 @@ export class ExpertExchange {
   /** Runs `run` with this microbatch's rows and returns what it wrote, as a tensor like the rows'. */
   async local(rows: Cell, run: (source: ExpertSource) => Promise<void>): Promise<Cell> {
     const data = await this.#read(rows);
-    const result = this.#space.make(this.#shape, (values) => values.fill(0, this.#used()));
-    const host = await this.#space.read(result.tensor);
-    if (this.#space.engine.host(result.tensor)) {
-      await run(this.#source(data, host.data as Float32Array));
+    if (this.#space.engine.host(rows.tensor) === null) {
+      // On a device the results are put together on the host and uploaded at once.
+      const results = new Float32Array(this.#shape[0] * this.#shape[1]);
+      await run(this.#source(data, results));
       this.#space.release(rows);
-      return result;
+      return this.#space.upload(float32(results, this.#shape));
     }
-    // On a device the results are put together on the host and uploaded at once.
-    this.#space.release(result);
-    const results = new Float32Array(this.#shape[0] * this.#shape[1]);
-    await run(this.#source(data, results));
+    const result = this.#space.make(this.#shape, (values) => values.fill(0, this.#used()));
+    await run(this.#source(data, await this.#read(result)));
     this.#space.release(rows);
-    return this.#space.upload(float32(results, this.#shape));
+    return result;
   }
 
   /** Sends each member of the group the rows of its experts, and takes in those for the experts here. */
