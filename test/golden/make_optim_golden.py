@@ -82,6 +82,8 @@ def run(config, make, factor=lambda step: 1.0):
     for step in range(STEPS):
         for name, p in params.items():
             p.grad = GRADS[step][name].clone()
+        if config.get("clip_norm"):
+            torch.nn.utils.clip_grad_norm_(params.values(), config["clip_norm"])
         for optimizer, rates in zip(optimizers, base):
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * factor(step)
@@ -129,6 +131,14 @@ CASES = {
         lambda p: [
             torch.optim.AdamW([{"params": weights(p)}, {"params": biases(p), "lr": 0.002, "weight_decay": 0.4}], lr=0.02, weight_decay=0.2)
         ],
+    ),
+    "sgd clipped": run(
+        {"name": "sgd", "lr": 0.05, "momentum": 0.9, "clip_norm": 15.0},
+        lambda p: [torch.optim.SGD(p.values(), lr=0.05, momentum=0.9)],
+    ),
+    "adamw clipped": run(
+        {"name": "adamw", "lr": 0.02, "weight_decay": 0.2, "clip_norm": 0.5},
+        lambda p: [torch.optim.AdamW(grouped(p, 0.2), lr=0.02)],
     ),
     "lion": run(
         {"name": "lion", "lr": 0.003, "weight_decay": 0.5},

@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createEngine } from '../../src/engine/index.ts';
-import { buildOptimizer, optimSchema, type ParamInfo, updateFunction } from '../../src/optim/index.ts';
+import { buildOptimizer, clipScale, optimSchema, type ParamInfo, updateFunction } from '../../src/optim/index.ts';
 import { float32 } from '../../src/tensor/index.ts';
 
 interface Golden {
@@ -18,6 +18,9 @@ interface Golden {
 
 const golden = JSON.parse(readFileSync(new URL('../golden/optim.json', import.meta.url), 'utf8')) as Golden;
 
+/** Norm of all gradients of a step. */
+const gradientNorm = (step: number): number => Math.hypot(...Object.values(golden.grads[step] ?? {}).flat());
+
 /** Runs one compiled update: values in, values out. */
 type Update = (inputs: readonly Float32Array[]) => Promise<readonly Float32Array[]>;
 
@@ -26,17 +29,18 @@ async function follow(
   config: unknown,
   compile: (fn: ReturnType<typeof updateFunction>) => Promise<Update>,
 ): Promise<Record<string, Float32Array>> {
-  const { optimizer, lrAt } = buildOptimizer(optimSchema.parse(config), { totalSteps: golden.steps });
+  const { optimizer, lrAt, clipNorm } = buildOptimizer(optimSchema.parse(config), { totalSteps: golden.steps });
   const result: Record<string, Float32Array> = {};
   for (const [path, shape] of Object.entries(golden.shapes)) {
     const info: ParamInfo = { path, shape, decay: path.endsWith('weight') };
-    const update = await compile(updateFunction(optimizer, info, { clipping: false }));
+    const update = await compile(updateFunction(optimizer, info, { clipping: clipNorm !== null }));
     const param = Float32Array.from(golden.params[path] as readonly number[]);
     let values: readonly Float32Array[] = [param, ...optimizer.slots(info).map(() => new Float32Array(param.length))];
     for (let step = 0; step < golden.steps; step++) {
       const [current, ...slots] = values as [Float32Array, ...Float32Array[]];
       const grad = Float32Array.from(golden.grads[step]?.[path] as readonly number[]);
-      const scalars = optimizer.scalars(lrAt(step), step + 1).map((x) => Float32Array.of(x));
+      const scale = clipNorm === null ? [] : [clipScale(gradientNorm(step), clipNorm)];
+      const scalars = [...optimizer.scalars(lrAt(step), step + 1), ...scale].map((x) => Float32Array.of(x));
       values = await update([current, grad, ...slots, ...scalars]);
     }
     result[path] = values[0] as Float32Array;
