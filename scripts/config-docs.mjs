@@ -77,7 +77,13 @@ function table(section, prefix) {
       rows.push(
         `| ${code(full)} | ${cell(type)} | ${cell(defaultText(value, schema.required?.includes(key)))} | ${cell(value.description ?? '')} |`,
       );
-      if (nested) for (const option of nested) walk(option, full);
+      if (value.items && isSection(value.items)) walk(value.items, `${full}[]`);
+      for (const option of nested ?? []) {
+        const key = nested.length > 1 ? discriminator(option) : undefined;
+        const fixed = option.properties[key];
+        if (fixed) rows.push(`| ${code(`${full}.${key}: ${fixed.const}`)} | | | ${cell(fixed.description ?? '')} |`);
+        walk(option, full);
+      }
     }
   };
   walk(section, prefix);
