@@ -30,6 +30,7 @@ import {
 } from '../plan/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
+import { idleCores, repeatedExamples, unusedRemat } from './warnings.ts';
 
 /** A config with everything that is derived from it before workers are launched. */
 export interface PreparedRun {
@@ -96,6 +97,7 @@ export async function* prepareRun(
       ...built.warnings,
       ...plan.warnings,
       ...repeatedExamples(config, dataset),
+      ...unusedRemat(config, built.model),
       ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
     ],
   };
@@ -134,17 +136,6 @@ export function threadsOf({
   return numerics === 'exact' ? 1 : Math.max(1, Math.floor(availableParallelism() / worldSize(parallel)));
 }
 
-/** Tells of cores that stay idle because `numerics: exact` gives each worker one thread, and how to use them. */
-function idleCores(config: ResolvedConfig): string[] {
-  const [cores, workers] = [availableParallelism(), worldSize(config.parallel)];
-  if (config.engine.threads > 0 || config.numerics !== 'exact' || config.engine.device !== 'cpu' || workers * 2 > cores)
-    return [];
-  return [
-    `${workers} of ${cores} cores compute: with numerics: exact a worker has one thread, so that any number of workers ` +
-      `gives the same bits. --workers ${cores} uses all of them; so does --set engine.threads=${Math.floor(cores / workers)}, with other bits`,
-  ];
-}
-
 /** Microbatches of an evaluation of a whole split. */
 export function evaluationSize({ dataset, config }: Pick<PreparedRun, 'dataset' | 'config'>, split: SplitName): number {
   return evaluationBatches({ examples: dataset.split(split).examples, micro: config.batch.micro }).length;
@@ -173,15 +164,6 @@ export function baselinesOf({
   const batches = evaluationBatches({ examples: dataset.split('validation').examples, micro: config.batch.micro });
   const examples = Int32Array.from(batches.flatMap((batch) => [...batch]));
   return examples.length === 0 ? {} : dataset.baselines(examples);
-}
-
-/** A step that takes more examples than there are. */
-function repeatedExamples({ batch }: ResolvedConfig, dataset: Dataset): string[] {
-  const { examples } = dataset.split('train');
-  if (batch.global <= examples) return [];
-  return [
-    `batch.global ${batch.global} is more than the ${examples} training examples: every step repeats some of them`,
-  ];
 }
 
 /** A plan that cannot be made is something wrong with the config, at the key that the error names. */

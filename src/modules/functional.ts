@@ -18,6 +18,8 @@ export interface LayerFunctionOptions {
   readonly loss?: Module;
   /** Signatures of the batch's targets; only with `loss`. */
   readonly targets?: readonly Signature[];
+  /** Integer targets are below this; only with `loss`. */
+  readonly classes?: number;
 }
 
 /** `train` differentiates the loss, `evaluate` only computes it, `predict` stops at the last layer's outputs. */
@@ -68,6 +70,7 @@ export function layerFunction(
     });
     const activations = trace.run(layer.module, layer.name, given.slice(at + 1, at + 1 + inputs.length));
     if (!loss) return { activations, objective: sumOf(trace.recording.losses), recording: trace.recording };
+    checkWidth(layer, loss, activations[0], options.classes);
     const value = runLoss(trace, loss, activations, given.slice(at + 1 + inputs.length));
     trace.recording.metrics.unshift({ name: 'loss', value });
     return { activations: [], objective: sumOf([value, ...trace.recording.losses]), recording: trace.recording };
@@ -113,7 +116,15 @@ export function modelFunctions(model: Model, info: TaskInfo, micro: number, mode
   let signatures: readonly Signature[] = info.inputs.map(batched);
   model.layers.forEach((layer, i) => {
     const last = i === model.layers.length - 1 && mode !== 'predict';
-    const options = last ? { training, loss: model.loss, targets: info.targets.map(batched) } : { training };
+    const classes = info.vocabSize ?? info.classes;
+    const options = last
+      ? {
+          training,
+          loss: model.loss,
+          targets: info.targets.map(batched),
+          ...(classes === undefined ? {} : { classes }),
+        }
+      : { training };
     const before = model.layers[i - 1];
     const made = before
       ? withOrigin(before.name, signatures, () => layerFunction(layer, signatures, options))
@@ -136,6 +147,18 @@ function withOrigin<T>(layer: string, given: readonly Signature[], make: () => T
     const note = `${error.complaint}; its input is what the layer "${layer}" returns`;
     throw new ModuleError(error.kind, error.path, note, error.cause);
   }
+}
+
+/** Logits that are too few for the labels would only fail deep in the engine, or not at all. */
+function checkWidth(layer: Layer, loss: Module, logits: Tensor | undefined, classes = 0): void {
+  const width = logits?.shape.at(-1) ?? classes;
+  if (loss.kind !== 'crossEntropy' || width >= classes) return;
+  throw new ModuleError(
+    layer.module.kind,
+    layer.name,
+    `returned ${describeTensors([logits as Tensor])}, ${width} logits, but the targets are of ${classes} kinds: ` +
+      'the last axis must be info.vocabSize (text) or info.classes wide',
+  );
 }
 
 function runLoss(trace: Trace, loss: Module, activations: readonly Tensor[], targets: readonly Tensor[]): Tensor {

@@ -62,6 +62,9 @@ export async function writeSafetensors(
     // Closing may fail for the same reason (a full disk, say); the first error is the one to report.
     await file.close().catch(() => undefined);
     await rm(path, { force: true });
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG' || code === 'EIO')
+      throw new SafetensorsError(`${path} cannot be written: ${message}`, { cause: error });
     throw error;
   }
 }

@@ -4,6 +4,7 @@ export * from './in-process.ts';
 export * from './non-finite.ts';
 export * from './protocol.ts';
 export * from './rank.ts';
+export { coversPath } from './remat.ts';
 export * from './serve.ts';
 export * from './trace.ts';
 export { CheckpointMismatch, tensorName } from './weights.ts';

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { complete, resolveConfig, train } from '../../src/coordinator/index.ts';
+import { modelFunctions, nn } from '../../src/modules/index.ts';
 import '../../src/schedulers/index.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'plexus-refusals-'));
@@ -60,12 +61,32 @@ describe('train refuses, at the key and before anything is started,', () => {
     expect(String(await refusal('run.dir=/proc/no/runs'))).toMatch(/run.dir=\/proc\/no\/runs: .*cannot be made/);
   });
 
+  it('a model of its own whose logits are too few for the data', async () => {
+    const model = {
+      layers: [{ name: 'embed', module: nn.embedding(64, 3) }],
+      loss: nn.crossEntropy(),
+    };
+    const info = {
+      inputs: [{ dtype: 'int32', shape: [4] }],
+      targets: [{ dtype: 'int32', shape: [4] }],
+      vocabSize: 64,
+    } as const;
+    expect(() => modelFunctions(model, info, 2, 'train')).toThrow(
+      /"embed": returned float32 \[2,4,3\], 3 logits, but the targets are of 64 kinds.*info.vocabSize/,
+    );
+  });
+
   it('the name of a run that is there already', async () => {
     const warned: string[] = [];
-    await complete(train(resolveConfig(file, ['batch.global=400', 'batch.micro=100'])), (event) => {
-      if (event.type === 'warning') warned.push(event.message);
-    });
+    await complete(
+      train(resolveConfig(file, ['batch.global=400', 'batch.micro=100', 'remat={blocks.7: full, blocks.0: full}'])),
+      (event) => {
+        if (event.type === 'warning') warned.push(event.message);
+      },
+    );
     expect(warned).toContainEqual(expect.stringMatching(/batch.global 400 is more than the \d+ training examples/));
+    expect(warned).toContainEqual(expect.stringMatching(/remat: 'blocks.7' has no effect.*embed, blocks.0, head/));
+    expect(warned.join()).not.toContain("'blocks.0'");
     expect(String(await refusal())).toMatch(
       /config.yaml:4:\d+: .*taken exists already: choose another run.id.*\n.*run:/,
     );
