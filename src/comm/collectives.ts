@@ -27,6 +27,9 @@ export async function allGather(
   return (await together(receives, sends)) as (readonly HostTensor[])[];
 }
 
+/** Waits for what the members sent, in group order. */
+export type Arrivals = () => Promise<(readonly HostTensor[])[]>;
+
 /**
  * Sends `outgoing[i]` to member i and returns what each member sent here, in group order. The own entry is passed
  * through. With `transfer`, the tensors for other members are given away.
@@ -38,6 +41,35 @@ export async function allToAll(
   outgoing: readonly (readonly HostTensor[])[],
   options?: SendOptions,
 ): Promise<(readonly HostTensor[])[]> {
+  const { sends, arrivals } = startAllToAll(transport, group, tag, outgoing, options);
+  const [received] = await Promise.all([arrivals(), Promise.all(sends)]);
+  return received;
+}
+
+/**
+ * The first half of an all-to-all: sends, and resolves when that is done. What it returns is the second half, to be
+ * called once, when what the others send is needed; until then there is time for other work. No more exchanges of one
+ * channel may be half done than the transport has credits.
+ */
+export async function postAllToAll(
+  transport: Transport,
+  group: Group,
+  tag: string,
+  outgoing: readonly (readonly HostTensor[])[],
+  options?: SendOptions,
+): Promise<Arrivals> {
+  const { sends, arrivals } = startAllToAll(transport, group, tag, outgoing, options);
+  await Promise.all(sends);
+  return arrivals;
+}
+
+function startAllToAll(
+  transport: Transport,
+  group: Group,
+  tag: string,
+  outgoing: readonly (readonly HostTensor[])[],
+  options?: SendOptions,
+): { readonly sends: readonly Promise<void>[]; readonly arrivals: Arrivals } {
   const me = memberIndex(transport, group);
   if (outgoing.length !== group.ranks.length)
     throw new RangeError(
@@ -46,8 +78,9 @@ export async function allToAll(
   const sends = group.ranks.flatMap((rank, i) =>
     i === me ? [] : [transport.send(rank, tag, outgoing[i] as readonly HostTensor[], options)],
   );
-  const receives = group.ranks.map((rank, i) => (i === me ? outgoing[i] : transport.recv(rank, tag)));
-  return (await together(receives, sends)) as (readonly HostTensor[])[];
+  const receive = (rank: number, i: number) =>
+    i === me ? (outgoing[i] as readonly HostTensor[]) : transport.recv(rank, tag);
+  return { sends, arrivals: () => Promise.all(group.ranks.map(receive)) };
 }
 
 /** Gives every member the root's tensors (`root` is a rank); on the root the list itself is returned. */

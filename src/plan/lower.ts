@@ -27,6 +27,11 @@ export interface LoweringInput {
  * Lowers a schedule to the training program of one rank: puts a Recv right before the work that needs it and a Send
  * right after the work that made it, exchanges around expert segments, and the all-reduces of a stage right after its
  * last backward.
+ *
+ * Where a rank has the whole model and its experts are sharded, two microbatches take turns at every exchange: while one's
+ * tokens are on their way, and its peers are not as far yet, there is the other's work to do. (Overlapping the exchange
+ * with computation as in Tutel, Hwang et al. 2022, arXiv:2206.03382, over whole microbatches. Gradients are summed in the
+ * canonical tree, so no bit depends on the order.)
  */
 export function lowerTraining(input: LoweringInput, rank: number): Program {
   const { mesh, contents } = input;
@@ -43,9 +48,9 @@ export function lowerTraining(input: LoweringInput, rank: number): Program {
   const out: Instruction[] = [];
   const lower = new RankLowering(input, rank, out);
   let reduced = 0;
-  for (const action of actions) {
-    lower.action(action, share.start + action.microbatch);
-    left.set(action.stage, (left.get(action.stage) as number) - 1);
+  for (const together of inPairs(input, actions)) {
+    lower.actions(together, share.start);
+    for (const { stage } of together) left.set(stage, (left.get(stage) as number) - 1);
     for (; reduced < order.length && left.get(order[reduced] as number) === 0; reduced++) {
       const stage = order[reduced] as number;
       if (contents[stage]?.dense && groups.data.ranks.length > 1)
@@ -83,6 +88,25 @@ export function lowerEvaluation(input: LoweringInput, rank: number): Program {
         out.push({ op: 'Free', stage: stage.index, microbatch });
       }
   return program(input, rank, 'evaluate', out);
+}
+
+/** Actions one by one, or in pairs of the same kind whose exchanges take turns. */
+function inPairs({ mesh, stages, schedule }: LoweringInput, actions: readonly Action[]): Action[][] {
+  const alone = actions.map((action) => [action]);
+  if (mesh.pipeline > 1 || stages.length > 1 || !stages[0]?.segments.some(isExchanged)) return alone;
+  const microbatches = actions.filter(({ kind }) => kind === 'F').length;
+  const { name } = schedule(microbatches);
+  const pairs = (kind: 'F' | 'B') =>
+    Array.from({ length: Math.ceil(microbatches / 2) }, (_, i) =>
+      [2 * i, 2 * i + 1]
+        .filter((microbatch) => microbatch < microbatches)
+        .map((microbatch): Action => ({ kind, stage: 0, microbatch })),
+    );
+  if (name === 'gpipe') return [...pairs('F'), ...pairs('B')];
+  // A schedule of the user's own is kept as it is, and zero-bubble has nothing to gain on one stage.
+  if (name !== '1f1b') return alone;
+  const backward = pairs('B');
+  return pairs('F').flatMap((forward, i) => [forward, backward[i] as Action[]]);
 }
 
 /** Stages in the order in which their last action comes. */
@@ -126,30 +150,55 @@ class RankLowering {
     this.#out = out;
   }
 
-  action(action: Action, microbatch: number): void {
-    const stage = this.#input.stages[action.stage] as Stage;
-    if (action.kind === 'F') this.forward(stage, microbatch);
-    else if (action.kind === 'W') this.#out.push({ op: 'BackwardWeight', stage: stage.index, microbatch });
-    else this.#backward(stage, microbatch, action.kind === 'B' ? 'Backward' : 'BackwardInput');
+  /** Puts actions out one after another, or, where they are two, so that they take turns at every exchange. */
+  actions(actions: readonly Action[], firstMicrobatch: number): void {
+    const parts = actions.map((action) => this.#action(action, firstMicrobatch + action.microbatch));
+    const turns = Math.max(...parts.map((own) => own.length));
+    for (let turn = 0; turn < turns; turn++) for (const own of parts) this.#out.push(...(own[turn] ?? []));
   }
 
   forward(stage: Stage, microbatch: number): void {
+    this.#out.push(...this.#forward(stage, microbatch).flat());
+  }
+
+  /** The instructions of an action, cut behind every exchange. */
+  #action(action: Action, microbatch: number): Instruction[][] {
+    const stage = this.#input.stages[action.stage] as Stage;
+    if (action.kind === 'F') return this.#forward(stage, microbatch);
+    if (action.kind === 'W') return [[{ op: 'BackwardWeight', stage: stage.index, microbatch }]];
+    return this.#backward(stage, microbatch, action.kind === 'B' ? 'Backward' : 'BackwardInput');
+  }
+
+  #forward(stage: Stage, microbatch: number): Instruction[][] {
     const { index } = stage;
-    const out = this.#out;
-    if (index === 0) out.push({ op: 'LoadBatch', stage: index, microbatch, what: 'inputs' });
+    let part: Instruction[] = [];
+    const parts = [part];
+    if (index === 0) part.push({ op: 'LoadBatch', stage: index, microbatch, what: 'inputs' });
     if (index === this.#input.stages.length - 1)
-      out.push({ op: 'LoadBatch', stage: index, microbatch, what: 'targets' });
+      part.push({ op: 'LoadBatch', stage: index, microbatch, what: 'targets' });
     const from = this.#peer(index - 1);
     if (from !== null)
-      out.push({ op: 'Recv', what: 'activation', stage: index, microbatch, from, tag: `act/s${index}/m${microbatch}` });
+      part.push({
+        op: 'Recv',
+        what: 'activation',
+        stage: index,
+        microbatch,
+        from,
+        tag: `act/s${index}/m${microbatch}`,
+      });
+    const exchange = (what: ExchangeKind, segment: Segment): void => {
+      part.push(this.#exchange(what, segment, microbatch));
+      part = [];
+      parts.push(part);
+    };
     for (const segment of stage.segments) {
-      if (isExchanged(segment)) this.#exchange('dispatch', segment, microbatch);
-      out.push({ op: 'Forward', stage: index, segment: segment.index, microbatch });
-      if (isExchanged(segment)) this.#exchange('combine', segment, microbatch);
+      if (isExchanged(segment)) exchange('dispatch', segment);
+      part.push({ op: 'Forward', stage: index, segment: segment.index, microbatch });
+      if (isExchanged(segment)) exchange('combine', segment);
     }
     const to = this.#peer(index + 1);
     if (to !== null)
-      out.push({
+      part.push({
         op: 'Send',
         what: 'activation',
         stage: index,
@@ -157,22 +206,29 @@ class RankLowering {
         to,
         tag: `act/s${index + 1}/m${microbatch}`,
       });
+    return parts;
   }
 
-  #backward(stage: Stage, microbatch: number, op: 'Backward' | 'BackwardInput'): void {
+  #backward(stage: Stage, microbatch: number, op: 'Backward' | 'BackwardInput'): Instruction[][] {
     const { index } = stage;
-    const out = this.#out;
+    let part: Instruction[] = [];
+    const parts = [part];
     const from = this.#peer(index + 1);
     if (from !== null)
-      out.push({ op: 'Recv', what: 'gradient', stage: index, microbatch, from, tag: `grad/s${index}/m${microbatch}` });
+      part.push({ op: 'Recv', what: 'gradient', stage: index, microbatch, from, tag: `grad/s${index}/m${microbatch}` });
+    const exchange = (what: ExchangeKind, segment: Segment): void => {
+      part.push(this.#exchange(what, segment, microbatch));
+      part = [];
+      parts.push(part);
+    };
     for (const segment of [...stage.segments].reverse()) {
-      if (isExchanged(segment)) this.#exchange('combine-gradient', segment, microbatch);
-      out.push({ op, stage: index, segment: segment.index, microbatch });
-      if (isExchanged(segment)) this.#exchange('dispatch-gradient', segment, microbatch);
+      if (isExchanged(segment)) exchange('combine-gradient', segment);
+      part.push({ op, stage: index, segment: segment.index, microbatch });
+      if (isExchanged(segment)) exchange('dispatch-gradient', segment);
     }
     const to = this.#peer(index - 1);
     if (to !== null)
-      out.push({
+      part.push({
         op: 'Send',
         what: 'gradient',
         stage: index,
@@ -180,13 +236,14 @@ class RankLowering {
         to,
         tag: `grad/s${index - 1}/m${microbatch}`,
       });
+    return parts;
   }
 
-  #exchange(what: ExchangeKind, segment: Segment, microbatch: number): void {
+  #exchange(what: ExchangeKind, segment: Segment, microbatch: number): Instruction {
     const { stage, index } = segment;
     const round = microbatch - (this.#input.shares[this.#data] as MicrobatchRange).start;
     const tag = `${what}/s${stage}.${index}/r${round}`;
-    this.#out.push({ op: 'AllToAll', what, group: this.#expertGroup, stage, segment: index, microbatch, tag });
+    return { op: 'AllToAll', what, group: this.#expertGroup, stage, segment: index, microbatch, tag };
   }
 
   /** Rank that holds a stage for this data index; null if there is no such stage, or it is on this very rank. */

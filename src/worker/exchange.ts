@@ -1,4 +1,4 @@
-import { allToAll, type Group, memberIndex, scratch, type Transport } from '../comm/index.ts';
+import { type Arrivals, type Group, memberIndex, postAllToAll, scratch, type Transport } from '../comm/index.ts';
 import { expertMember } from '../plan/index.ts';
 import { float32, type HostTensor, int32 } from '../tensor/index.ts';
 import type { ExpertRuntime, ExpertSource } from './expert-runtime.ts';
@@ -6,8 +6,9 @@ import type { Cell, TensorSpace } from './tensor-space.ts';
 
 /**
  * One microbatch's rows on their way to the experts and back, for one expert call. Without sharding the experts are
- * here: `local*` runs them in place. With sharding, `send*` and `collect*` stand around `run*`, and the peers of the
- * group do the same with their own microbatches of the same round.
+ * here, and `local` runs them in place. With sharding, rows are sent out and arrive, are run, and results are sent back
+ * and return; the peers of the group do the same with their own microbatches of the same round. Nothing waits between
+ * sending and the arrival of what the peers sent, so that another microbatch's work fits in between.
  */
 export class ExpertExchange {
   readonly #space: TensorSpace;
@@ -19,6 +20,8 @@ export class ExpertExchange {
   /** Rows (or cotangents) of this rank's own microbatch while they are out. */
   #own: Cell | null = null;
   #sources: ExpertSource[] = [];
+  #arrivals: Arrivals | null = null;
+  #returning = false;
 
   constructor(
     space: TensorSpace,
@@ -53,7 +56,7 @@ export class ExpertExchange {
     return result;
   }
 
-  /** Sends each member of the group the rows of its experts, and takes in those for the experts here. */
+  /** Sends each member of the group the rows (or cotangents) of its experts. */
   async send(transport: Transport, group: Group, tag: string, rows: Cell): Promise<void> {
     const me = memberIndex(transport, group);
     const members = group.ranks.length;
@@ -68,7 +71,12 @@ export class ExpertExchange {
       const header = int32(Int32Array.of(this.#microbatch, ...counts), [counts.length + 1]);
       return [header, float32(member === me ? part : scratchCopy(part), [size])];
     });
-    const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
+    this.#arrivals = await postAllToAll(transport, group, tag, outgoing, { transfer: true });
+  }
+
+  /** Waits for the rows of all members for the experts here. */
+  async arrive(): Promise<readonly ExpertSource[]> {
+    const incoming = await this.#wait();
     this.#sources = incoming.map((message) => {
       const [header, values] = message as readonly [HostTensor, HostTensor];
       const [microbatch, ...counts] = header.data as Int32Array;
@@ -80,21 +88,29 @@ export class ExpertExchange {
         results: scratch.take(received.length),
       };
     });
-  }
-
-  /** Rows of all members for the experts here. */
-  get sources(): readonly ExpertSource[] {
     return this.#sources;
   }
 
-  /** Sends the results back to whose rows they are of, and puts those of the own rows together. */
-  async collect(transport: Transport, group: Group, tag: string): Promise<Cell> {
+  /** Sends the results back to whose rows they are of. */
+  async sendBack(transport: Transport, group: Group, tag: string): Promise<void> {
     const me = memberIndex(transport, group);
     // (What came from others is no longer needed; the own rows are a part of their tensor.)
     for (const [member, { rows }] of this.#sources.entries()) if (member !== me) scratch.give(rows);
     const outgoing = this.#sources.map(({ results }) => [float32(results, [results.length])]);
-    const incoming = await allToAll(transport, group, tag, outgoing, { transfer: true });
     this.#sources = [];
+    this.#arrivals = await postAllToAll(transport, group, tag, outgoing, { transfer: true });
+    this.#returning = true;
+  }
+
+  /** Whether results are on their way back and have not been put together. */
+  get returning(): boolean {
+    return this.#returning;
+  }
+
+  /** Waits for the results of the own rows and puts them together. */
+  async putTogether(): Promise<Cell> {
+    const incoming = await this.#wait();
+    this.#returning = false;
     if (this.#own) this.#space.release(this.#own);
     this.#own = null;
     return this.#space.make(this.#shape, (values) => {
@@ -107,6 +123,13 @@ export class ExpertExchange {
       }
       values.fill(0, at);
     });
+  }
+
+  #wait(): ReturnType<Arrivals> {
+    const arrivals = this.#arrivals;
+    if (!arrivals) throw new Error(`nothing has been sent for microbatch ${this.#microbatch} that could be waited for`);
+    this.#arrivals = null;
+    return arrivals();
   }
 
   get runtime(): ExpertRuntime {

@@ -71,5 +71,5 @@ export async function interpret(run: ProgramRun, position: Position, trace: Trac
     );
   }
   position.end(run);
-  return communication;
+  return communication + run.waitedMs;
 }

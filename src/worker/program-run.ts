@@ -60,6 +60,8 @@ export class ProgramRun {
   squaredNorms: ReadonlyMap<string, number> | null = null;
   gradNorm = 0;
   lr = 0;
+  /** Milliseconds spent waiting inside of instructions that compute. */
+  waitedMs = 0;
   readonly #passes = new Map<string, StagePass>();
   readonly #stages: ReadonlyMap<number, Stage>;
   readonly #batches = new Map<number, Batch>();
@@ -152,6 +154,14 @@ export class ProgramRun {
     const known = this.metrics.get(name);
     if (known) known.push([microbatch, value]);
     else this.metrics.set(name, [[microbatch, value]]);
+  }
+
+  /** Waits for tensors of other ranks, and notes how long. */
+  async waitFor<T>(tensors: Promise<T>): Promise<T> {
+    const start = performance.now();
+    const arrived = await tensors;
+    this.waitedMs += performance.now() - start;
+    return arrived;
   }
 
   /** Lets everything go: at the end, or after a failure. */

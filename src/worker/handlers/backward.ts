@@ -40,17 +40,27 @@ async function backwardSegment(
   if (!segment) throw new RangeError(`stage ${pass.stage.index} has no segment ${index}`);
   for (const part of [...segment.parts].reverse()) {
     if (part.kind === 'experts') {
-      if (isExchanged(segment))
-        await exchangeOf(pass, part.layer, part.call).runtime.backward(exchangeOf(pass, part.layer, part.call).sources);
+      if (isExchanged(segment)) await backwardExchanged(run, pass, part);
       else await backwardInPlace(pass, part);
       continue;
     }
     const layerPass = pass.layer(part.layer);
     if (part.phase === layerPass.layer.plan.forwards - 1)
       layerPass.setOutputCotangents(takeCotangents(run, pass, part.layer));
+    const exchange = pass.exchanges.get(`${part.layer}/${part.phase}`);
+    if (exchange?.returning) layerPass.giveCotangents(part.phase, await run.waitFor(exchange.putTogether()));
     await layerPass.backward(part.phase);
     if (part.phase === 0) await done(layerPass);
   }
+}
+
+async function backwardExchanged(
+  run: ProgramRun,
+  pass: StagePass,
+  part: SegmentPart & { kind: 'experts' },
+): Promise<void> {
+  const exchange = exchangeOf(pass, part.layer, part.call);
+  await exchange.runtime.backward(await run.waitFor(exchange.arrive()));
 }
 
 async function backwardInPlace(pass: StagePass, part: SegmentPart & { kind: 'experts' }): Promise<void> {

@@ -29,6 +29,9 @@ async function forwardLayer(run: ProgramRun, pass: StagePass, index: number, pha
     if (targets.length > 0) pass.targets = [];
     pass.layers.set(index, layerPass);
   }
+  const exchange = pass.exchanges.get(`${index}/${phase - 1}`);
+  if (exchange?.returning)
+    giveResult(run, pass, { layer: index, call: phase - 1 }, await run.waitFor(exchange.putTogether()));
   const layerPass = pass.layer(index);
   await layerPass.forward(phase);
   if (phase !== layerPass.layer.plan.forwards - 1) return;
@@ -92,7 +95,7 @@ async function forwardExchanged(
   part: SegmentPart & { kind: 'experts' },
 ): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
-  await exchange.runtime.forward(exchange.sources, run.step);
+  await exchange.runtime.forward(await run.waitFor(exchange.arrive()), run.step);
 }
 
 /** Begins an expert call: takes the rows and counts that the layer sends. */
