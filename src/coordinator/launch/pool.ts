@@ -11,6 +11,7 @@ import type {
   WorkerJob,
 } from '../../worker/index.ts';
 import { formatLastSeen, RunFailure } from '../failure.ts';
+import { Gathers } from './gather.ts';
 import { type InstructionNames, ProgressBoard } from './progress.ts';
 
 /** What a worker says when it can begin. */
@@ -33,12 +34,6 @@ export interface PoolOptions {
   readonly names: InstructionNames;
 }
 
-interface Gather {
-  readonly values: Map<number, unknown>;
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-}
-
 /** Reports that come in shortly after the cause are folded behind it. */
 const FOLD_MS = 50;
 
@@ -53,9 +48,7 @@ export class WorkerPool {
   readonly #exited: readonly Promise<void>[];
   readonly #board: ProgressBoard;
   readonly #options: PoolOptions;
-  readonly #gathers = new Map<string, Gather>();
-  /** What is being waited for: silence of a rank matters only while this is not empty. */
-  readonly #awaited = new Set<Gather>();
+  readonly #answers: Gathers;
   readonly #reports: FailureReport[] = [];
   readonly #failed: Promise<never>;
   #rejectFailed: (failure: RunFailure) => void = () => undefined;
@@ -71,6 +64,7 @@ export class WorkerPool {
     const { jobs, entry, names } = options;
     this.#options = options;
     this.world = jobs.length;
+    this.#answers = new Gathers(this.world);
     this.#board = new ProgressBoard(this.world, names, Date.now());
     this.#failed = new Promise((_, reject) => {
       this.#rejectFailed = reject;
@@ -170,45 +164,11 @@ export class WorkerPool {
     for (const worker of this.#workers) worker.postMessage(command);
   }
 
-  #gather(key: string): Gather {
-    let gather = this.#gathers.get(key);
-    if (!gather) {
-      let resolve = (): void => undefined;
-      const promise = new Promise<void>((done) => {
-        resolve = done;
-      });
-      gather = { values: new Map(), promise, resolve };
-      this.#gathers.set(key, gather);
-    }
-    return gather;
-  }
-
-  #put(key: string, rank: number, value: unknown): void {
-    const gather = this.#gather(key);
-    gather.values.set(rank, value);
-    if (gather.values.size === this.world) gather.resolve();
-  }
-
   /** Waits for the answers of all ranks. */
-  async #await<T>(key: string, signal?: AbortSignal): Promise<T[]> {
-    const gather = this.#gather(key);
+  #await<T>(key: string, signal?: AbortSignal): Promise<T[]> {
     const now = Date.now();
     for (let rank = 0; rank < this.world; rank++) this.#board.touch(rank, now);
-    this.#awaited.add(gather);
-    let onAbort = (): void => undefined;
-    const aborted = new Promise<never>((_, reject) => {
-      onAbort = () => reject(signal?.reason);
-      if (signal?.aborted) onAbort();
-      signal?.addEventListener('abort', onAbort, { once: true });
-    });
-    try {
-      await Promise.race(signal ? [gather.promise, this.#failed, aborted] : [gather.promise, this.#failed]);
-      return Array.from({ length: this.world }, (_, rank) => gather.values.get(rank) as T);
-    } finally {
-      signal?.removeEventListener('abort', onAbort);
-      this.#awaited.delete(gather);
-      this.#gathers.delete(key);
-    }
+    return this.#answers.all<T>(key, this.#failed, signal);
   }
 
   #listen(worker: Worker, rank: number): Promise<void> {
@@ -219,10 +179,8 @@ export class WorkerPool {
       worker.on('exit', (code) => {
         resolve();
         if (this.#closing || this.#stopped.has(rank) || this.#reports.some((report) => report.rank === rank)) return;
-        const error = new Error(`the worker thread exited with code ${code} without saying why`);
-        error.name = 'WorkerExit';
-        error.stack = '';
-        this.#report(this.#synthetic(rank, error));
+        const message = `the worker thread exited with code ${code} without saying why`;
+        this.#report(this.#synthetic(rank, namedError('WorkerExit', message)));
       });
     });
   }
@@ -231,33 +189,34 @@ export class WorkerPool {
     this.#board.touch(rank, Date.now());
     switch (event.type) {
       case 'ready':
-        this.#put('ready', rank, event);
+        this.#answers.put('ready', rank, event);
         break;
       case 'step':
-        this.#put(`step ${event.report.step}`, rank, event.report);
+        this.#answers.put(`step ${event.report.step}`, rank, event.report);
         break;
       case 'evaluated':
-        this.#put(`evaluated ${event.id}`, rank, event.metrics);
+        this.#answers.put(`evaluated ${event.id}`, rank, event.metrics);
         break;
       case 'saved':
-        this.#put(`saved ${event.id}`, rank, event.shards);
+        this.#answers.put(`saved ${event.id}`, rank, event.shards);
         break;
       case 'stopped':
         this.#stopped.add(rank);
-        this.#put('stopped', rank, event.trace);
+        this.#answers.put('stopped', rank, event.trace);
         break;
       case 'failed':
         this.#report(event.report);
     }
   }
 
+  /** The report of a rank that cannot make its own. */
   #synthetic(rank: number, error: unknown): FailureReport {
     const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
-    const seen = this.#board.look(Date.now())[rank];
+    const instruction = this.#board.look(Date.now())[rank]?.doing ?? null;
     return {
       rank,
       path: null,
-      instruction: seen?.doing ?? null,
+      instruction,
       microbatch: null,
       step: null,
       name,
@@ -300,22 +259,25 @@ export class WorkerPool {
   }
 
   #inspect(limit: number): void {
-    if (this.#awaited.size === 0 || this.#reports.length > 0) return;
-    const seen = this.#board.look(Date.now());
-    const late = seen.find(
-      ({ rank, sinceMs }) => sinceMs > limit && [...this.#awaited].some((gather) => !gather.values.has(rank)),
-    );
+    if (this.#reports.length > 0) return;
+    const late = this.#board
+      .look(Date.now())
+      .find(({ rank, sinceMs }) => sinceMs > limit && this.#answers.awaits(rank));
     if (!late) return;
-    this.#report({
-      rank: late.rank,
-      path: null,
-      instruction: late.doing,
-      microbatch: null,
-      step: null,
-      name: 'Hang',
-      message: `the worker has been silent for ${(late.sinceMs / 1000).toFixed(0)} s; if its work takes that long, raise comm.deadline_s`,
-      stack: '',
-      secondary: false,
-    });
+    const seconds = (late.sinceMs / 1000).toFixed(0);
+    this.#report(
+      this.#synthetic(
+        late.rank,
+        namedError(
+          'Hang',
+          `the worker has been silent for ${seconds} s; if its work takes that long, raise comm.deadline_s`,
+        ),
+      ),
+    );
   }
+}
+
+/** An error of the pool's own, about a thread: where it was made says nothing. */
+function namedError(name: string, message: string): Error {
+  return Object.assign(new Error(message), { name, stack: '' });
 }
