@@ -12,6 +12,8 @@ export interface TimedRun {
   readonly stepMs: readonly number[];
   /** CPU milliseconds of the whole process for each of those steps: without what other processes take. */
   readonly cpuMs: number;
+  /** Cores that other processes kept busy meanwhile; NaN where the system does not tell. */
+  readonly others: number;
   /** Loss of the last step: equal for all runs that must have equal bits. */
   readonly loss: number;
   /** Bytes of parameters that each rank holds. */
@@ -34,7 +36,9 @@ export async function timedRun(config: BenchConfig, length: Length, trace = fals
   const stepMs: number[] = [];
   let paramBytes: number[] = [];
   let cpu = process.cpuUsage();
+  let machine = busySeconds();
   let cpuMs = 0;
+  let others = Number.NaN;
   let last = performance.now();
   let loss = Number.NaN;
   let folder = '';
@@ -49,20 +53,30 @@ export async function timedRun(config: BenchConfig, length: Length, trace = fals
       }
       if (event.type !== 'step') continue;
       const now = performance.now();
-      if (event.step <= drop) cpu = process.cpuUsage();
+      if (event.step <= drop) [cpu, machine] = [process.cpuUsage(), busySeconds()];
       else stepMs.push(now - last);
       last = now;
       loss = event.loss;
       if (event.step < steps) continue;
       const { user, system } = process.cpuUsage(cpu);
       cpuMs = (user + system) / 1000 / (steps - drop);
+      const own = (user + system) / 1e6;
+      const seconds = stepMs.reduce((sum, ms) => sum + ms, 0) / 1000;
+      others = Math.max(0, busySeconds() - machine - own) / seconds;
       if (!trace) break;
     }
     const instructions = trace ? instructionTimes(join(folder, 'trace.json'), length) : [];
-    return { stepMs, cpuMs, loss, paramBytes, instructions };
+    return { stepMs, cpuMs, others, loss, paramBytes, instructions };
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+/** CPU seconds of the whole machine since it was started (Linux). */
+function busySeconds(): number {
+  if (process.platform !== 'linux') return Number.NaN;
+  const [, user, nice, system, , , irq, softirq] = readFileSync('/proc/stat', 'utf8').split(/\s+/, 8);
+  return [user, nice, system, irq, softirq].reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
 }
 
 interface TraceFile {

@@ -19,6 +19,8 @@ export interface StepTimes {
   readonly best: number;
   /** CPU milliseconds of a step over all threads, of the run that took the least. */
   readonly cpu: number;
+  /** Cores that other processes kept busy in the run that they disturbed most. */
+  readonly others: number;
 }
 
 /** Sums up runs of one config. */
@@ -30,6 +32,7 @@ export function stepTimes(runs: readonly TimedRun[]): StepTimes {
     high: medians.max,
     best: Math.min(...runs.flatMap(({ stepMs }) => stepMs)),
     cpu: Math.min(...runs.map(({ cpuMs }) => cpuMs)),
+    others: Math.max(...runs.map((run) => run.others)),
   };
 }
 
@@ -40,10 +43,10 @@ export function printHeading(what: string): void {
 
 /** Prints a line of step times. */
 export function printTimes(name: string, times: StepTimes): void {
-  const { median, low, high, best, cpu } = times;
+  const { median, low, high, best, cpu, others } = times;
   const spread = `${low.toFixed(0)}-${high.toFixed(0)}`;
   console.log(
-    `${name.padEnd(34)} ${median.toFixed(1).padStart(8)} ms a step (runs ${spread}, best step ${best.toFixed(1)}, CPU ${cpu.toFixed(0)})`,
+    `${name.padEnd(34)} ${median.toFixed(1).padStart(8)} ms a step (runs ${spread}, best step ${best.toFixed(1)}, CPU ${cpu.toFixed(0)}; others took ${others.toFixed(2)} cores)`,
   );
 }
 
