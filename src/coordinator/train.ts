@@ -20,6 +20,7 @@ import {
   CheckpointReader,
   createRunFolder,
   findRunFolder,
+  lockRun,
   newestCheckpoint,
   RunFolderError,
   readModelFile,
@@ -52,6 +53,7 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
     if (!(error instanceof RunFolderError)) throw error;
     throw config.origin.fail([{ path: ['run', error.key], message: error.message }], error);
   });
+  const unlock = await lockRun(folder.path);
   let stepped = false;
   try {
     const model = await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
@@ -64,6 +66,7 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
       yield event;
     }
   } finally {
+    await unlock();
     // A run that never made a step leaves nothing worth keeping.
     if (!stepped) await rm(folder.path, { recursive: true, force: true });
   }
@@ -85,29 +88,41 @@ export async function* resume(
   const stored = resolveConfig(folder.config);
   const config = given ?? changedConfig(stored, [...(change as readonly Override[]), ...(options.overrides ?? [])]);
   checkMachine(config);
-  const usable = await newestCheckpoint(folder.checkpoints, options.step);
-  const known = [...usable.warnings, ...differences(stored, config), ...nothingLeft(config, usable.index.step)];
-  for (const message of known) yield { type: 'warning', message };
-  const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
-  const model: ResolvedModel = sameModel
-    ? await readModelFile(folder)
-    : await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
-  const prepared = yield* prepareRun(config, { runDir: folder.path, model });
-  checkEvaluation(prepared);
-  const reader = await CheckpointReader.open(usable.path, usable.index);
+  const unlock = await lockRun(folder.path);
   try {
-    reader.checkModel(prepared.params);
-    reader.checkState(carriedState(prepared));
-  } finally {
-    await reader.close();
-  }
-  for await (const event of execute({ prepared, folder, model, began, signal: options.signal ?? null, from: usable })) {
-    // Only now is it sure that the run can go on with them: a change that does not fit must not spoil the folder.
-    if (event.type === 'started') {
-      await writeModelFile(folder, model);
-      await writeFileAtomically(folder.config, formatConfig(config));
+    const usable = await newestCheckpoint(folder.checkpoints, options.step);
+    const known = [...usable.warnings, ...differences(stored, config), ...nothingLeft(config, usable.index.step)];
+    for (const message of known) yield { type: 'warning', message };
+    const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
+    const model: ResolvedModel = sameModel
+      ? await readModelFile(folder)
+      : await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
+    const prepared = yield* prepareRun(config, { runDir: folder.path, model });
+    checkEvaluation(prepared);
+    const reader = await CheckpointReader.open(usable.path, usable.index);
+    try {
+      reader.checkModel(prepared.params);
+      reader.checkState(carriedState(prepared));
+    } finally {
+      await reader.close();
     }
-    yield event;
+    for await (const event of execute({
+      prepared,
+      folder,
+      model,
+      began,
+      signal: options.signal ?? null,
+      from: usable,
+    })) {
+      // Only now is it sure that the run can go on with them: a change that does not fit must not spoil the folder.
+      if (event.type === 'started') {
+        await writeModelFile(folder, model);
+        await writeFileAtomically(folder.config, formatConfig(config));
+      }
+      yield event;
+    }
+  } finally {
+    await unlock();
   }
 }
 

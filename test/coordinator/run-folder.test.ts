@@ -10,6 +10,7 @@ import {
   createRunFolder,
   findRunFolder,
   listCheckpoints,
+  lockRun,
   MetricsLog,
   newestCheckpoint,
   PARAM_PREFIX,
@@ -227,6 +228,18 @@ describe('run folders', () => {
     const c = await createRunFolder(folder, 'x', 'mine');
     expect(c.path).toBe(join(folder, 'mine'));
     await expect(createRunFolder(folder, 'x', 'mine')).rejects.toThrow(/exists already.*--resume/);
+  });
+
+  it('belong to one run at a time; a lock whose process is gone does not count', async () => {
+    const { path } = await createRunFolder(folder, 'x', 'locked');
+    const unlock = await lockRun(path);
+    await expect(lockRun(path)).rejects.toThrow(/locked is going on in process \d+: wait/);
+    await unlock();
+    await writeFile(join(path, '.lock'), `${process.ppid}\n`);
+    await expect(lockRun(path)).rejects.toThrow(`in process ${process.ppid}:`);
+    await writeFile(join(path, '.lock'), '4194305\n');
+    await (await lockRun(path))();
+    expect(await readdir(path)).toEqual([]);
   });
 
   it('are found by path or id', async () => {

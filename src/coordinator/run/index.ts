@@ -1,6 +1,7 @@
 export * from './checkpoint.ts';
 export * from './errors.ts';
 export * from './folder.ts';
+export * from './lock.ts';
 export * from './metrics-log.ts';
 export * from './model-file.ts';
 export * from './summary.ts';
