@@ -4,7 +4,7 @@ import { transformer } from './model.ts';
 import { inTurns } from './runs.ts';
 import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
-const length = { steps: flag('steps', 24), drop: 4 };
+const length = { steps: flag('steps', 24), drop: 3 };
 const configs = { one: transformer({}), two: transformer({ data: 2 }) };
 const runs = await inTurns(configs, flag('runs', 3), length);
 expectEqualBits([runs.one, runs.two]);

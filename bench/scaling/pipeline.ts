@@ -10,7 +10,7 @@ import { transformer } from './model.ts';
 import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
 import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
-const length = { steps: flag('steps', 24), drop: 4 };
+const length = { steps: flag('steps', 24), drop: 3 };
 const configs = {
   one: transformer({}),
   chunks: transformer({ schedule: 'interleaved-1f1b', chunks: 2 }),
