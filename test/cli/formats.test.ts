@@ -1,7 +1,7 @@
 import { Writable } from 'node:stream';
 import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { expertShares } from '../../src/cli/balance.ts';
 import { formatFailure } from '../../src/cli/failure.ts';
 import { balanceBars, ProgressLine, progressBar } from '../../src/cli/progress.ts';
@@ -105,6 +105,8 @@ describe('--workers', () => {
 });
 
 describe('progress', () => {
+  afterEach(() => void vi.unstubAllEnvs());
+
   const sink = (tty: boolean) => {
     let text = '';
     const stream = Object.assign(
@@ -140,6 +142,9 @@ describe('progress', () => {
   });
 
   it('shows whole figures in a narrow window, the bars only where there is room', () => {
+    // A terminal in CI, or one that says it is dumb, gets plain lines.
+    vi.stubEnv('CI', '');
+    vi.stubEnv('TERM', 'xterm');
     const shown = (columns: number): string => {
       const { stream, text } = sink(true);
       Object.assign(stream, { columns });
