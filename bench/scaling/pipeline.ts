@@ -1,23 +1,31 @@
 // Two pipeline stages against one worker, and against what the schedule allows.
-//   npm run bench -- scaling/pipeline [--steps=24] [--runs=3]
+//   npm run bench -- scaling/pipeline [--steps=24] [--runs=3] [--patience=SECONDS]
 //
-// The bound is found with the measured costs of each stage: one worker runs both stages one after the other (two chunks
-// on one rank), every instruction is timed, and the planner's simulator runs the two ranks' programs of 1f1b with the
+// The bound is found with the measured costs of each stage: one worker runs both stages one after the other (a table
+// with one row), every instruction is timed, and the planner's simulator runs the two ranks' programs of 1f1b with the
 // medians, communication taking no time. For equal stages and a free optimizer step that is p * m / (m + p - 1).
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { prepareQuietly, resolveConfig, type StepCosts, simulate } from '../../src/index.ts';
 import { timing } from '../engine/stats.ts';
 import { transformer } from './model.ts';
 import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
-import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
+import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes, turns } from './table.ts';
 
 const length = { steps: flag('steps', 24), drop: 3 };
+const microbatches = 8;
+const row = Array.from({ length: microbatches }, (_, m) => [`0F${m}`, `1F${m}`, `1B${m}`, `0B${m}`]).flat();
+const tables = mkdtempSync(join(tmpdir(), 'plexus-bench-'));
+const table = join(tables, 'one-worker.csv');
+writeFileSync(table, `${row.join(',')}\n`);
 const configs = {
   one: transformer({}),
-  chunks: transformer({ schedule: 'interleaved-1f1b', chunks: 2 }),
+  staged: transformer({ schedule: { file: table } }),
   '1f1b': transformer({ pipeline: 2, schedule: '1f1b' }),
   zeroBubble: transformer({ pipeline: 2, schedule: 'zero-bubble' }),
 };
-const runs = await inTurns(configs, flag('runs', 3), length, ['chunks']);
+const runs = await inTurns(configs, turns(length), ['staged']);
 expectEqualBits(Object.values(runs));
 
 /** Median milliseconds of every kind of work on each stage, as one worker does it. */
@@ -61,26 +69,27 @@ async function measuredCosts(
 
 const held = runs['1f1b'][0]?.paramBytes ?? [];
 const share = held.map((bytes) => bytes / held.reduce((sum, each) => sum + each, 0));
-const costs = await measuredCosts(configs.chunks, runs.chunks, share);
+const costs = await measuredCosts(configs.staged, runs.staged, share);
 const { plan } = await prepareQuietly(resolveConfig(configs['1f1b']));
 const bound = simulate(plan.programs, costs).seconds * 1000;
-const [one, chunks, pipelined, zeroBubble] = [
+const [one, staged, pipelined, zeroBubble] = [
   stepTimes(runs.one),
-  stepTimes(runs.chunks),
+  stepTimes(runs.staged),
   stepTimes(runs['1f1b']),
   stepTimes(runs.zeroBubble),
 ];
 const [m, p] = [plan.batch.microbatches, plan.mesh.pipeline];
-printHeading(`pipeline: 4 blocks, d = 256, ${p} stages, ${m} microbatches of 8 x 128 tokens, AdamW with clipping`);
+printHeading(`pipeline: 4 blocks, d = 256, ${p} stages, ${m} microbatches of 4 x 128 tokens, AdamW with clipping`);
 printTimes('one worker', one);
-printTimes('one worker, both stages in turns', chunks);
+printTimes('one worker, both stages in turns', staged);
 printTimes('two stages, 1f1b', pipelined);
 printTimes('two stages, zero-bubble', zeroBubble);
 console.log(
-  `bound of 1f1b: ${bound.toFixed(1)} ms a step, ${(chunks.median / bound).toFixed(3)}x one worker (equal stages without an optimizer step: p m / (m + p - 1) = ${((p * m) / (m + p - 1)).toFixed(3)}x)`,
+  `bound of 1f1b: ${bound.toFixed(1)} ms a step, ${(staged.median / bound).toFixed(3)}x one worker (equal stages without an optimizer step: p m / (m + p - 1) = ${((p * m) / (m + p - 1)).toFixed(3)}x)`,
 );
 printRatio('1f1b, of the bound', bound / pipelined.median, 0.95);
 printRatio('1f1b, best step, of the bound', bound / pipelined.best, null);
-printRatio('1f1b, speed-up', chunks.median / pipelined.median, null);
-printRatio('zero-bubble, speed-up', chunks.median / zeroBubble.median, null);
+printRatio('1f1b, speed-up', staged.median / pipelined.median, null);
+printRatio('zero-bubble, speed-up', staged.median / zeroBubble.median, null);
 printRatio('zero-bubble / 1f1b', pipelined.median / zeroBubble.median, 1);
+rmSync(tables, { recursive: true });

@@ -96,20 +96,41 @@ function instructionTimes(file: string, { steps, drop }: Length): number[][][] {
   return ranks;
 }
 
-/** Runs several configs in turns, so that what else the machine does falls on all of them alike. */
+/** Cores of other processes above which a run is repeated while there is patience. */
+const DISTURBED = 0.1;
+
+/**
+ * Runs several configs in turns, so that what else the machine does falls on all of them alike. Runs that other processes
+ * disturbed are repeated for up to `patience` seconds in all.
+ */
 export async function inTurns<Name extends string>(
   configs: Readonly<Record<Name, BenchConfig>>,
-  repetitions: number,
-  length: Length,
+  { repetitions, patience, length }: { repetitions: number; patience: number; length: Length },
   traced: readonly NoInfer<Name>[] = [],
 ): Promise<Record<Name, TimedRun[]>> {
   const names = Object.keys(configs) as Name[];
   const runs = Object.fromEntries(names.map((name) => [name, [] as TimedRun[]])) as Record<Name, TimedRun[]>;
+  const until = performance.now() + patience * 1000;
   for (let i = 0; i < repetitions; i++)
     for (const name of i % 2 === 0 ? names : [...names].reverse()) {
-      runs[name].push(await timedRun(configs[name], length, traced.includes(name)));
-      process.stderr.write('.');
+      let run: TimedRun;
+      do {
+        await quiet(until);
+        run = await timedRun(configs[name], length, traced.includes(name));
+        process.stderr.write(run.others > DISTURBED ? '!' : '.');
+      } while (run.others > DISTURBED && performance.now() < until);
+      runs[name].push(run);
     }
   process.stderr.write('\n');
   return runs;
+}
+
+/** Waits for a moment in which nothing else runs, if there is patience for that. */
+async function quiet(until: number): Promise<void> {
+  while (performance.now() < until) {
+    const [busy, own] = [busySeconds(), process.cpuUsage()];
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const { user, system } = process.cpuUsage(own);
+    if (!(busySeconds() - busy - (user + system) / 1e6 > DISTURBED)) return;
+  }
 }
