@@ -2,11 +2,11 @@
 //   npm run bench -- scaling/data-parallel [--steps=24] [--runs=3] [--patience=SECONDS]
 import { transformer } from './model.ts';
 import { inTurns } from './runs.ts';
-import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes, turns } from './table.ts';
+import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
 const length = { steps: flag('steps', 24), drop: 3 };
 const configs = { one: transformer({}), two: transformer({ data: 2 }) };
-const runs = await inTurns(configs, turns(length));
+const runs = await inTurns(configs, flag('runs', 3), length, { patience: flag('patience', 0) });
 expectEqualBits([runs.one, runs.two]);
 const [one, two] = [stepTimes(runs.one), stepTimes(runs.two)];
 printHeading('data parallel: 4 blocks, d = 256, 32 x 128 tokens a step in 8 microbatches, AdamW with clipping');

@@ -2,12 +2,12 @@
 //   npm run bench -- scaling/experts [--steps=40] [--runs=3] [--patience=SECONDS]
 import { transformer } from './model.ts';
 import { inTurns } from './runs.ts';
-import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes, turns } from './table.ts';
+import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
 const length = { steps: flag('steps', 40), drop: 20 };
 const moe = { experts: 4, top_k: 2, every: 2, hidden: 512, bias_rate: 0.01 };
 const configs = { one: transformer({}, { moe }), two: transformer({ data: 2, expert: 2 }, { moe }) };
-const runs = await inTurns(configs, turns(length));
+const runs = await inTurns(configs, flag('runs', 3), length, { patience: flag('patience', 0) });
 expectEqualBits([runs.one, runs.two]);
 const [one, two] = [stepTimes(runs.one), stepTimes(runs.two)];
 printHeading('mixture of experts: 4 blocks, d = 256, 4 experts (top 2) in every second block, 32 x 128 tokens a step');

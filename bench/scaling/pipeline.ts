@@ -11,7 +11,7 @@ import { prepareQuietly, resolveConfig, type StepCosts, simulate } from '../../s
 import { timing } from '../engine/stats.ts';
 import { transformer } from './model.ts';
 import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
-import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes, turns } from './table.ts';
+import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
 const length = { steps: flag('steps', 24), drop: 3 };
 const microbatches = 8;
@@ -25,7 +25,7 @@ const configs = {
   '1f1b': transformer({ pipeline: 2, schedule: '1f1b' }),
   zeroBubble: transformer({ pipeline: 2, schedule: 'zero-bubble' }),
 };
-const runs = await inTurns(configs, turns(length), ['staged']);
+const runs = await inTurns(configs, flag('runs', 3), length, { patience: flag('patience', 0), traced: ['staged'] });
 expectEqualBits(Object.values(runs));
 
 /** Median milliseconds of every kind of work on each stage, as one worker does it. */

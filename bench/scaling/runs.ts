@@ -105,8 +105,9 @@ const DISTURBED = 0.1;
  */
 export async function inTurns<Name extends string>(
   configs: Readonly<Record<Name, BenchConfig>>,
-  { repetitions, patience, length }: { repetitions: number; patience: number; length: Length },
-  traced: readonly NoInfer<Name>[] = [],
+  repetitions: number,
+  length: Length,
+  { patience = 0, traced = [] }: { readonly patience?: number; readonly traced?: readonly NoInfer<Name>[] } = {},
 ): Promise<Record<Name, TimedRun[]>> {
   const names = Object.keys(configs) as Name[];
   const runs = Object.fromEntries(names.map((name) => [name, [] as TimedRun[]])) as Record<Name, TimedRun[]>;

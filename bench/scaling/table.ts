@@ -1,16 +1,11 @@
 import { cpus, loadavg } from 'node:os';
 import { timing } from '../engine/stats.ts';
-import type { Length, TimedRun } from './runs.ts';
+import type { TimedRun } from './runs.ts';
 
 /** Value of `--name=value` on the command line, or the default. */
 export function flag(name: string, otherwise: number): number {
   const given = process.argv.find((arg) => arg.startsWith(`--${name}=`))?.split('=')[1];
   return given === undefined ? otherwise : Number(given);
-}
-
-/** How often and how patiently to run, from the command line. */
-export function turns(length: Length): { repetitions: number; patience: number; length: Length } {
-  return { repetitions: flag('runs', 3), patience: flag('patience', 0), length };
 }
 
 /** Step times of several runs of one config. */
