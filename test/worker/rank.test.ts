@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
+import { paramsOfStage, positionOf } from '../../src/plan/index.ts';
 import { readSafetensors } from '../../src/tensor/index.ts';
 import { createRanks, PROGRESS_FIELDS, runInProcess, type ShardReport } from '../../src/worker/index.ts';
 import { type JobOptions, makeJobs } from './jobs.ts';
@@ -51,6 +52,12 @@ describe('placement', () => {
       for (const rank of ranks) {
         const { params, paramBytes, optimizerBytes } = rank.ready;
         expect(paramBytes).toBeLessThan(0.6 * total);
+        const { data } = positionOf(plan.mesh, rank.rank);
+        const placed = (plan.programs[rank.rank]?.stages ?? []).flatMap((stage) =>
+          paramsOfStage(plan.summary, plan.mesh, stage, data),
+        );
+        expect([...params].sort()).toEqual(placed.map(({ path }) => path).sort());
+        expect(paramBytes).toBe(placed.reduce((sum, { bytes }) => sum + bytes, 0));
         expect(optimizerBytes).toBe(2 * paramBytes);
         expect(Object.keys(await rank.parameters()).sort()).toEqual([...params].sort());
       }
