@@ -38,8 +38,17 @@ function describe(where: NonFiniteWhere): string {
 
 /** Whether all elements are finite. */
 export function isFiniteArray(data: Float32Array): boolean {
-  // x * 0 is 0 for finite x and NaN otherwise; the sum keeps a NaN. One pass without branches.
-  let sum = 0;
-  for (let i = 0; i < data.length; i++) sum += (data[i] as number) * 0;
+  // x * 0 is 0 for finite x and NaN otherwise; sums keep a NaN. One pass without branches, and four sums, so that an
+  // addition need not wait for the one before.
+  const [length, whole] = [data.length, data.length & ~3];
+  let [sum, b, c, d] = [0, 0, 0, 0];
+  for (let i = 0; i < whole; i += 4) {
+    sum += (data[i] as number) * 0;
+    b += (data[i + 1] as number) * 0;
+    c += (data[i + 2] as number) * 0;
+    d += (data[i + 3] as number) * 0;
+  }
+  for (let i = whole; i < length; i++) sum += (data[i] as number) * 0;
+  sum += b + c + d;
   return sum === 0;
 }
