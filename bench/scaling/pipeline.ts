@@ -14,7 +14,7 @@ import { transformer } from './model.ts';
 import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
 import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
-const length = { steps: flag('steps', 24), drop: 3 };
+const length = { steps: flag('steps', 44), drop: 20 };
 const microbatches = 8;
 const row = Array.from({ length: microbatches }, (_, m) => [`0F${m}`, `1F${m}`, `1B${m}`, `0B${m}`]).flat();
 const tables = mkdtempSync(join(tmpdir(), 'plexus-bench-'));
