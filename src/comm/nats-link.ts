@@ -12,7 +12,7 @@ import {
 import { FrameReader } from './frame-reader.ts';
 import { FrameWriter } from './frame-writer.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
-import { type Segment, StreamReceiver, StreamSender } from './reliable-stream.ts';
+import { StreamReceiver, type StreamSegment, StreamSender } from './reliable-stream.ts';
 
 /** What all links over a connection share. */
 export interface NatsSetting {
@@ -190,7 +190,7 @@ export class NatsLink implements Link {
     return Math.max(64, most - (most % 64));
   }
 
-  #segment({ offset, buffer, length }: Segment): void {
+  #segment({ offset, buffer, length }: StreamSegment): void {
     const data = buffer.subarray(FIXED_HEADER_BYTES, FIXED_HEADER_BYTES + length);
     buffer.set(this.#encoder.encode({ kind: 'segment', sequence: offset }, data));
     this.#publish(buffer.subarray(0, FIXED_HEADER_BYTES + length));

@@ -1,4 +1,4 @@
-import { connect, type NatsConnection, type NodeConnectionOptions } from '@nats-io/transport-node';
+import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
 import { noFaults } from './frame.ts';
 import { LinkedTransport, type LinkedTransportOptions } from './linked-transport.ts';
 import { NatsLink, type NatsSetting } from './nats-link.ts';
@@ -40,7 +40,8 @@ export async function createNatsTransport(options: NatsOptions): Promise<Transpo
     throw new RangeError(`job "${job}" cannot be part of a NATS subject: 1 to 64 letters, digits, - and _`);
   const own = !isConnection(nats);
   const connection = own
-    ? await connect({
+    ? // Loaded when it is used: it takes a thread as long to start as all the rest of this room.
+      await (await import('@nats-io/transport-node')).connect({
         maxReconnectAttempts: -1,
         reconnectTimeWait: 100,
         reconnectJitter: 50,

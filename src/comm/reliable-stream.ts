@@ -1,7 +1,7 @@
 import { FIXED_HEADER_BYTES } from './frame.ts';
 
 /** A piece of a stream on its way: bytes behind room for a header. */
-export interface Segment {
+export interface StreamSegment {
   /** Position of its first byte in the stream. */
   readonly offset: number;
   /** Room for the header, then the bytes. */
@@ -15,7 +15,7 @@ export interface SegmentCarrier {
   maxSegmentBytes(): number;
   /** Whether it makes sense to send; if not, segments are kept until `resume`. */
   readonly up: boolean;
-  segment(segment: Segment): void;
+  segment(segment: StreamSegment): void;
   /** Asks the receiver what it has; everything before `offset` was sent. */
   probe(offset: number): void;
 }
@@ -40,7 +40,7 @@ export class StreamSender {
   readonly #probeMs: number;
   readonly #jobs: Job[] = [];
   /** Unconfirmed segments, oldest first. */
-  #segments: Segment[] = [];
+  #segments: StreamSegment[] = [];
   #confirmed = 0;
   #next = 0;
   #queuedBytes = 0;
@@ -216,9 +216,9 @@ export class StreamSender {
   }
 }
 
-function split(segment: Segment, most: number): Segment[] {
+function split(segment: StreamSegment, most: number): StreamSegment[] {
   if (segment.length <= most) return [segment];
-  const parts: Segment[] = [];
+  const parts: StreamSegment[] = [];
   for (let at = 0; at < segment.length; at += most) {
     const length = Math.min(most, segment.length - at);
     const buffer = new Uint8Array(FIXED_HEADER_BYTES + length);
