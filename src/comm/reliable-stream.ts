@@ -69,8 +69,10 @@ export class StreamSender {
   }
 
   /** Appends pieces to the stream. Resolves when all were copied (at once if they fit the window). */
-  write(pieces: readonly Uint8Array[]): Promise<void> | undefined {
+  write(given: readonly Uint8Array[]): Promise<void> | undefined {
     if (this.#ended) return Promise.reject(this.#ended);
+    const pieces = given.filter(({ length }) => length > 0);
+    if (pieces.length === 0) return undefined;
     let bytes = 0;
     for (const piece of pieces) bytes += piece.length;
     this.#queuedBytes += bytes;
