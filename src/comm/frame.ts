@@ -37,15 +37,15 @@ const EMPTY = new Uint8Array(0);
 const utf8 = new TextEncoder();
 const fromUtf8 = new TextDecoder('utf-8', { fatal: true });
 
-const KINDS = ['data', 'credit', 'close', 'segment', 'ack', 'probe', 'hello'] as const;
+const KINDS = ['data', 'credit', 'close', 'segment', 'ack', 'gap', 'probe', 'hello'] as const;
 const DTYPES: readonly DType[] = ['float32', 'int32', 'bool', 'uint8', 'int8', 'float16', 'bfloat16', 'int64'];
 
 /**
  * What a frame is. `data`: one tensor of a message (part i of n; a message without tensors is one part of none).
  * `credit`: `value` messages of channel `tag` were taken. `close`: the sender goes away, `tag` says why. The others
  * exist only between the ends of a reliable stream: `segment` (bytes of the stream from position `sequence` on), `ack`
- * (everything before position `sequence` is here; `value` 1: what follows was lost), `probe` (everything before
- * `sequence` was sent) and `hello` (a receiver has begun to listen).
+ * (everything before position `sequence` is here), `gap` (the same, and what follows was lost), `probe` (everything before
+ * `sequence` was sent) and `hello` (a receiver has begun to listen); `value` tells one life of the sender from the next.
  */
 export type FrameKind = (typeof KINDS)[number];
 
@@ -90,7 +90,8 @@ export interface FrameHeader extends Required<FrameFields> {
 
 /** CRC-32 (IEEE 802.3, as in zlib), continued from `before`. */
 export function checksum(bytes: Uint8Array, before = 0): number {
-  return crc32(bytes, before) >>> 0;
+  // (zlib itself takes an absent buffer for a new start.)
+  return bytes.length === 0 ? before : crc32(bytes, before) >>> 0;
 }
 
 /** Writes the headers of one route. */

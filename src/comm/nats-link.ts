@@ -19,6 +19,8 @@ export interface NatsSetting {
   readonly job: string;
   readonly generation: number;
   readonly rank: number;
+  /** A random number that tells this transport from one that the rank may have had before. */
+  readonly life: number;
   readonly maxDataBytes: number;
   readonly windowBytes: number;
   readonly chunkBytes: number;
@@ -26,10 +28,13 @@ export interface NatsSetting {
   readonly lingerMs: number;
   readonly dropped: FaultCounts;
   readonly connection: NatsConnection;
-  readonly subject: (from: number, to: number) => string;
+  readonly subject: (from: number | '*', to: number) => string;
   /** Whether the connection stands. */
   readonly state: { up: boolean };
 }
+
+/** What a rank has confirmed cannot be sent again to one that has forgotten it. */
+const RESTARTED = 'it was restarted within the generation';
 
 /** How long a receiver may wait before it confirms a little, in milliseconds. */
 const CONFIRM_MS = 20;
@@ -50,6 +55,7 @@ export class NatsLink implements Link {
   readonly #receiver: StreamReceiver;
   #closed: string | null = null;
   #peerClosed = false;
+  #peerLife: number | null = null;
 
   constructor(setting: NatsSetting, peer: number, inbox: LinkInbox) {
     const { job, generation, rank, windowBytes, dropped, state } = setting;
@@ -77,7 +83,7 @@ export class NatsLink implements Link {
     this.#receiver = new StreamReceiver(
       {
         bytes: (bytes) => reader.write(bytes),
-        confirm: (sequence, lost) => this.#say({ kind: 'ack', sequence, value: lost ? 1 : 0 }),
+        confirm: (sequence, lost) => this.#say({ kind: lost ? 'gap' : 'ack', sequence }),
       },
       { windowBytes, confirmMs: CONFIRM_MS },
     );
@@ -129,6 +135,15 @@ export class NatsLink implements Link {
       dropped.corrupt += 1;
       return;
     }
+    if (kind === 'data' || kind === 'credit' || kind === 'close') {
+      dropped.corrupt += 1;
+      return;
+    }
+    this.#peerLife ??= value;
+    if (value !== this.#peerLife) {
+      this.#end(RESTARTED);
+      return;
+    }
     switch (kind) {
       case 'segment':
         this.#receiver.segment(sequence, data);
@@ -137,14 +152,11 @@ export class NatsLink implements Link {
         this.#receiver.probe(sequence);
         return;
       case 'ack':
-        if (!this.#sender.confirm(sequence, value === 1))
-          this.#end('it confirms what was never sent to it: it was restarted within the generation');
+      case 'gap':
+        if (!this.#sender.confirm(sequence, kind === 'gap')) this.#end('it confirms what was never sent to it');
         return;
       case 'hello':
-        if (!this.#sender.welcome()) this.#end('it was restarted within the generation');
-        return;
-      default:
-        dropped.corrupt += 1;
+        this.#sender.resend();
     }
   }
 
@@ -192,13 +204,13 @@ export class NatsLink implements Link {
 
   #segment({ offset, buffer, length }: StreamSegment): void {
     const data = buffer.subarray(FIXED_HEADER_BYTES, FIXED_HEADER_BYTES + length);
-    buffer.set(this.#encoder.encode({ kind: 'segment', sequence: offset }, data));
+    buffer.set(this.#encoder.encode({ kind: 'segment', sequence: offset, value: this.#setting.life }, data));
     this.#publish(buffer.subarray(0, FIXED_HEADER_BYTES + length));
   }
 
   #say(fields: FrameFields): void {
     // (The client copies when its turn of the event loop ends, so the encoder's buffer will not do.)
-    if (this.#setting.state.up) this.#publish(this.#encoder.encode(fields).slice());
+    if (this.#setting.state.up) this.#publish(this.#encoder.encode({ ...fields, value: this.#setting.life }).slice());
   }
 
   #publish(bytes: Uint8Array): void {

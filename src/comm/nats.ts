@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
 import { noFaults } from './frame.ts';
 import { LinkedTransport, type LinkedTransportOptions } from './linked-transport.ts';
@@ -55,6 +56,7 @@ export async function createNatsTransport(options: NatsOptions): Promise<Transpo
     job,
     generation,
     rank,
+    life: randomBytes(4).readUInt32LE(),
     maxDataBytes: options.maxTensorBytes ?? 2 ** 30,
     windowBytes: options.windowBytes ?? 8 * 2 ** 20,
     chunkBytes: options.chunkBytes ?? 2 ** 20,
@@ -86,7 +88,7 @@ export async function createNatsTransport(options: NatsOptions): Promise<Transpo
     },
   );
   // A callback, not an iterator: iterators queue without bound. The sender's rank is the subject's third part.
-  const subscription = connection.subscribe(setting.subject(-1, rank).replace('-1', '*'), {
+  const subscription = connection.subscribe(setting.subject('*', rank), {
     callback: (error, message) => {
       if (error) return;
       const link = links[Number(message.subject.split('.')[2])];

@@ -93,7 +93,7 @@ export class StreamSender {
 
   /**
    * The receiver has everything before `offset`; with `lost` it does not have what was sent after it. Returns false if
-   * that cannot be: the receiver is not the one that was talked to before.
+   * that cannot be.
    */
   confirm(offset: number, lost: boolean): boolean {
     if (offset > this.#next) return false;
@@ -111,13 +111,6 @@ export class StreamSender {
     if (asked && !(offset === this.#resentFrom && performance.now() - this.#resentWhen < this.#probeMs / 2))
       this.resend();
     this.#pump();
-    return true;
-  }
-
-  /** A receiver has begun to listen. Returns false if there was one before: this one cannot be given what that one took. */
-  welcome(): boolean {
-    if (this.#confirmed > 0) return false;
-    this.resend();
     return true;
   }
 
@@ -154,7 +147,7 @@ export class StreamSender {
   }
 
   #pump(): void {
-    while (this.#carrier.up && this.#queuedBytes > 0) {
+    while (this.#queuedBytes > 0) {
       const most = this.#carrier.maxSegmentBytes();
       const wanted = Math.min(this.#queuedBytes, most);
       const free = this.#windowBytes - this.unconfirmedBytes;
@@ -188,7 +181,7 @@ export class StreamSender {
     this.#next += length;
     this.#queuedBytes -= length;
     this.#segments.push(segment);
-    this.#carrier.segment(segment);
+    if (this.#carrier.up) this.#carrier.segment(segment);
   }
 
   /** Asks at intervals for as long as something is unconfirmed: the last segment, or its confirmation, may be lost. */

@@ -120,19 +120,14 @@ describe('a reliable stream', () => {
     await sender.drained();
   });
 
-  it('notices a receiver that is not the one it talked to', () => {
-    const { sender, deliver } = connection(
+  it('notices a receiver that confirms what was never sent', () => {
+    const { sender } = connection(
       100,
       () => 50,
       () => false,
     );
-    expect(sender.welcome()).toBe(true);
     sender.write([new Uint8Array(60)]);
     expect(sender.confirm(61, false)).toBe(false);
-    deliver();
-    vi.advanceTimersByTime(10);
-    deliver();
-    expect(sender.welcome()).toBe(false);
     sender.end(new Error('over'));
   });
 });
