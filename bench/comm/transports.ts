@@ -13,11 +13,12 @@ import {
   createLocalTransport,
   createNatsTransport,
   listenTcp,
+  scratch,
   startNatsServer,
   type TcpAddress,
   type Transport,
 } from '../../src/comm/index.ts';
-import { float32 } from '../../src/tensor/index.ts';
+import { float32, type HostTensor } from '../../src/tensor/index.ts';
 
 const SIZES = [4096, 65_536, 2 ** 20, 2 ** 24];
 const SECRET = 'only for a benchmark on one box';
@@ -34,17 +35,17 @@ interface Near {
 
 // ---- the transports of Plexus
 
+/** Tensors lie in scratch memory, as those of a gradient exchange do. */
 function nearOf(transport: Transport): Near {
-  const tensors = new Map(SIZES.map((bytes) => [bytes, float32(new Float32Array(bytes / 4), [bytes / 4])]));
-  const tensor = (bytes: number) => tensors.get(bytes) as ReturnType<typeof float32>;
+  const tensor = (bytes: number) => float32(scratch.take(bytes / 4), [bytes / 4]);
   return {
     echo: async (bytes) => {
-      await transport.send(1, 'echo/x', [tensor(bytes)]);
-      await transport.recv(1, 'echo/x');
+      await transport.send(1, 'echo/x', [tensor(bytes)], { transfer: true });
+      release(await transport.recv(1, 'echo/x'));
     },
     sink: async (bytes, count) => {
       await transport.send(1, 'count/x', [float32([count], [1])]);
-      for (let i = 0; i < count; i++) await transport.send(1, 'sink/x', [tensor(bytes)]);
+      for (let i = 0; i < count; i++) await transport.send(1, 'sink/x', [tensor(bytes)], { transfer: true });
       await transport.recv(1, 'count/x');
     },
     close: async () => {
@@ -52,6 +53,10 @@ function nearOf(transport: Transport): Near {
       await transport.close();
     },
   };
+}
+
+function release(tensors: readonly HostTensor[]): void {
+  for (const { data } of tensors) scratch.give(data as Float32Array);
 }
 
 async function farOf(transport: Transport): Promise<void> {
@@ -62,7 +67,7 @@ async function farOf(transport: Transport): Promise<void> {
   const sink = async () => {
     for (;;) {
       const [count] = await transport.recv(0, 'count/x', forever);
-      for (let i = Number(count?.data[0]); i > 0; i--) await transport.recv(0, 'sink/x', forever);
+      for (let i = Number(count?.data[0]); i > 0; i--) release(await transport.recv(0, 'sink/x', forever));
       await transport.send(0, 'count/x', []);
     }
   };

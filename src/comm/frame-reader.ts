@@ -7,6 +7,7 @@ import {
   type FrameHeader,
   MAX_HEADER_BYTES,
 } from './frame.ts';
+import { scratch } from './scratch.ts';
 
 /** What a reader hands on. */
 export interface FrameSink {
@@ -115,7 +116,10 @@ export class FrameReader {
           this.#sink.message(frame.tag, []);
           return;
         }
-        this.#data = allocate(frame.dtype, sizeOf(frame.shape));
+        this.#data =
+          frame.pooled && frame.dtype === 'float32'
+            ? scratch.take(sizeOf(frame.shape))
+            : allocate(frame.dtype, sizeOf(frame.shape));
         this.#bytes = bytesOf(this.#data);
         this.#frame = frame;
         this.#filled = 0;

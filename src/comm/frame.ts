@@ -33,6 +33,7 @@ export const MAX_HEADER_BYTES = FIXED_HEADER_BYTES + align8(MAX_DIMENSIONS * 4 +
 
 const MAGIC = 0x31584c50; // 'PLX1'
 const DATA_UNCHECKED = 1;
+const POOLED = 2;
 const EMPTY = new Uint8Array(0);
 const utf8 = new TextEncoder();
 const fromUtf8 = new TextDecoder('utf-8', { fatal: true });
@@ -78,6 +79,8 @@ export interface FrameFields {
   readonly parts?: number;
   readonly dtype?: DType;
   readonly shape?: Shape;
+  /** The tensor lies in scratch memory (see scratch.ts), and shall do so where it arrives. */
+  readonly pooled?: boolean;
 }
 
 /** A header as read from the wire. */
@@ -124,7 +127,17 @@ export class FrameEncoder {
     data: Uint8Array = EMPTY,
     { checked = true }: { readonly checked?: boolean } = {},
   ): Uint8Array {
-    const { kind, tag = '', sequence = 0, value = 0, part = 0, parts = 0, dtype = 'uint8', shape = [] } = fields;
+    const {
+      kind,
+      tag = '',
+      sequence = 0,
+      value = 0,
+      part = 0,
+      parts = 0,
+      dtype = 'uint8',
+      shape = [],
+      pooled,
+    } = fields;
     if (shape.length > MAX_DIMENSIONS)
       throw new RangeError(
         `"${tag}" to rank ${this.#route.to}: shape [${shape}] has more than ${MAX_DIMENSIONS} dimensions`,
@@ -148,7 +161,7 @@ export class FrameEncoder {
     view.setUint8(6, DTYPES.indexOf(dtype));
     view.setUint8(7, 0);
     view.setUint8(8, shape.length);
-    view.setUint8(9, checked ? 0 : DATA_UNCHECKED);
+    view.setUint8(9, (checked ? 0 : DATA_UNCHECKED) | (pooled ? POOLED : 0));
     view.setUint16(10, written, true);
     setUint53(view, 32, unsigned(sequence, 2 ** 53, 'sequence'));
     setUint53(view, 40, data.length);
@@ -201,7 +214,7 @@ export class FrameDecoder {
     const flags = view.getUint8(9);
     const sequence = getUint53(view, 32);
     const dataBytes = getUint53(view, 40);
-    if (!kind || !dtype || view.getUint8(7) !== 0 || flags > DATA_UNCHECKED) return 'corrupt';
+    if (!kind || !dtype || view.getUint8(7) !== 0 || flags > (DATA_UNCHECKED | POOLED)) return 'corrupt';
     if (!(dataBytes <= this.#maxDataBytes)) return 'oversized';
     const dimensions = view.getUint8(8);
     const shape = Array.from({ length: dimensions }, (_, i) => view.getUint32(FIXED_HEADER_BYTES + i * 4, true));
@@ -219,7 +232,8 @@ export class FrameDecoder {
     }
     const dataChecksum = flags & DATA_UNCHECKED ? null : view.getUint32(56, true);
     const value = view.getUint32(52, true);
-    return { kind, tag, sequence, value, part, parts, dtype, shape, headerBytes, dataBytes, dataChecksum };
+    const pooled = (flags & POOLED) !== 0;
+    return { kind, tag, sequence, value, part, parts, dtype, shape, pooled, headerBytes, dataBytes, dataChecksum };
   }
 }
 

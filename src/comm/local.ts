@@ -75,7 +75,8 @@ class LocalLink implements Link {
     const buffers = tensors.map((tensor) => ownBuffer(tensor.data, transfer));
     const frame: Frame = [0, tag, tensors.map((tensor) => [tensor.dtype, tensor.shape] as const), buffers];
     // Two tensors may share a buffer; it can be transferred only once.
-    this.#port.postMessage(frame, [...new Set(buffers)]);
+    const owned = buffers.filter((buffer) => buffer instanceof ArrayBuffer);
+    this.#port.postMessage(frame, [...new Set(owned)]);
   }
 
   giveCredit(channel: string, count: number): void {
@@ -112,7 +113,7 @@ class LocalLink implements Link {
           specs.map(([dtype, shape], i) => ({
             dtype,
             shape,
-            data: view(dtype, sizeOf(shape), buffers[i] as ArrayBuffer),
+            data: view(dtype, sizeOf(shape), buffers[i] as ArrayBufferLike),
           })),
         );
         return;

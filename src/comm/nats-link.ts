@@ -10,7 +10,7 @@ import {
   type FrameFields,
 } from './frame.ts';
 import { FrameReader } from './frame-reader.ts';
-import { FrameWriter } from './frame-writer.ts';
+import { FrameWriter, reclaim } from './frame-writer.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
 import { StreamReceiver, type StreamSegment, StreamSender } from './reliable-stream.ts';
 
@@ -160,12 +160,18 @@ export class NatsLink implements Link {
     }
   }
 
-  post(tag: string, tensors: readonly HostTensor[]): Promise<void> | undefined {
+  post(tag: string, tensors: readonly HostTensor[], transfer: boolean): Promise<void> | undefined {
     if (this.#closed !== null) throw new CommClosed(this.#setting.rank, this.#peer, tag, this.#closed);
+    const copied = () => {
+      if (transfer) reclaim(tensors);
+    };
     const written = this.#sender.write(this.#writer.message(tag, tensors));
-    return written?.catch((error: Error) => {
-      throw new CommClosed(this.#setting.rank, this.#peer, tag, error.message);
-    });
+    if (written)
+      return written.then(copied, (error: Error) => {
+        throw new CommClosed(this.#setting.rank, this.#peer, tag, error.message);
+      });
+    copied();
+    return undefined;
   }
 
   giveCredit(channel: string, count: number): void {

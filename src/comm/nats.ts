@@ -90,7 +90,10 @@ export async function createNatsTransport(options: NatsOptions): Promise<Transpo
   // A callback, not an iterator: iterators queue without bound. The sender's rank is the subject's third part.
   const subscription = connection.subscribe(setting.subject('*', rank), {
     callback: (error, message) => {
-      if (error) return;
+      if (error) {
+        for (const link of links) link?.lost(`NATS: ${error.message}`);
+        return;
+      }
       const link = links[Number(message.subject.split('.')[2])];
       if (link) link.arrived(message.data);
       else dropped.peer += 1;
@@ -115,6 +118,9 @@ async function follow(
   });
   for await (const status of connection.status()) {
     if (status.type === 'disconnect') setting.state.up = false;
+    // (Login that was refused in mid-run closes the connection; a subject that is not permitted does not.)
+    if (status.type === 'error' && status.error.name === 'PermissionViolationError')
+      for (const link of links) link?.lost(`NATS: ${status.error.message}`);
     if (status.type !== 'reconnect') continue;
     setting.state.up = true;
     for (const link of links) link?.resume();

@@ -3,7 +3,7 @@ import type { HostTensor } from '../tensor/index.ts';
 import { CommClosed } from './errors.ts';
 import { type FaultCounts, FrameDecoder } from './frame.ts';
 import { FrameReader, type FrameSink } from './frame-reader.ts';
-import { FrameWriter } from './frame-writer.ts';
+import { FrameWriter, reclaim } from './frame-writer.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
 
 /** Messages up to this many bytes are copied into one write: cheaper than a vector of small pieces. */
@@ -20,6 +20,7 @@ export interface TcpLinkSetting {
   readonly rank: number;
   readonly peer: number;
   readonly maxDataBytes: number;
+  readonly checksum: boolean | 'auto';
   readonly dropped: FaultCounts;
 }
 
@@ -68,6 +69,7 @@ export class TcpLink implements Link {
   /** The socket that the peer dialled. */
   attachOut(socket: Socket): void {
     this.#out = socket;
+    this.#writer.checked = this.#setting.checksum === 'auto' ? crossesNetwork(socket) : this.#setting.checksum;
     this.#hold(socket);
     // A peer that goes away ends this socket; its own words, if it had time for any, come on the other one.
     socket.on('data', () => this.#broken('it talks where it should listen'));
@@ -115,6 +117,7 @@ export class TcpLink implements Link {
     const small = bytes <= SMALL_BYTES;
     if (small && socket.writableLength <= QUEUE_BYTES) {
       socket.write(Buffer.concat(pieces, bytes));
+      if (transfer) reclaim(tensors);
       return undefined;
     }
     const leaving = new Promise<void>((resolve, reject) => {
@@ -132,9 +135,11 @@ export class TcpLink implements Link {
       });
       socket.uncork();
     });
-    if (!transfer || socket.writableLength > QUEUE_BYTES) return leaving;
+    if (!transfer) return leaving;
+    const left = leaving.then(() => reclaim(tensors));
+    if (socket.writableLength > QUEUE_BYTES) return left;
     // The sender goes on; if the link breaks, its next wait says so.
-    leaving.catch(() => undefined);
+    left.catch(() => undefined);
     return undefined;
   }
 
@@ -172,6 +177,12 @@ export class TcpLink implements Link {
     this.#inbox.receivingEnded(reason);
     void this.close(reason, 'abort');
   }
+}
+
+/** Whether a connection leaves this machine without a checksum worth the name (TLS authenticates every record). */
+function crossesNetwork(socket: Socket): boolean {
+  const { remoteAddress } = socket;
+  return remoteAddress !== undefined && !('encrypted' in socket) && !/^(127\.|::1$|::ffff:127\.)/.test(remoteAddress);
 }
 
 /** Ends a socket and waits until all has left and the other end has ended too, for a while. */
