@@ -1,5 +1,5 @@
 // Round trips and throughput of every transport between two processes (threads for `local`), each beside the raw thing
-// that it is made of, in the same run: `node bench/run.mjs comm/transports [seconds per figure, default 0.4]`.
+// that it is made of, in the same run: `node bench/run.mjs comm/transports [seconds per figure, default 0.4] [names]`.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer, connect as dial, type Socket } from 'node:net';
@@ -363,6 +363,7 @@ async function throughput(near: Near, bytes: number, seconds: number): Promise<n
 
 async function main(): Promise<void> {
   const seconds = Number(process.argv[2] ?? 0.4);
+  const wanted = process.argv.slice(3);
   const server = await startNatsServer();
   const rows: [name: string, make: () => Promise<Near>, raw: (() => Promise<Near>) | null][] = [
     ['local', nearLocal, null],
@@ -374,6 +375,7 @@ async function main(): Promise<void> {
   console.log('| transport | bytes | round trip | raw | ratio | GB/s | raw | ratio |');
   console.log('| --- | --- | --- | --- | --- | --- | --- | --- |');
   for (const [name, make, raw] of rows) {
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
     const ends = [await make(), raw ? await raw() : null] as const;
     for (const bytes of SIZES) {
       // In turns, so that a busy moment of the box does not hit one of the two alone.

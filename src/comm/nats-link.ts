@@ -187,9 +187,7 @@ export class NatsLink implements Link {
     if (this.#closed === null && how === 'drain' && !this.#peerClosed) {
       this.#append(this.#writer.close(reason));
       this.#closed = reason;
-      const { promise, cancel } = after(this.#setting.lingerMs);
-      await Promise.race([this.#sender.drained(), promise]);
-      cancel();
+      await within(this.#sender.drained(), this.#setting.lingerMs);
     }
     this.#closed ??= reason;
     this.#sender.end(new Error(reason));
@@ -232,10 +230,12 @@ export class NatsLink implements Link {
   }
 }
 
-function after(ms: number): { promise: Promise<void>; cancel(): void } {
-  let timer: ReturnType<typeof setTimeout>;
-  const promise = new Promise<void>((resolve) => {
+/** Waits for something that may also fail or never come. */
+export async function within(wait: Promise<void>, ms: number): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, ms);
   });
-  return { promise, cancel: () => clearTimeout(timer) };
+  await Promise.race([wait.catch(() => undefined), late]);
+  clearTimeout(timer);
 }

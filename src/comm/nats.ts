@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
 import { noFaults } from './frame.ts';
 import { LinkedTransport, type LinkedTransportOptions } from './linked-transport.ts';
-import { NatsLink, type NatsSetting } from './nats-link.ts';
+import { NatsLink, type NatsSetting, within } from './nats-link.ts';
 import type { Transport } from './transport.ts';
 
 /** Options of a transport over NATS. */
@@ -83,6 +83,8 @@ export async function createNatsTransport(options: NatsOptions): Promise<Transpo
       }),
       close: async () => {
         subscription.unsubscribe();
+        // (The last confirmations are on their way; a server that is away is not waited for.)
+        if (setting.state.up && !connection.isClosed()) await within(connection.flush(), setting.lingerMs);
         if (own) await connection.close();
       },
     },

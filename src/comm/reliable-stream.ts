@@ -20,6 +20,9 @@ export interface SegmentCarrier {
   probe(offset: number): void;
 }
 
+/** Writes up to this many bytes are copied at once and share a segment with others of the same turn. */
+const SMALL_BYTES = 16_384;
+
 interface Job {
   readonly pieces: readonly Uint8Array[];
   readonly done: () => void;
@@ -47,6 +50,7 @@ export class StreamSender {
   #resentBytes = 0;
   #resentFrom = -1;
   #resentWhen = 0;
+  #scheduled = false;
   #timer: ReturnType<typeof setInterval> | null = null;
   #ended: Error | null = null;
   #idle: (() => void)[] = [];
@@ -75,7 +79,13 @@ export class StreamSender {
     if (pieces.length === 0) return undefined;
     let bytes = 0;
     for (const piece of pieces) bytes += piece.length;
+    const small = bytes <= SMALL_BYTES && this.unconfirmedBytes + this.#queuedBytes + bytes <= this.#windowBytes;
     this.#queuedBytes += bytes;
+    if (small) {
+      this.#jobs.push({ pieces: [Buffer.concat(pieces, bytes)], index: 0, at: 0, done: () => {}, failed: () => {} });
+      this.#soon();
+      return undefined;
+    }
     let finished = false;
     let done = () => {
       finished = true;
@@ -144,6 +154,16 @@ export class StreamSender {
     this.#segments = [];
     this.#pool.length = 0;
     for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** Sends when all that can run now has run: whoever writes in a loop writes more before that. */
+  #soon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    process.nextTick(() => {
+      this.#scheduled = false;
+      if (!this.#ended) this.#pump();
+    });
   }
 
   #pump(): void {
@@ -284,10 +304,10 @@ export class StreamReceiver {
     if (!this.#ended) this.#confirm(false);
   }
 
+  /** Confirms what it has not confirmed yet, so that the sender need not wait for it, and takes nothing more. */
   end(): void {
+    if (!this.#ended && this.#timer) this.#confirm(false);
     this.#ended = true;
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = null;
   }
 
   #confirm(lost: boolean): void {

@@ -36,6 +36,7 @@ export class TcpLink implements Link {
   #out: Socket | null = null;
   #in: Socket | null = null;
   #held = false;
+  #gathering = false;
   #closed: string | null = null;
 
   constructor(setting: TcpLinkSetting, inbox: LinkInbox) {
@@ -114,6 +115,7 @@ export class TcpLink implements Link {
     const pieces = this.#writer.message(tag, tensors);
     let bytes = 0;
     for (const piece of pieces) bytes += piece.length;
+    this.#gather(socket);
     const small = bytes <= SMALL_BYTES;
     if (small && socket.writableLength <= QUEUE_BYTES) {
       socket.write(Buffer.concat(pieces, bytes));
@@ -121,7 +123,6 @@ export class TcpLink implements Link {
       return undefined;
     }
     const leaving = new Promise<void>((resolve, reject) => {
-      socket.cork();
       pieces.forEach((piece, i) => {
         if (i < pieces.length - 1) socket.write(piece);
         else
@@ -133,7 +134,6 @@ export class TcpLink implements Link {
               );
           });
       });
-      socket.uncork();
     });
     if (!transfer) return leaving;
     const left = leaving.then(() => reclaim(tensors));
@@ -144,7 +144,9 @@ export class TcpLink implements Link {
   }
 
   giveCredit(channel: string, count: number): void {
-    if (this.#closed === null && this.#out?.writable) this.#out.write(this.#writer.credit(channel, count));
+    if (this.#closed !== null || !this.#out?.writable) return;
+    this.#gather(this.#out);
+    this.#out.write(this.#writer.credit(channel, count));
   }
 
   poll(): void {}
@@ -165,6 +167,17 @@ export class TcpLink implements Link {
       await Promise.all(sockets.map(ended));
     }
     for (const socket of sockets) socket.destroy();
+  }
+
+  /** Writes leave together when all that can run now has run: one system call for what a loop of sends has to say. */
+  #gather(socket: Socket): void {
+    if (this.#gathering) return;
+    this.#gathering = true;
+    socket.cork();
+    process.nextTick(() => {
+      this.#gathering = false;
+      socket.uncork();
+    });
   }
 
   #hold(socket: Socket): void {

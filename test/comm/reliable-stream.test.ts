@@ -35,6 +35,9 @@ function connection(windowBytes: number, maxSegmentBytes: () => number, lose: ()
   return { carrier, sender, receiver, received, deliver };
 }
 
+/** Lets the writes of this turn of the event loop leave. */
+const turn = () => new Promise<void>((resolve) => process.nextTick(resolve));
+
 describe('a reliable stream', () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] });
@@ -92,18 +95,39 @@ describe('a reliable stream', () => {
     );
     const bytes = Uint8Array.from({ length: 900 }, (_, i) => i & 255);
     sender.write([bytes.subarray(0, 300)]);
+    await turn();
     carrier.up = false;
     sender.write([bytes.subarray(300)]);
+    await turn();
     most = 40;
     carrier.up = true;
     sender.resend();
-    for (let turn = 0; turn < 10; turn++) {
+    for (let i = 0; i < 10; i++) {
       deliver();
       await vi.advanceTimersByTimeAsync(60);
     }
     expect(received).toEqual([...bytes]);
     expect(sender.resentBytes).toBeGreaterThan(0);
     expect(sender.unconfirmedBytes).toBe(0);
+  });
+
+  it('small writes of one turn leave together', async () => {
+    const { carrier, sender, received, deliver } = connection(
+      10_000,
+      () => 1000,
+      () => false,
+    );
+    const segments = vi.spyOn(carrier, 'segment');
+    const reused = new Uint8Array(10);
+    for (let i = 0; i < 150; i++) {
+      expect(sender.write([reused.fill(i)])).toBeUndefined();
+      await null;
+    }
+    await turn();
+    deliver();
+    expect(segments).toHaveBeenCalledTimes(2);
+    expect(received).toEqual(Array.from({ length: 1500 }, (_, i) => Math.floor(i / 10)));
+    sender.end(new Error('over'));
   });
 
   it('waits for room in the window and fails what waits when it ends', async () => {
@@ -120,13 +144,14 @@ describe('a reliable stream', () => {
     await sender.drained();
   });
 
-  it('notices a receiver that confirms what was never sent', () => {
+  it('notices a receiver that confirms what was never sent', async () => {
     const { sender } = connection(
       100,
       () => 50,
       () => false,
     );
     sender.write([new Uint8Array(60)]);
+    await turn();
     expect(sender.confirm(61, false)).toBe(false);
     sender.end(new Error('over'));
   });
