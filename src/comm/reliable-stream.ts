@@ -93,7 +93,7 @@ export class StreamSender {
     let failed: (error: Error) => void = () => undefined;
     const job: Job = { pieces, index: 0, at: 0, done: () => done(), failed: (error) => failed(error) };
     this.#jobs.push(job);
-    this.#pump();
+    this.#pump(true);
     if (finished) return undefined;
     return new Promise((resolve, reject) => {
       done = resolve;
@@ -166,10 +166,17 @@ export class StreamSender {
     });
   }
 
-  #pump(): void {
+  /** Sends what fits the window; with `more`, a small rest waits for what else this turn has to say. */
+  #pump(more = false): void {
     while (this.#queuedBytes > 0) {
       const most = this.#carrier.maxSegmentBytes();
       const wanted = Math.min(this.#queuedBytes, most);
+      const room = this.unconfirmedBytes + wanted <= this.#windowBytes;
+      if (more && room && wanted < most && wanted <= SMALL_BYTES) {
+        this.#adopt();
+        this.#soon();
+        break;
+      }
       const free = this.#windowBytes - this.unconfirmedBytes;
       // Not in crumbs: a segment waits for the room that it deserves.
       if (free < Math.min(wanted, this.#windowBytes >> 2)) break;
@@ -177,6 +184,21 @@ export class StreamSender {
     }
     this.#watch();
     if (this.#jobs.length === 0 && this.unconfirmedBytes === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** Copies the small rest that is queued, so that whoever wrote it can go on. */
+  #adopt(): void {
+    const rest = new Uint8Array(this.#queuedBytes);
+    let filled = 0;
+    for (const { pieces, index, at } of this.#jobs)
+      for (let i = index; i < pieces.length; i++) {
+        const piece = pieces[i] as Uint8Array;
+        const left = i === index ? piece.subarray(at) : piece;
+        rest.set(left, filled);
+        filled += left.length;
+      }
+    for (const job of this.#jobs.splice(0)) job.done();
+    this.#jobs.push({ pieces: [rest], index: 0, at: 0, done: () => {}, failed: () => {} });
   }
 
   /** Copies the next `length` bytes into a segment and sends it. */
