@@ -12,7 +12,7 @@ import { bytesPerElement, type DType, type Shape, sizeOf } from '../tensor/index
  * then the dimensions (u32 each), the tag (UTF-8) and zeros up to a multiple of 8.
  *
  * The checksum is CRC-32 as in zlib, not CRC-32C: Node and Deno have the former natively (7 GB/s measured), whereas a
- * table-driven CRC-32C in JavaScript runs at about 1 GB/s, a third of what a direct link carries. Both find every burst
+ * table-driven CRC-32C in JavaScript runs at 2.2 GB/s, less than what a direct link carries. Both find every burst
  * of up to 32 bits and miss one random error in 2^32.
  */
 

@@ -34,7 +34,7 @@ export interface TcpOptions extends LinkedTransportOptions {
   readonly tls?: TcpTls;
   /**
    * Whether tensors carry a checksum besides their headers. Default `auto`: over a network without TLS they do, within a
-   * machine they do not, where it would cost a third of the throughput to check memory against itself.
+   * machine they do not, where checking memory against itself would halve the throughput.
    */
   readonly checksum?: boolean | 'auto';
   /** Tensors with more bytes are refused by the receiver. Default 1 GiB. */
