@@ -85,9 +85,14 @@ export class TcpLink implements Link {
   attachIn(socket: Socket, first: Uint8Array): void {
     this.#in = socket;
     this.#hold(socket);
-    socket.on('error', (error) => this.#inbox.receivingEnded(`the connection broke: ${error.message}`));
+    // Who says nothing more listens no more either: a peer ends with a good-bye, or it was killed or cut off.
+    const over = (reason: string) => {
+      this.#inbox.receivingEnded(reason);
+      this.#inbox.sendingEnded(reason);
+    };
+    socket.on('error', (error) => over(`the connection broke: ${error.message}`));
     socket.on('close', () => {
-      this.#inbox.receivingEnded('the connection ended');
+      over('the connection ended');
       this.#out?.end();
     });
     this.#reader.write(first);
