@@ -2,6 +2,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
+import type { Writable } from 'node:stream';
 
 /** Options of a NATS server to start. */
 export interface NatsServerOptions {
@@ -60,10 +61,8 @@ export async function startNatsServer(options: NatsServerOptions = {}): Promise<
   if (options.storeDir !== undefined) args.push('-js', '-sd', options.storeDir);
   if (options.configFile !== undefined) args.push('-c', options.configFile);
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-  const orphan = () => child.kill('SIGKILL');
-  process.once('exit', orphan);
   const gone = new Promise<void>((resolve) => child.once('close', () => resolve()));
-  void gone.then(() => process.off('exit', orphan));
+  endWithThisProcess(child, gone);
   await listening(child, `${program} ${args.join(' ')}`, deadlineMs);
   return {
     url: `nats://${host.includes(':') ? `[${host}]` : host}:${port}`,
@@ -82,6 +81,25 @@ export function natsServerVersion(): string | null {
   if (!program) return null;
   const { stdout } = spawnSync(program, ['--version'], { encoding: 'utf8' });
   return /v(\d+\.\d+\.\d+)/.exec(stdout ?? '')?.[1] ?? null;
+}
+
+/** Kills a child when this process ends, in whatever way: a shell waits for a pipe that only this process holds open. */
+function endWithThisProcess(child: ChildProcess, gone: Promise<void>): void {
+  const kill = () => child.kill('SIGKILL');
+  process.once('exit', kill);
+  const watch =
+    child.pid === undefined || process.platform === 'win32'
+      ? null
+      : spawn('/bin/sh', ['-c', `cat >/dev/null; kill -9 ${child.pid}`], {
+          stdio: ['pipe', 'ignore', 'ignore'],
+          detached: true,
+        });
+  watch?.unref();
+  (watch?.stdin as (Writable & { unref?(): void }) | undefined)?.unref?.();
+  void gone.then(() => {
+    process.off('exit', kill);
+    watch?.kill('SIGKILL');
+  });
 }
 
 /** Waits for the server to say that it is ready; its log goes to standard error, of which the last lines are kept. */

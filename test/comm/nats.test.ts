@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process';
 import { randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -218,6 +220,19 @@ describe('NATS', () => {
       /authorization/i,
     );
     await expect(createNatsTransport({ ...options, job: 'a.b', nats: {} })).rejects.toThrow(/"a\.b" cannot be part of/);
+  });
+
+  it('a server that this library has started does not outlive its process, even one that is killed', async () => {
+    const built = new URL('../../dist/comm/index.js', import.meta.url).href;
+    const code = `const { startNatsServer } = await import('${built}'); console.log((await startNatsServer()).port); setInterval(() => {}, 1000);`;
+    const owner = spawn(process.execPath, ['--input-type=module', '-e', code], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const [line] = await once(owner.stdout, 'data');
+    const client = await connect({ servers: `127.0.0.1:${Number(line)}`, reconnect: false });
+    owner.kill('SIGKILL');
+    // Resolves only when the server has gone.
+    await client.closed();
   });
 
   it('a server that cannot start says why, one that is not installed says how to get it', async () => {
