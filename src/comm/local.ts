@@ -1,20 +1,15 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { type DType, type HostTensor, type Shape, sizeOf, type TypedArray } from '../tensor/index.ts';
-import { CreditWindow, channelOf } from './credits.ts';
-import { CommClosed, CommProtocolError } from './errors.ts';
-import { Mailbox } from './mailbox.ts';
+import { CommProtocolError } from './errors.ts';
+import { type Link, LinkedTransport, type LinkedTransportOptions, type LinkInbox } from './linked-transport.ts';
 import { scratch } from './scratch.ts';
-import type { PendingWait, RecvOptions, SendOptions, Transport, TransportStatistics } from './transport.ts';
+import type { Transport } from './transport.ts';
 
 /** Options of a local transport. */
-export interface LocalTransportOptions {
+export interface LocalTransportOptions extends LinkedTransportOptions {
   readonly rank: number;
   /** Ports to the other ranks, index = rank; null for this rank itself. */
   readonly ports: readonly (MessagePort | null)[];
-  /** How long a wait may take before it fails, in milliseconds. Default 60 s. */
-  readonly deadlineMs?: number;
-  /** Messages per (peer, channel) that may be sent before the receiver has taken any. Default 64. */
-  readonly credits?: number;
 }
 
 /**
@@ -39,10 +34,7 @@ export function createLocalLinks(world: number): { readonly ports: readonly (Mes
 }
 
 /** Transports of a whole world in one thread, for tests and in-process runs: the same code over the same ports. */
-export function createLoopbackTransports(
-  world: number,
-  options: { readonly deadlineMs?: number; readonly credits?: number } = {},
-): Transport[] {
+export function createLoopbackTransports(world: number, options: LinkedTransportOptions = {}): Transport[] {
   return createLocalLinks(world).map((link, rank) => createLocalTransport({ rank, ports: link.ports, ...options }));
 }
 
@@ -53,133 +45,70 @@ export function createLoopbackTransports(
  * the event loop stays free).
  */
 export function createLocalTransport(options: LocalTransportOptions): Transport {
-  return new LocalTransport(options);
+  const { rank, ports } = options;
+  return new LinkedTransport({ name: 'local', rank, world: ports.length }, options, (peer, inbox) => {
+    const port = ports[peer];
+    return port ? new LocalLink(rank, port, inbox) : null;
+  });
 }
 
-interface Peer {
-  readonly port: MessagePort;
+class LocalLink implements Link {
+  readonly #rank: number;
+  readonly #port: MessagePort;
+  readonly #inbox: LinkInbox;
   /** Cleared when the port has closed: Node crashes if a closed port is read. */
-  open: boolean;
-  readonly mailbox: Mailbox;
-  readonly credits: CreditWindow;
-  /** Messages taken per channel and not yet reported to the sender. */
-  readonly taken: Map<string, number>;
-}
+  #open = true;
 
-class LocalTransport implements Transport {
-  readonly name = 'local';
-  readonly rank: number;
-  readonly world: number;
-  readonly #deadlineMs: number;
-  readonly #creditBatch: number;
-  readonly #peers: readonly (Peer | null)[];
-  readonly #statistics = { messagesSent: 0, bytesSent: 0, messagesReceived: 0, bytesReceived: 0 };
-  #waits = 0;
-  #closed = false;
-
-  constructor(options: LocalTransportOptions) {
-    const { rank, ports, deadlineMs = 60_000, credits = 64 } = options;
-    this.rank = rank;
-    this.world = ports.length;
-    this.#deadlineMs = deadlineMs;
-    this.#creditBatch = Math.max(1, credits >> 1);
-    this.#peers = ports.map((port, peer) => {
-      if (!port) return null;
-      const entry: Peer = {
-        port,
-        open: true,
-        mailbox: new Mailbox(rank, peer),
-        credits: new CreditWindow(rank, peer, credits),
-        taken: new Map(),
-      };
-      port.on('message', (frame: Frame) => this.#accept(entry, frame));
-      port.on('close', () => {
-        entry.open = false;
-        this.#closePeer(entry, 'its port was closed');
-      });
-      port.unref();
-      return entry;
+  constructor(rank: number, port: MessagePort, inbox: LinkInbox) {
+    this.#rank = rank;
+    this.#port = port;
+    this.#inbox = inbox;
+    port.on('message', (frame: Frame) => this.#accept(frame));
+    port.on('close', () => {
+      this.#open = false;
+      this.#end('its port was closed');
     });
+    port.unref();
   }
 
-  async send(to: number, tag: string, tensors: readonly HostTensor[], options: SendOptions = {}): Promise<void> {
-    const peer = this.#peer(to, tag);
-    const post = () => {
-      const buffers = tensors.map((tensor) => ownBuffer(tensor.data, options.transfer === true));
-      const frame: Frame = [0, tag, tensors.map((tensor) => [tensor.dtype, tensor.shape] as const), buffers];
-      this.#statistics.messagesSent += 1;
-      for (const { data } of tensors) this.#statistics.bytesSent += data.byteLength;
-      // Two tensors may share a buffer; it can be transferred only once.
-      const owned = buffers.filter((buffer) => buffer instanceof ArrayBuffer);
-      peer.port.postMessage(frame, [...new Set(owned)]);
-    };
-    if (peer.credits.tryTake(tag)) return post();
-    this.#drain(peer);
-    if (peer.credits.tryTake(tag)) return post();
-    await this.#waiting(peer.credits.take(tag, this.#deadlineMs, () => this.#drain(peer), post));
+  post(tag: string, tensors: readonly HostTensor[], transfer: boolean): undefined {
+    const buffers = tensors.map((tensor) => ownBuffer(tensor.data, transfer));
+    const frame: Frame = [0, tag, tensors.map((tensor) => [tensor.dtype, tensor.shape] as const), buffers];
+    // Two tensors may share a buffer; it can be transferred only once.
+    const owned = buffers.filter((buffer) => buffer instanceof ArrayBuffer);
+    this.#port.postMessage(frame, [...new Set(owned)]);
   }
 
-  async recv(from: number, tag: string, options: RecvOptions = {}): Promise<readonly HostTensor[]> {
-    const peer = this.#peer(from, tag);
-    let tensors = peer.mailbox.take(tag);
-    if (!tensors) {
-      this.#drain(peer);
-      tensors = peer.mailbox.take(tag);
-    }
-    tensors ??= await this.#waiting(
-      peer.mailbox.wait(tag, options.deadlineMs ?? this.#deadlineMs, () => this.#drain(peer)),
-    );
-    this.#giveBack(peer, channelOf(tag));
-    this.#statistics.messagesReceived += 1;
-    for (const tensor of tensors) this.#statistics.bytesReceived += tensor.data.byteLength;
-    return tensors;
+  giveCredit(channel: string, count: number): void {
+    if (this.#open) this.#port.postMessage([1, channel, count] satisfies Frame);
   }
 
-  pending(): readonly PendingWait[] {
-    return this.#peers.flatMap((peer) => peer?.mailbox.pending() ?? []);
-  }
-
-  statistics(): TransportStatistics {
-    return { ...this.#statistics };
-  }
-
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    for (const peer of this.#peers) {
-      if (!peer) continue;
-      peer.mailbox.close('closed here');
-      peer.credits.close('closed here');
-      if (!peer.open) continue;
-      peer.port.postMessage([2, `rank ${this.rank} closed its transport`] satisfies Frame);
-      peer.open = false;
-      peer.port.close();
-    }
-  }
-
-  #peer(rank: number, tag: string): Peer {
-    const peer = this.#peers[rank];
-    if (!peer)
-      throw new RangeError(
-        `rank ${this.rank} has no link to rank ${rank} for "${tag}" (ranks are 0..${this.world - 1}, and not its own)`,
-      );
-    if (this.#closed) throw new CommClosed(this.rank, this.rank, tag, 'closed here');
-    return peer;
-  }
-
-  #drain(peer: Peer): void {
-    while (peer.open) {
-      const item = receiveMessageOnPort(peer.port);
+  poll(): void {
+    while (this.#open) {
+      const item = receiveMessageOnPort(this.#port);
       if (!item) return;
-      this.#accept(peer, item.message as Frame);
+      this.#accept(item.message as Frame);
     }
   }
 
-  #accept(peer: Peer, frame: Frame): void {
+  hold(on: boolean): void {
+    if (!this.#open) return;
+    if (on) this.#port.ref();
+    else this.#port.unref();
+  }
+
+  async close(reason: string): Promise<void> {
+    if (!this.#open) return;
+    this.#port.postMessage([2, reason] satisfies Frame);
+    this.#open = false;
+    this.#port.close();
+  }
+
+  #accept(frame: Frame): void {
     switch (frame[0]) {
       case 0: {
         const [, tag, specs, buffers] = frame;
-        peer.mailbox.deliver(
+        this.#inbox.message(
           tag,
           specs.map(([dtype, shape], i) => ({
             dtype,
@@ -190,39 +119,19 @@ class LocalTransport implements Transport {
         return;
       }
       case 1:
-        peer.credits.give(frame[1], frame[2]);
+        this.#inbox.credit(frame[1], frame[2]);
         return;
       case 2:
-        this.#closePeer(peer, frame[1]);
+        this.#end(frame[1]);
         return;
       default:
-        throw new CommProtocolError(`rank ${this.rank} received a frame of unknown kind ${String(frame[0])}`);
+        throw new CommProtocolError(`rank ${this.#rank} received a frame of unknown kind ${String(frame[0])}`);
     }
   }
 
-  #closePeer(peer: Peer, reason: string): void {
-    peer.mailbox.close(reason);
-    peer.credits.close(reason);
-  }
-
-  #giveBack(peer: Peer, channel: string): void {
-    const taken = (peer.taken.get(channel) ?? 0) + 1;
-    if (taken < this.#creditBatch) {
-      peer.taken.set(channel, taken);
-      return;
-    }
-    peer.taken.delete(channel);
-    if (peer.open) peer.port.postMessage([1, channel, taken] satisfies Frame);
-  }
-
-  /** Ports keep the thread alive only while something is waited for. */
-  async #waiting<T>(wait: Promise<T>): Promise<T> {
-    if (this.#waits++ === 0) for (const peer of this.#peers) if (peer?.open) peer.port.ref();
-    try {
-      return await wait;
-    } finally {
-      if (--this.#waits === 0) for (const peer of this.#peers) if (peer?.open) peer.port.unref();
-    }
+  #end(reason: string): void {
+    this.#inbox.sendingEnded(reason);
+    this.#inbox.receivingEnded(reason);
   }
 }
 

@@ -29,6 +29,10 @@ export interface TransportStatistics {
   readonly bytesSent: number;
   readonly messagesReceived: number;
   readonly bytesReceived: number;
+  /** Frames from the wire that were dropped, by reason; absent where there is no wire. */
+  readonly dropped?: Readonly<Record<string, number>>;
+  /** Bytes that were sent again because they had been lost; absent where nothing is. */
+  readonly bytesResent?: number;
 }
 
 /**

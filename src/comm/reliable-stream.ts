@@ -1,0 +1,350 @@
+import { FIXED_HEADER_BYTES } from './frame.ts';
+
+/** A piece of a stream on its way: bytes behind room for a header. */
+export interface StreamSegment {
+  /** Position of its first byte in the stream. */
+  readonly offset: number;
+  /** Room for the header, then the bytes. */
+  readonly buffer: Uint8Array;
+  readonly length: number;
+}
+
+/** What a sender of a reliable stream needs from what carries its segments (which may lose them). */
+export interface SegmentCarrier {
+  /** Bytes of stream that fit into one segment now. */
+  maxSegmentBytes(): number;
+  /** Whether it makes sense to send; if not, segments are kept until `resume`. */
+  readonly up: boolean;
+  segment(segment: StreamSegment): void;
+  /** Asks the receiver what it has; everything before `offset` was sent. */
+  probe(offset: number): void;
+}
+
+/** Writes up to this many bytes are copied at once and share a segment with others of the same turn. */
+const SMALL_BYTES = 16_384;
+
+interface Job {
+  readonly pieces: readonly Uint8Array[];
+  readonly done: () => void;
+  readonly failed: (error: Error) => void;
+  index: number;
+  at: number;
+}
+
+/**
+ * The sending end of a stream of bytes over a carrier that keeps order but may lose: what the receiver has not confirmed
+ * is kept, at most `windowBytes` of it, and sent again from where the receiver says that something is missing (go-back-N;
+ * a carrier that keeps order loses in runs, not here and there). Nothing else is copied: what does not fit the window
+ * waits in the caller's memory.
+ */
+export class StreamSender {
+  readonly #carrier: SegmentCarrier;
+  readonly #windowBytes: number;
+  readonly #probeMs: number;
+  readonly #jobs: Job[] = [];
+  /** Unconfirmed segments, oldest first. */
+  #segments: StreamSegment[] = [];
+  #confirmed = 0;
+  #next = 0;
+  #queuedBytes = 0;
+  #resentBytes = 0;
+  #resentFrom = -1;
+  #resentWhen = 0;
+  #scheduled = false;
+  #timer: ReturnType<typeof setInterval> | null = null;
+  #ended: Error | null = null;
+  #idle: (() => void)[] = [];
+  readonly #pool: Uint8Array[] = [];
+
+  constructor(carrier: SegmentCarrier, options: { readonly windowBytes: number; readonly probeMs: number }) {
+    this.#carrier = carrier;
+    this.#windowBytes = options.windowBytes;
+    this.#probeMs = options.probeMs;
+  }
+
+  /** Bytes that were sent again. */
+  get resentBytes(): number {
+    return this.#resentBytes;
+  }
+
+  /** Bytes that are kept because the receiver has not confirmed them. */
+  get unconfirmedBytes(): number {
+    return this.#next - this.#confirmed;
+  }
+
+  /** Appends pieces to the stream. Resolves when all were copied (at once if they fit the window). */
+  write(given: readonly Uint8Array[]): Promise<void> | undefined {
+    if (this.#ended) return Promise.reject(this.#ended);
+    const pieces = given.filter(({ length }) => length > 0);
+    if (pieces.length === 0) return undefined;
+    let bytes = 0;
+    for (const piece of pieces) bytes += piece.length;
+    const small = bytes <= SMALL_BYTES && this.unconfirmedBytes + this.#queuedBytes + bytes <= this.#windowBytes;
+    this.#queuedBytes += bytes;
+    if (small) {
+      this.#jobs.push({ pieces: [Buffer.concat(pieces, bytes)], index: 0, at: 0, done: () => {}, failed: () => {} });
+      this.#soon();
+      return undefined;
+    }
+    let finished = false;
+    let done = () => {
+      finished = true;
+    };
+    let failed: (error: Error) => void = () => undefined;
+    const job: Job = { pieces, index: 0, at: 0, done: () => done(), failed: (error) => failed(error) };
+    this.#jobs.push(job);
+    this.#pump(true);
+    if (finished) return undefined;
+    return new Promise((resolve, reject) => {
+      done = resolve;
+      failed = reject;
+    });
+  }
+
+  /**
+   * The receiver has everything before `offset`; with `lost` it does not have what was sent after it. Returns false if
+   * that cannot be.
+   */
+  confirm(offset: number, lost: boolean): boolean {
+    if (offset > this.#next) return false;
+    if (offset > this.#confirmed) {
+      this.#confirmed = offset;
+      let gone = 0;
+      for (const { offset: start, length } of this.#segments) {
+        if (start + length > offset) break;
+        gone += 1;
+      }
+      for (const segment of this.#segments.splice(0, gone)) this.#recycle(segment.buffer);
+    }
+    // (What was sent again a moment ago is still under way.)
+    const asked = lost && offset === this.#confirmed;
+    if (asked && !(offset === this.#resentFrom && performance.now() - this.#resentWhen < this.#probeMs / 2))
+      this.resend();
+    this.#pump();
+    return true;
+  }
+
+  /** Sends everything unconfirmed again: the carrier is up again, or the receiver asks for it. */
+  resend(): void {
+    if (!this.#carrier.up) return;
+    this.#resentFrom = this.#confirmed;
+    this.#resentWhen = performance.now();
+    const most = this.#carrier.maxSegmentBytes();
+    // The carrier's limit may have shrunk since.
+    this.#segments = this.#segments.flatMap((segment) => split(segment, most));
+    for (const segment of this.#segments) {
+      this.#resentBytes += segment.length;
+      this.#carrier.segment(segment);
+    }
+    this.#pump();
+  }
+
+  /** Resolves when everything was confirmed, or after `end`. */
+  drained(): Promise<void> {
+    if (this.#ended || (this.#jobs.length === 0 && this.unconfirmedBytes === 0)) return Promise.resolve();
+    return new Promise((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Fails what waits and frees what is kept. */
+  end(error: Error): void {
+    if (this.#ended) return;
+    this.#ended = error;
+    if (this.#timer) clearInterval(this.#timer);
+    for (const job of this.#jobs.splice(0)) job.failed(error);
+    this.#segments = [];
+    this.#pool.length = 0;
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** Sends when all that can run now has run: whoever writes in a loop writes more before that. */
+  #soon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    process.nextTick(() => {
+      this.#scheduled = false;
+      if (!this.#ended) this.#pump();
+    });
+  }
+
+  /** Sends what fits the window; with `more`, a small rest waits for what else this turn has to say. */
+  #pump(more = false): void {
+    while (this.#queuedBytes > 0) {
+      const most = this.#carrier.maxSegmentBytes();
+      const wanted = Math.min(this.#queuedBytes, most);
+      const room = this.unconfirmedBytes + wanted <= this.#windowBytes;
+      if (more && room && wanted < most && wanted <= SMALL_BYTES) {
+        this.#adopt();
+        this.#soon();
+        break;
+      }
+      const free = this.#windowBytes - this.unconfirmedBytes;
+      // Not in crumbs: a segment waits for the room that it deserves.
+      if (free < Math.min(wanted, this.#windowBytes >> 2)) break;
+      this.#emit(Math.min(wanted, free));
+    }
+    this.#watch();
+    if (this.#jobs.length === 0 && this.unconfirmedBytes === 0) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  /** Copies the small rest that is queued, so that whoever wrote it can go on. */
+  #adopt(): void {
+    const rest = new Uint8Array(this.#queuedBytes);
+    let filled = 0;
+    for (const { pieces, index, at } of this.#jobs)
+      for (let i = index; i < pieces.length; i++) {
+        const piece = pieces[i] as Uint8Array;
+        const left = i === index ? piece.subarray(at) : piece;
+        rest.set(left, filled);
+        filled += left.length;
+      }
+    for (const job of this.#jobs.splice(0)) job.done();
+    this.#jobs.push({ pieces: [rest], index: 0, at: 0, done: () => {}, failed: () => {} });
+  }
+
+  /** Copies the next `length` bytes into a segment and sends it. */
+  #emit(length: number): void {
+    const buffer = this.#buffer(FIXED_HEADER_BYTES + length);
+    let filled = 0;
+    while (filled < length) {
+      const job = this.#jobs[0] as Job;
+      const piece = job.pieces[job.index] as Uint8Array;
+      const count = Math.min(piece.length - job.at, length - filled);
+      buffer.set(piece.subarray(job.at, job.at + count), FIXED_HEADER_BYTES + filled);
+      filled += count;
+      job.at += count;
+      if (job.at < piece.length) continue;
+      job.at = 0;
+      job.index += 1;
+      if (job.index < job.pieces.length) continue;
+      this.#jobs.shift();
+      job.done();
+    }
+    const segment = { offset: this.#next, buffer, length };
+    this.#next += length;
+    this.#queuedBytes -= length;
+    this.#segments.push(segment);
+    if (this.#carrier.up) this.#carrier.segment(segment);
+  }
+
+  /** Asks at intervals for as long as something is unconfirmed: the last segment, or its confirmation, may be lost. */
+  #watch(): void {
+    if (this.unconfirmedBytes === 0 || this.#ended) {
+      if (this.#timer) clearInterval(this.#timer);
+      this.#timer = null;
+      return;
+    }
+    this.#timer ??= setInterval(() => {
+      if (this.#carrier.up) this.#carrier.probe(this.#next);
+    }, this.#probeMs);
+  }
+
+  #buffer(bytes: number): Uint8Array {
+    const most = FIXED_HEADER_BYTES + this.#carrier.maxSegmentBytes();
+    if (bytes < most >> 1) return new Uint8Array(bytes);
+    const pooled = this.#pool.pop();
+    return pooled && pooled.length >= bytes ? pooled : new Uint8Array(most);
+  }
+
+  #recycle(buffer: Uint8Array): void {
+    const most = FIXED_HEADER_BYTES + this.#carrier.maxSegmentBytes();
+    if (buffer.length !== most || this.#pool.length * most >= this.#windowBytes) return;
+    // Not at once: what was given to a carrier in this turn (sent again, say) may not have been copied by it yet.
+    queueMicrotask(() => this.#pool.push(buffer));
+  }
+}
+
+function split(segment: StreamSegment, most: number): StreamSegment[] {
+  if (segment.length <= most) return [segment];
+  const parts: StreamSegment[] = [];
+  for (let at = 0; at < segment.length; at += most) {
+    const length = Math.min(most, segment.length - at);
+    const buffer = new Uint8Array(FIXED_HEADER_BYTES + length);
+    buffer.set(segment.buffer.subarray(FIXED_HEADER_BYTES + at, FIXED_HEADER_BYTES + at + length), FIXED_HEADER_BYTES);
+    parts.push({ offset: segment.offset + at, buffer, length });
+  }
+  return parts;
+}
+
+/** What a receiver of a reliable stream needs. */
+export interface StreamSink {
+  /** The next bytes of the stream, valid during the call. */
+  bytes(bytes: Uint8Array): void;
+  /** Tell the sender what is here; `lost`: what it sent after that is not. */
+  confirm(offset: number, lost: boolean): void;
+}
+
+/** The receiving end: takes segments in order, ignores what it has already, asks for what was lost. */
+export class StreamReceiver {
+  readonly #sink: StreamSink;
+  readonly #confirmEvery: number;
+  readonly #confirmMs: number;
+  #expected = 0;
+  #confirmed = 0;
+  /** Position at which something is missing and was asked for, or -1. */
+  #asked = -1;
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  #ended = false;
+  #repeated = 0;
+
+  constructor(sink: StreamSink, options: { readonly windowBytes: number; readonly confirmMs: number }) {
+    this.#sink = sink;
+    this.#confirmEvery = options.windowBytes >> 2;
+    this.#confirmMs = options.confirmMs;
+  }
+
+  /** Segments that brought nothing: they had come before, or came after a gap. */
+  get repeated(): number {
+    return this.#repeated;
+  }
+
+  segment(offset: number, bytes: Uint8Array): void {
+    if (this.#ended) return;
+    if (offset > this.#expected) {
+      this.#repeated += 1;
+      if (this.#asked !== this.#expected) this.#confirm(true);
+      return;
+    }
+    if (offset + bytes.length <= this.#expected) {
+      this.#repeated += 1;
+      this.#later();
+      return;
+    }
+    const fresh = bytes.subarray(this.#expected - offset);
+    this.#expected = offset + bytes.length;
+    this.#sink.bytes(fresh);
+    if (this.#expected - this.#confirmed >= this.#confirmEvery) this.#confirm(false);
+    else this.#later();
+  }
+
+  /** The sender asks; it has sent everything before `offset`. */
+  probe(offset: number): void {
+    if (!this.#ended) this.#confirm(offset > this.#expected);
+  }
+
+  /** Asks for whatever was lost on the way, after the carrier was down. */
+  resume(): void {
+    if (!this.#ended) this.#confirm(false);
+  }
+
+  /** Confirms what it has not confirmed yet, so that the sender need not wait for it, and takes nothing more. */
+  end(): void {
+    if (!this.#ended && this.#timer) this.#confirm(false);
+    this.#ended = true;
+  }
+
+  #confirm(lost: boolean): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#confirmed = this.#expected;
+    this.#asked = lost ? this.#expected : -1;
+    this.#sink.confirm(this.#expected, lost);
+  }
+
+  /** Confirms soon, so that the sender can free its memory. */
+  #later(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null;
+      this.#confirm(false);
+    }, this.#confirmMs);
+  }
+}
