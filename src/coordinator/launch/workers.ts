@@ -1,0 +1,29 @@
+import type { SplitName } from '../../data/index.ts';
+import type { LeafValues, ShardReport, StepReport } from '../../worker/index.ts';
+
+/** The state of all ranks at one position, copied: training may go on while it is written. */
+export interface WorkersSnapshot {
+  /** Completed steps. */
+  readonly step: number;
+  /** Writes the shards into an existing folder; resolves when they are on the disk. */
+  write(dir: string): Promise<ShardReport[]>;
+  /** Lets go of the copies. Must be called once, also after `write` has failed. */
+  release(): void;
+}
+
+/** The ranks of a run, wherever they are: threads of this process, or agents behind a NATS server. */
+export interface Workers {
+  readonly world: number;
+  /** Lets every rank run steps up to `until` (exclusive). */
+  grant(until: number): void;
+  /** Every rank's report of a step, in order of ranks. @throws RunFailure if a rank fails */
+  step(step: number): Promise<StepReport[]>;
+  /** Evaluates; every rank's leaf values of each metric. */
+  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>[]>;
+  /** Copies the state of all ranks between two steps. Training waits only for this. */
+  snapshot(): Promise<WorkersSnapshot>;
+  /** Lets the ranks end in good order and returns what they traced, by rank. */
+  stop(): Promise<unknown[]>;
+  /** Ends everything at once and waits until it is gone. */
+  terminate(): Promise<void>;
+}
