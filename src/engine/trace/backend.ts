@@ -16,7 +16,12 @@ import { tf } from './tf.ts';
 
 let active: Recorder | null = null;
 
-function recorder(): Recorder {
+/** Whether a trace is being recorded on this thread. */
+export function isTracing(): boolean {
+  return active !== null;
+}
+
+export function recorder(): Recorder {
   if (active === null)
     throw new EngineError(
       `${placeName(fullPath())}: a traced tensor was used after its trace had ended; a traced function must not keep tensors between calls`,
