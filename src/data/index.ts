@@ -1,6 +1,7 @@
 export * from './bpe-tokenizer.ts';
 export * from './char-tokenizer.ts';
 export * from './dataset.ts';
+export * from './digest.ts';
 export * from './errors.ts';
 export * from './order.ts';
 export * from './prepare.ts';

@@ -22,6 +22,8 @@ export interface PrepareOptions {
    * is used instead of training another.
    */
   readonly runDir?: string;
+  /** The tokenizer to use instead of training one or reading a saved one: the one of a run on another machine. */
+  readonly tokenizer?: Tokenizer | null;
 }
 
 /**
@@ -29,12 +31,15 @@ export interface PrepareOptions {
  * thread; `openDataset` opens it there.
  * @throws DataError naming the file or key, what was found and what to do.
  */
-export async function prepareData(config: DataConfig, { runDir }: PrepareOptions = {}): Promise<PreparedData> {
+export async function prepareData(
+  config: DataConfig,
+  { runDir, tokenizer: given = null }: PrepareOptions = {},
+): Promise<PreparedData> {
   switch (config.name) {
     case 'moby-dick':
     case 'text': {
       const path = runDir === undefined ? null : join(runDir, TOKENIZER_FILE);
-      const saved = path !== null && existsSync(path) ? await loadTokenizer(path) : null;
+      const saved = given ?? (path !== null && existsSync(path) ? await loadTokenizer(path) : null);
       const { data, tokenizer } = await prepareText(config, saved);
       if (path !== null && saved === null) await saveTokenizer(tokenizer, path);
       return data;
