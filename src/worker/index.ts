@@ -1,3 +1,4 @@
+export * from './agent/index.ts';
 export * from './entry.ts';
 export { bucketSize } from './expert-runtime.ts';
 export * from './in-process.ts';

@@ -18,6 +18,8 @@ export const clusterSubjects = (job: string) => ({
   events: `plexus.${job}.events`,
   /** Lines of logs of all processes, for `plexus logs`; nobody has to listen. */
   logs: `plexus.${job}.logs`,
+  /** Notices between agents, each answered when it is done with: `ReplicaOffer` → `{ ok }`. */
+  replicas: (id: string) => `plexus.${job}.replicas.${id}`,
   /** Ranges of the blobs that one process offers (`comm/blob.ts`). */
   blobs: (id: string) => `plexus.${job}.blobs.${id}`,
 });
@@ -111,8 +113,10 @@ export interface RemoteJob extends Omit<WorkerJob, 'data' | 'engine' | 'checkpoi
   readonly data: DataConfig;
   /** The saved tokenizer as JSON text, where the data has one; otherwise null. */
   readonly tokenizer: string | null;
-  /** SHA-256 of the prepared data: an agent whose own differs refuses, with both named. */
+  /** SHA-256 of the prepared data (`preparedDigest`): an agent whose own differs refuses, with both named. */
   readonly dataSha256: string;
+  /** `modelDigest(model)`: of the sources of a module file; null for a model of the zoo. Compared like the data's. */
+  readonly modelSha256: string | null;
   /** An agent's own `--device` takes the place of `device`. */
   readonly engine: EngineOptions;
   readonly train: Program;
@@ -157,6 +161,10 @@ export type AgentRequest = { readonly term: number; readonly generation: number;
   | {
       /** Give up the generation before, keep the snapshots, open addresses for the slots of the next one. */
       readonly type: 'prepare';
+      /** The coordinator's: an agent of another version refuses, with both named. */
+      readonly version: string;
+      /** The coordinator's `CLUSTER_PROTOCOL_VERSION`. */
+      readonly protocol: number;
       readonly slots: readonly number[];
       readonly secret: string;
       readonly world: number;
@@ -167,6 +175,10 @@ export type AgentRequest = { readonly term: number; readonly generation: number;
       readonly addresses: readonly { readonly host: string; readonly port: number }[];
     }
   | {
+      /**
+       * Begin. Accepted at once; what goes wrong from here on (other data, a module file that is not there, a link that
+       * cannot be made) is told by a `worker` event `failed` of the rank.
+       */
       readonly type: 'assign';
       readonly ranks: readonly {
         readonly slot: number;
@@ -211,6 +223,16 @@ export type AgentReply =
   | { readonly ok: true; readonly type: 'debug'; readonly ranks: readonly RankState[] }
   /** Nothing was done. `stale`: the request is of an older term or generation. */
   | { readonly ok: false; readonly stale: boolean; readonly message: string };
+
+/**
+ * What an agent tells another, which is to keep a copy of the snapshot's tensors: the snapshot stays as it is until this
+ * is answered or a deadline passes. One at a time for each rank; what is newer then comes next, what lies between never.
+ */
+export interface ReplicaOffer {
+  readonly owner: string;
+  readonly generation: number;
+  readonly snapshot: SnapshotInfo;
+}
 
 /** What a rank is doing and did last: the flight recorder. */
 export interface RankState {
