@@ -1,0 +1,5 @@
+export * from './layout.ts';
+export * from './model-function.ts';
+export * from './objective.ts';
+export * from './step-function.ts';
+export * from './trainer.ts';
