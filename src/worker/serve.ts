@@ -5,6 +5,12 @@ import { Position } from './position.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
 import { createRank, type Rank, type RankOverrides } from './rank.ts';
 
+/** What is done around the commands, by whoever runs the thread. */
+export interface ServeHooks {
+  /** The rank stands at `step` completed steps, and no command is being served: at the start, and after each step. */
+  readonly settled?: (rank: Rank, step: number) => Promise<void> | void;
+}
+
 /**
  * Runs a rank at the command of whoever holds the other end of `port`: commands are served one after another, between
  * steps. Resolves after `stop`, after a failure (which is reported) or when the port closes; the transport, the engine
@@ -15,6 +21,7 @@ export async function serve(
   transport: Transport,
   port: MessagePort,
   overrides: RankOverrides = {},
+  hooks: ServeHooks = {},
 ): Promise<void> {
   const commands = new CommandQueue(port);
   const post = (event: WorkerEvent) => port.postMessage(event);
@@ -22,7 +29,8 @@ export async function serve(
   try {
     rank = await createRank(job, transport, overrides);
     post({ type: 'ready', ...rank.ready });
-    await obey(rank, commands, post);
+    await hooks.settled?.(rank, rank.ready.step);
+    await obey(rank, commands, post, hooks);
   } catch (error) {
     const report = rank?.failure(error) ?? failureReport(job.rank, error, new Position(undefined));
     post({ type: 'failed', report });
@@ -34,13 +42,22 @@ export async function serve(
   }
 }
 
-async function obey(rank: Rank, commands: CommandQueue, post: (event: WorkerEvent) => void): Promise<void> {
+async function obey(
+  rank: Rank,
+  commands: CommandQueue,
+  post: (event: WorkerEvent) => void,
+  hooks: ServeHooks,
+): Promise<void> {
   let step = rank.ready.step;
   for (;;) {
     const command = await commands.next();
     switch (command?.type) {
       case 'run':
-        for (; step < command.until; step++) post({ type: 'step', report: await rank.step(step) });
+        while (step < command.until) {
+          post({ type: 'step', report: await rank.step(step) });
+          step += 1;
+          await hooks.settled?.(rank, step);
+        }
         break;
       case 'evaluate': {
         const metrics = await rank.evaluate(command.split, command.maxMicrobatches);

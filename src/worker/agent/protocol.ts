@@ -166,6 +166,8 @@ export type AgentRequest = { readonly term: number; readonly generation: number;
       /** The coordinator's `CLUSTER_PROTOCOL_VERSION`. */
       readonly protocol: number;
       readonly slots: readonly number[];
+      /** The rank that each of these slots is going to run. */
+      readonly ranks: readonly number[];
       readonly secret: string;
       readonly world: number;
     }

@@ -1,0 +1,131 @@
+import type { MessagePort } from 'node:worker_threads';
+import { createLocalTransport } from '../../comm/index.ts';
+import { openDataset } from '../../data/index.ts';
+import { createEngine, type Engine, type EngineOptions } from '../../engine/index.ts';
+import { buildModel, type ResolvedModel } from '../../modules/index.ts';
+import { buildOptimizer, type OptimConfig } from '../../optim/index.ts';
+import type { HostTensor } from '../../tensor/index.ts';
+import { creditsFor } from '../credits.ts';
+import { failureReport } from '../failure.ts';
+import { Position } from '../position.ts';
+import type { WorkerEvent, WorkerJob } from '../protocol.ts';
+import type { RankOverrides } from '../rank.ts';
+import { serve } from '../serve.ts';
+
+/** Tensors that a rank begins with: where each lies in shared memory. All are float32. */
+export interface InitialTensors {
+  /** Completed steps. */
+  readonly step: number;
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly shape: readonly number[];
+    readonly buffer: SharedArrayBuffer;
+    /** In bytes. */
+    readonly offset: number;
+  }[];
+  /** Says once that everything is there (null), or why it will not come. */
+  readonly arrived: MessagePort;
+}
+
+/** What an agent's main thread gives to one of its compute threads: a rank to be. */
+export interface ComputeJob {
+  readonly id: number;
+  readonly job: WorkerJob;
+  /** To the other ranks, as for the local transport. */
+  readonly ports: readonly (MessagePort | null)[];
+  /** Commands come and events go through here; when it closes, the rank ends. */
+  readonly control: MessagePort;
+  readonly initial: InitialTensors | null;
+}
+
+/** What a compute thread says of itself: it is free again. */
+export interface ComputeIdle {
+  readonly id: number;
+}
+
+/**
+ * Runs ranks one after another in this thread, as they come through `parent`. The engine with everything that it has
+ * compiled, and the model, stay from one to the next. Returns at once; the thread ends when the other end is closed.
+ */
+export function serveJobs(parent: Pick<MessagePort, 'on' | 'postMessage'>): void {
+  const kept = new Kept();
+  let last = Promise.resolve();
+  parent.on('message', (next: ComputeJob) => {
+    last = last.then(async () => {
+      await run(next, kept);
+      parent.postMessage({ id: next.id } satisfies ComputeIdle);
+    });
+  });
+}
+
+async function run({ job, ports, control, initial }: ComputeJob, kept: Kept): Promise<void> {
+  const { rank, deadlineMs } = job;
+  const transport = createLocalTransport({ rank, ports, deadlineMs, credits: creditsFor(job.train) });
+  let overrides: RankOverrides;
+  try {
+    overrides = { ...(await kept.for(job)), ...(initial ? { initial: reader(initial) } : {}) };
+  } catch (error) {
+    const report = failureReport(rank, error, new Position(undefined));
+    control.postMessage({ type: 'failed', report } satisfies WorkerEvent);
+    await transport.close();
+    control.close();
+    return;
+  }
+  await serve(job, transport, control, overrides);
+}
+
+/** What costs time to make and serves every generation of a run alike. */
+class Kept {
+  #engine: { readonly key: string; readonly engine: Engine } | null = null;
+  #parts: { readonly key: string; readonly parts: RankOverrides } | null = null;
+
+  async for(job: WorkerJob): Promise<RankOverrides> {
+    const engine = await this.#engineFor(job.engine);
+    const { model, optim, totalSteps, data } = job;
+    const key = JSON.stringify([model, optim, totalSteps, data.info]);
+    if (this.#parts?.key !== key) {
+      const built = await buildModel(model as ResolvedModel, data.info);
+      const optimizer = buildOptimizer(optim as OptimConfig, { totalSteps });
+      this.#parts = { key, parts: { model: built.model, optimizer } };
+    }
+    return { ...this.#parts.parts, engine, dataset: openDataset(data) };
+  }
+
+  async #engineFor(options: EngineOptions): Promise<Engine> {
+    const key = JSON.stringify(options);
+    if (this.#engine?.key === key) return this.#engine.engine;
+    await this.#engine?.engine.dispose();
+    this.#engine = null;
+    const engine = await createEngine(options);
+    this.#engine = { key, engine };
+    return engine;
+  }
+}
+
+/** Hands out tensors once all of them are here. */
+function reader({ step, tensors, arrived }: InitialTensors) {
+  const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
+  const here = new Promise<void>((resolve, reject) => {
+    arrived.once('message', (problem: string | null) => {
+      if (problem === null) resolve();
+      else reject(new Error(problem));
+      arrived.close();
+    });
+    arrived.once('close', () => reject(new Error('the generation ended before its tensors had come')));
+  });
+  // The rank may fail for another reason before it asks for the first one.
+  here.catch(() => undefined);
+  return {
+    step,
+    async read(name: string, shape: readonly number[]): Promise<HostTensor> {
+      const found = byName.get(name);
+      if (!found)
+        throw new Error(`the coordinator named no source of "${name}" [${shape}] for step ${step}: restart the run`);
+      if (String(found.shape) !== String(shape))
+        throw new Error(`the source of "${name}" has shape [${found.shape}], but the model wants [${shape}]`);
+      await here;
+      const size = shape.reduce((product, dim) => product * dim, 1);
+      return { dtype: 'float32', shape, data: new Float32Array(found.buffer, found.offset, size) };
+    },
+  };
+}
