@@ -1,0 +1,3 @@
+export * from './dirichlet-draw.ts';
+export * from './partition.ts';
+export * from './partitioners.ts';
