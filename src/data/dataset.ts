@@ -14,6 +14,8 @@ export interface Batch {
 export interface Split {
   readonly name: SplitName;
   readonly examples: number;
+  /** Class of each example, where there is one for each; what partitioners go by. */
+  readonly labels?: ArrayLike<number>;
   /** Gathers examples into a batch of fresh tensors. @throws RangeError on an index out of range. */
   batch(indices: Int32Array): Batch;
 }

@@ -26,6 +26,7 @@ export function openImages(data: PreparedImages): Dataset {
     return {
       name,
       examples: labels.length,
+      labels,
       batch(indices): Batch {
         checkIndices(indices, labels.length, `${data.name} ${name}`);
         const images = new Float32Array(indices.length * size);

@@ -4,6 +4,7 @@ export * from './dataset.ts';
 export * from './digest.ts';
 export * from './errors.ts';
 export * from './order.ts';
+export * from './partition/index.ts';
 export * from './prepare.ts';
 export * from './schema.ts';
 export * from './tokenizer.ts';

@@ -44,6 +44,7 @@ export function openTable(data: PreparedTable): Dataset {
     return {
       name,
       examples: labels.length,
+      ...(classes === undefined ? {} : { labels }),
       batch(indices): Batch {
         checkIndices(indices, labels.length, `${data.name} ${name}`);
         const rows = new Float32Array(indices.length * width);

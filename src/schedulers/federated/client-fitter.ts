@@ -1,0 +1,181 @@
+import { openDataset, type Split } from '../../data/index.ts';
+import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
+import { buildModel, layerKey, type ResolvedModel } from '../../modules/index.ts';
+import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
+import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed } from '../local/index.ts';
+import { clientBatches } from './client-batches.ts';
+import { Evaluator } from './evaluator.ts';
+import type {
+  ClientFit,
+  ClientReport,
+  EvaluateReport,
+  EvaluateTask,
+  FitJob,
+  FitTask,
+  SharedStart,
+} from './fit-task.ts';
+import { TreeSum } from './tree-sum.ts';
+
+/** What the fits of a round share on one thread. */
+interface Start {
+  readonly version: number;
+  readonly state: LocalState;
+  readonly tensors: ReadonlyMap<string, readonly DeviceTensor[]>;
+  readonly params: Float32Array;
+  readonly moduleState: Float32Array;
+}
+
+/**
+ * Trains clients one after another on one engine. All clients share the compiled steps and the uploaded start, so that a
+ * small client costs little more than its arithmetic.
+ */
+export class ClientFitter {
+  readonly #job: FitJob;
+  readonly #engine: Engine;
+  readonly #trainer: LocalTrainer;
+  readonly #evaluator: Evaluator;
+  readonly #objective: LocalObjective;
+  readonly #optimizer: OptimizerPlan;
+  readonly #split: Split;
+  #start: Start | null = null;
+
+  private constructor(parts: {
+    job: FitJob;
+    engine: Engine;
+    trainer: LocalTrainer;
+    evaluator: Evaluator;
+    objective: LocalObjective;
+    optimizer: OptimizerPlan;
+    split: Split;
+  }) {
+    this.#job = parts.job;
+    this.#engine = parts.engine;
+    this.#trainer = parts.trainer;
+    this.#evaluator = parts.evaluator;
+    this.#objective = parts.objective;
+    this.#optimizer = parts.optimizer;
+    this.#split = parts.split;
+  }
+
+  static async create(job: FitJob): Promise<ClientFitter> {
+    const dataset = openDataset(job.data);
+    const { model } = await buildModel(job.model as ResolvedModel, dataset.info);
+    const engine = await createEngine(job.engine);
+    const objective = objectiveNamed(job.objective.name, job.objective.config);
+    // Schedules of the learning rate count local steps; how many there will be is not known.
+    const optimizer = buildOptimizer(job.optim as OptimConfig, { totalSteps: Number.MAX_SAFE_INTEGER });
+    const parts = { engine, model, info: dataset.info };
+    const trainer = new LocalTrainer({ ...parts, optimizer, objective });
+    const evaluator = new Evaluator({ ...parts, dataset, layouts: trainer });
+    return new ClientFitter({ job, engine, trainer, evaluator, objective, optimizer, split: dataset.split('train') });
+  }
+
+  /** Numbers in a vector of parameters, and in one of module state. */
+  get sizes(): { readonly params: number; readonly state: number } {
+    return { params: this.#trainer.layout.size, state: this.#trainer.stateLayout.size };
+  }
+
+  /** Trains the clients of a task and writes their updates where it says. */
+  async fit(task: FitTask): Promise<ClientReport[]> {
+    const start = this.#open(task.start);
+    const size = this.sizes.params + this.sizes.state;
+    const out = new Float32Array(task.into);
+    const sum = new TreeSum(task.clients.length);
+    const reports: ClientReport[] = [];
+    for (const [i, client] of task.clients.entries()) {
+      const each = task.mode === 'each';
+      const update = each ? out.subarray(i * size, (i + 1) * size) : new Float32Array(size);
+      const report = await this.#one(start, client, update, each ? 1 : client.weight);
+      reports.push(report);
+      if (!each) sum.add(i + 1, report.problem === null ? update : null);
+    }
+    if (task.mode === 'sum') {
+      const total = sum.total();
+      if (total) out.set(total);
+      else out.fill(0);
+    }
+    return reports;
+  }
+
+  evaluate({ start, split, examples }: EvaluateTask): Promise<EvaluateReport> {
+    return this.#evaluator.evaluate(this.#open(start).state, split, examples);
+  }
+
+  async dispose(): Promise<void> {
+    await this.#engine.dispose();
+  }
+
+  async #one(start: Start, client: ClientFit, update: Float32Array, scale: number): Promise<ClientReport> {
+    const began = performance.now();
+    const { seed, batch } = this.#job;
+    const batches = clientBatches({ seed, batch, ...client });
+    const base = {
+      client: client.client,
+      examples: client.examples.length,
+      steps: batches.length,
+      weight: client.weight,
+    };
+    const failed = (problem: string): ClientReport => {
+      update.fill(0);
+      return { ...base, loss: Number.NaN, norm: 0, kept: {}, ms: performance.now() - began, problem };
+    };
+    if (batches.length === 0) return failed('it has no examples');
+    const tensors = new Map(start.tensors);
+    for (const { name, scope, shape } of this.#objective.tensors ?? []) {
+      if (scope !== 'client') continue;
+      const size = shape === 'param' ? this.sizes.params : shape.reduce((product, dim) => product * dim, 1);
+      tensors.set(name, this.#trainer.objectiveTensors(name, client.kept[name] ?? new Float32Array(size)));
+    }
+    const { state, losses } = await this.#trainer.train(
+      start.state,
+      {
+        split: this.#split,
+        batches,
+        first: client.firstStep,
+        key: (step) => layerKey(seed, step, client.client, `round ${client.round}`),
+      },
+      tensors,
+    );
+    const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
+    const norm = await this.#update(start, state, update, scale);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) return failed(`its training diverged: the loss is ${loss}`);
+    const lr = this.#optimizer.lrAt(client.firstStep);
+    const kept = Object.fromEntries(await this.#trainer.after(start.state, state, tensors, batches.length, lr));
+    return { ...base, loss, norm, kept, ms: performance.now() - began, problem: null };
+  }
+
+  /** Writes the scaled difference to the start; returns the norm of the parameters' (unscaled) part. */
+  async #update(start: Start, end: LocalState, update: Float32Array, scale: number): Promise<number> {
+    const { params } = this.sizes;
+    await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
+    await this.#trainer.vector(end.state, this.#trainer.stateLayout, update.subarray(params));
+    let squares = 0;
+    for (let i = 0; i < params; i++) {
+      // Rounded before it is weighted, as an update that was sent by itself is.
+      const difference = Math.fround((update[i] as number) - (start.params[i] as number));
+      squares += difference * difference;
+      update[i] = difference * scale;
+    }
+    for (let i = params; i < update.length; i++)
+      update[i] = Math.fround((update[i] as number) - (start.moduleState[i - params] as number)) * scale;
+    return Math.sqrt(squares);
+  }
+
+  #open(shared: SharedStart): Start {
+    if (this.#start?.version === shared.version) return this.#start;
+    const params = new Float32Array(shared.params).slice();
+    const moduleState = new Float32Array(shared.state).slice();
+    const state = this.#trainer.upload(params, moduleState);
+    const tensors = new Map<string, readonly DeviceTensor[]>();
+    for (const { name, scope } of this.#objective.tensors ?? []) {
+      if (scope === 'start') tensors.set(name, state.params);
+      if (scope !== 'round') continue;
+      const given = shared.round[name];
+      if (!given)
+        throw new Error(`objective "${this.#objective.name}" needs its round tensor "${name}", which was not given`);
+      tensors.set(name, this.#trainer.objectiveTensors(name, new Float32Array(given)));
+    }
+    this.#start = { version: shared.version, state, tensors, params, moduleState };
+    return this.#start;
+  }
+}

@@ -1,0 +1,195 @@
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { Piscina } from 'piscina';
+import type { SplitName } from '../../data/index.ts';
+import type { ClientFit, ClientReport, EvaluateReport, FitJob, FitTask, SharedStart } from './fit-task.ts';
+import { TreeSum } from './tree-sum.ts';
+
+/** How a pool is made. */
+export interface FitPoolOptions {
+  readonly job: FitJob;
+  readonly threads: number;
+  /** Milliseconds that making a thread ready (reading, tracing, compiling) may take. Default five minutes. */
+  readonly startDeadlineMs?: number;
+}
+
+/** What a cohort's fits gave: the sum of their weighted updates in the canonical tree over the cohort, and every report. */
+export interface CohortSum {
+  /** Parameters, then module state; null if nobody gave an update. */
+  readonly sum: Float32Array | null;
+  readonly reports: readonly ClientReport[];
+}
+
+/** Clients that one task trains at most: a power of two, so that a task is a node of the tree. */
+const BLOCK = 8;
+
+/** Examples of one evaluation task: a multiple of what the evaluator looks at in one run. */
+const EVALUATION = 2500;
+
+/**
+ * Threads that train clients, each with its own engine. What comes out does not depend on how many threads there are: tasks
+ * are nodes of the canonical tree, and results are taken in order.
+ */
+export class FitPool {
+  readonly threads: number;
+  readonly paramsSize: number;
+  readonly stateSize: number;
+  readonly #piscina: Piscina;
+  readonly #spare: SharedArrayBuffer[] = [];
+  #version = 0;
+
+  private constructor(piscina: Piscina, threads: number, sizes: { readonly params: number; readonly state: number }) {
+    this.#piscina = piscina;
+    this.threads = threads;
+    this.paramsSize = sizes.params;
+    this.stateSize = sizes.state;
+  }
+
+  /** Starts the threads and waits until each is ready. @throws what making the model or the engine throws */
+  static async start({ job, threads, startDeadlineMs = 300_000 }: FitPoolOptions): Promise<FitPool> {
+    const piscina = new Piscina({
+      filename: fileURLToPath(threadUrl()),
+      workerData: job,
+      minThreads: threads,
+      maxThreads: threads,
+      concurrentTasksPerWorker: 1,
+      idleTimeout: Number.POSITIVE_INFINITY,
+    });
+    try {
+      const deadline = AbortSignal.timeout(startDeadlineMs);
+      const ready = Array.from({ length: threads }, () =>
+        piscina.run(undefined, { name: 'prepare', signal: deadline }),
+      ) as Promise<{ params: number; state: number }>[];
+      const [sizes] = await Promise.all(ready);
+      return new FitPool(piscina, threads, sizes as { params: number; state: number });
+    } catch (error) {
+      await piscina.destroy();
+      throw error;
+    }
+  }
+
+  /** Puts parameters, module state and the objective's `round` tensors where all threads can read them. */
+  publish(params: Float32Array, state: Float32Array, round: Readonly<Record<string, Float32Array>> = {}): SharedStart {
+    this.#version += 1;
+    return {
+      version: this.#version,
+      params: shared(params),
+      state: shared(state),
+      round: Object.fromEntries(Object.entries(round).map(([name, values]) => [name, shared(values)])),
+    };
+  }
+
+  /** Trains a cohort; reports are in its order. `onReport` is called as they come, for progress. */
+  async sum(
+    start: SharedStart,
+    cohort: readonly ClientFit[],
+    { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+  ): Promise<CohortSum> {
+    const block = blockSize(cohort.length, this.threads);
+    const total = new TreeSum(cohort.length);
+    const reports: ClientReport[] = [];
+    const tasks = Array.from({ length: Math.ceil(cohort.length / block) }, (_, i) =>
+      cohort.slice(i * block, (i + 1) * block),
+    );
+    // A few tasks ahead, so that no thread waits and memory does not grow with the cohort.
+    const ahead = this.threads * 2;
+    const running: Promise<{ into: SharedArrayBuffer; reports: ClientReport[] }>[] = [];
+    const begin = (clients: readonly ClientFit[]) => {
+      const promise = this.#fit({ start, clients, mode: 'sum', into: this.#take() }, signal);
+      // Awaited in order below; one that fails before its turn must not count as unhandled.
+      promise.catch(() => undefined);
+      running.push(promise);
+    };
+    for (const task of tasks.slice(0, ahead)) begin(task);
+    for (let i = 0; i < tasks.length; i++) {
+      const next = tasks[i + ahead];
+      const done = await (running[i] as (typeof running)[number]);
+      if (next) begin(next);
+      for (const report of done.reports) onReport?.(report);
+      reports.push(...done.reports);
+      const any = done.reports.some(({ problem }) => problem === null);
+      total.add(reports.length, any ? new Float32Array(done.into).slice() : null);
+      this.#spare.push(done.into);
+    }
+    return { sum: cohort.length === 0 ? null : total.total(), reports };
+  }
+
+  /** Trains clients and gives each one's own update, in order. For a few clients: all updates are in memory at once. */
+  async each(
+    start: SharedStart,
+    cohort: readonly ClientFit[],
+    { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+  ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
+    const results = cohort.map(async (client) => {
+      const { into, reports } = await this.#fit({ start, clients: [client], mode: 'each', into: this.#take() }, signal);
+      const update = new Float32Array(into).slice();
+      this.#spare.push(into);
+      const report = reports[0] as ClientReport;
+      onReport?.(report);
+      return { update, report };
+    });
+    return Promise.all(results);
+  }
+
+  /** Measures a start on examples of a split, spread over the threads; sums are taken in order. */
+  async evaluate(start: SharedStart, split: SplitName, examples: Int32Array): Promise<EvaluateReport> {
+    const parts: Promise<EvaluateReport>[] = [];
+    for (let from = 0; from < examples.length; from += EVALUATION)
+      parts.push(
+        this.#piscina.run(
+          { start, split, examples: examples.slice(from, from + EVALUATION) },
+          { name: 'evaluate' },
+        ) as Promise<EvaluateReport>,
+      );
+    const reports = await Promise.all(parts);
+    return reports.reduce(
+      (sum, part) => ({
+        examples: sum.examples + part.examples,
+        loss: sum.loss + part.loss,
+        correct: sum.correct === null || part.correct === null ? null : sum.correct + part.correct,
+      }),
+      { examples: 0, loss: 0, correct: 0 },
+    );
+  }
+
+  /** Waits for what is running and ends the threads. */
+  async close(): Promise<void> {
+    await this.#piscina.close();
+  }
+
+  async #fit(
+    task: FitTask,
+    signal: AbortSignal | undefined,
+  ): Promise<{ into: SharedArrayBuffer; reports: ClientReport[] }> {
+    const options = signal ? { name: 'fit', signal } : { name: 'fit' };
+    const reports = (await this.#piscina.run(task, options)) as ClientReport[];
+    return { into: task.into, reports };
+  }
+
+  #take(): SharedArrayBuffer {
+    return this.#spare.pop() ?? new SharedArrayBuffer(4 * (this.paramsSize + this.stateSize));
+  }
+}
+
+/** Clients of a task: as many as leave every thread a few tasks. What is summed does not depend on it. */
+function blockSize(cohort: number, threads: number): number {
+  let block = BLOCK;
+  while (block > 1 && cohort / block < threads * 4) block /= 2;
+  return block;
+}
+
+function shared(values: Float32Array): SharedArrayBuffer {
+  const buffer = new SharedArrayBuffer(values.byteLength);
+  new Float32Array(buffer).set(values);
+  return buffer;
+}
+
+/** The module that the threads run: the built one under Node, which cannot run TypeScript. */
+function threadUrl(): URL {
+  const here = import.meta.url;
+  if (!here.endsWith('.ts')) return new URL('./fit-thread.js', here);
+  if ('Deno' in globalThis) return new URL('./fit-thread.ts', here);
+  const built = new URL('../../../dist/schedulers/federated/fit-thread.js', here);
+  if (!existsSync(built)) throw new Error(`${fileURLToPath(built)} is missing: run \`npm run build\` first`);
+  return built;
+}

@@ -1,0 +1,87 @@
+import type { PreparedData, SplitName } from '../../data/index.ts';
+import type { EngineOptions } from '../../engine/index.ts';
+
+/** What a thread needs to train clients of a run: plain data, given once. */
+export interface FitJob {
+  readonly seed: number;
+  /** The resolved `model` and `optim` sections. */
+  readonly model: unknown;
+  readonly optim: unknown;
+  readonly data: PreparedData;
+  readonly engine: EngineOptions;
+  /** What happens near the data: an objective's name and settings, as `objectiveNamed` takes them. */
+  readonly objective: { readonly name: string; readonly config: unknown };
+  /** Examples of a local step. The last step of an epoch has what is left. */
+  readonly batch: number;
+}
+
+/** A version of what all clients begin with, in shared memory. Never changed while a fit that names it is under way. */
+export interface SharedStart {
+  readonly version: number;
+  /** Parameters, then module state, as float32 vectors. */
+  readonly params: SharedArrayBuffer;
+  readonly state: SharedArrayBuffer;
+  /** The objective's `round` tensors, by name. */
+  readonly round: Readonly<Record<string, SharedArrayBuffer>>;
+}
+
+/** One client's local training. */
+export interface ClientFit {
+  /** Number of the client, for random keys and for messages. */
+  readonly client: number;
+  readonly round: number;
+  /** Examples of the training split, in the client's own order. */
+  readonly examples: Int32Array;
+  readonly epochs: number;
+  /** Steps to make at most (a straggler makes fewer); null for all of its epochs. */
+  readonly maxSteps: number | null;
+  /** Local steps that came before, in earlier rounds: what learning-rate schedules follow. */
+  readonly firstStep: number;
+  readonly weight: number;
+  /** The objective's `client` tensors; those that are absent are zeros. */
+  readonly kept: Readonly<Record<string, Float32Array>>;
+}
+
+/** Fits that one thread makes one after another. */
+export interface FitTask {
+  readonly start: SharedStart;
+  readonly clients: readonly ClientFit[];
+  /**
+   * `sum`: the weighted updates are added up in the canonical tree over `clients`, and the sum is written. `each`: every
+   * client's unweighted update is written, one behind the other.
+   */
+  readonly mode: 'sum' | 'each';
+  /** Takes the updates: parameters, then module state, float32; once, or for `each` once a client. */
+  readonly into: SharedArrayBuffer;
+}
+
+/** What a thread says of one client's fit besides its update. */
+export interface ClientReport {
+  readonly client: number;
+  readonly examples: number;
+  readonly steps: number;
+  readonly weight: number;
+  /** Mean loss of the local steps. */
+  readonly loss: number;
+  /** Euclidean norm of the parameters' update. */
+  readonly norm: number;
+  readonly kept: Readonly<Record<string, Float32Array>>;
+  readonly ms: number;
+  /** Why there is no update (it is zeros then): an error of this client alone, such as a loss that is not finite. */
+  readonly problem: string | null;
+}
+
+/** Parameters to look at, on these examples of a split. */
+export interface EvaluateTask {
+  readonly start: SharedStart;
+  readonly split: SplitName;
+  readonly examples: Int32Array;
+}
+
+/** Sums over the examples, so that parts can be added. */
+export interface EvaluateReport {
+  readonly examples: number;
+  readonly loss: number;
+  /** Examples whose largest logit is that of their class; null where the targets are no classes. */
+  readonly correct: number | null;
+}

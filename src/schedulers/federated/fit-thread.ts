@@ -1,0 +1,26 @@
+import { workerData } from 'piscina';
+import { ClientFitter } from './client-fitter.ts';
+import type { ClientReport, EvaluateReport, EvaluateTask, FitJob, FitTask } from './fit-task.ts';
+
+// The module that piscina's threads run. A thread has one engine for as long as it lives, made by the first task.
+let fitter: Promise<ClientFitter> | null = null;
+
+const own = (): Promise<ClientFitter> => {
+  fitter ??= ClientFitter.create(workerData as FitJob);
+  return fitter;
+};
+
+/** Trains the clients of a task. */
+export async function fit(task: FitTask): Promise<ClientReport[]> {
+  return (await own()).fit(task);
+}
+
+/** Measures parameters. */
+export async function evaluate(task: EvaluateTask): Promise<EvaluateReport> {
+  return (await own()).evaluate(task);
+}
+
+/** Makes the thread ready, and says how long the vectors are. */
+export async function prepare(): Promise<{ readonly params: number; readonly state: number }> {
+  return (await own()).sizes;
+}
