@@ -1,6 +1,7 @@
 export * from './agent/index.ts';
 export * from './entry.ts';
 export { bucketSize } from './expert-runtime.ts';
+export { tensorName } from './held-tensors.ts';
 export * from './in-process.ts';
 export * from './non-finite.ts';
 export * from './protocol.ts';
@@ -8,4 +9,4 @@ export * from './rank.ts';
 export { coversPath } from './remat.ts';
 export * from './serve.ts';
 export * from './trace.ts';
-export { CheckpointMismatch, tensorName } from './weights.ts';
+export { CheckpointMismatch, type InitialSource } from './weights.ts';

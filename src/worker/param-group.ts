@@ -10,6 +10,11 @@ export interface HeldParam extends Named<ParamSpec> {
   /** Names of the optimizer's slots, and their tensors in the same order. */
   readonly slotNames: readonly string[];
   slots: DeviceTensor[];
+  /**
+   * Where each replica of the parameter keeps the optimizer state, this is absent. Where the state is sharded over the
+   * replicas: true on the one that keeps it, false on the others, whose `slots` are empty.
+   */
+  readonly keepsSlots?: boolean;
 }
 
 /** A state tensor as held by a rank. */

@@ -13,6 +13,7 @@ import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/i
 import { bytesPerElement, type HostTensor, scalar } from '../tensor/index.ts';
 import { explainNonFinite } from './diagnose.ts';
 import { failureReport } from './failure.ts';
+import { type HeldTensor, heldTensors } from './held-tensors.ts';
 import { interpret } from './interpreter.ts';
 import { NonFinite } from './non-finite.ts';
 import type { ParamGroup } from './param-group.ts';
@@ -22,7 +23,7 @@ import type { FailureReport, LeafValues, ShardReport, StepReport, WorkerEvent, W
 import { buildRankModel } from './rank-model.ts';
 import { TensorSpace } from './tensor-space.ts';
 import { TraceRecorder } from './trace.ts';
-import { initialiseGroups, loadGroups, writeShard } from './weights.ts';
+import { type InitialSource, initialiseGroups, loadHeld, openCheckpoint, writeShard } from './weights.ts';
 
 /** Things that a rank otherwise makes from its job; tests and in-process runs give or share them. */
 export interface RankOverrides {
@@ -31,6 +32,8 @@ export interface RankOverrides {
   readonly model?: Model;
   readonly optimizer?: OptimizerPlan;
   readonly dataset?: Dataset;
+  /** Where the tensors come from, in place of the seed or the job's checkpoint. */
+  readonly initial?: InitialSource | undefined;
 }
 
 /** What a rank says when it is ready. */
@@ -67,9 +70,8 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const engine = overrides.engine ?? (await createEngine(job.engine));
   const space = new TensorSpace(engine);
   const built = await buildRankModel({ job, model, info: dataset.info, optimizer: optimizer.optimizer, engine, space });
-  let first = 0;
-  if (job.checkpoint === null) initialiseGroups(engine, built.groups, job.seed);
-  else first = await loadGroups(engine, built.groups, job.checkpoint);
+  const held = heldTensors(built.groups, job.train);
+  const first = await fill(engine, built.groups, held, job, overrides.initial ?? null);
   await warmUp(built.groups, built.updates, optimizer.clipNorm !== null);
   const parts: RankParts = {
     job,
@@ -84,7 +86,32 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const { executables, cacheHits } = engine.compileStatistics();
   const compile = { executables, cacheHits, totalMs: performance.now() - started };
   const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, ...sizesOf(built.groups) };
-  return new JobRank(parts, dataset, model, ready, overrides.engine === undefined);
+  return new JobRank(parts, held, dataset, model, ready, overrides.engine === undefined);
+}
+
+/** Gives all tensors their first values. Returns the completed steps that these are of. */
+async function fill(
+  engine: Engine,
+  groups: readonly ParamGroup[],
+  held: readonly HeldTensor[],
+  job: WorkerJob,
+  initial: InitialSource | null,
+): Promise<number> {
+  if (initial) {
+    await loadHeld(engine, held, initial);
+    return initial.step;
+  }
+  if (job.checkpoint === null) {
+    initialiseGroups(engine, groups, job.seed);
+    return 0;
+  }
+  const checkpoint = await openCheckpoint(job.checkpoint);
+  try {
+    await loadHeld(engine, held, checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
+  return checkpoint.step;
 }
 
 /** Compiles what the first step would otherwise compile between its instructions. */
@@ -109,7 +136,10 @@ function sizesOf(groups: readonly ParamGroup[]) {
   const params = groups.flatMap((group) => group.params);
   return {
     paramBytes: params.reduce((sum, { spec }) => sum + size(spec.shape), 0),
-    optimizerBytes: params.reduce((sum, { spec, slotNames }) => sum + slotNames.length * size(spec.shape), 0),
+    optimizerBytes: params.reduce(
+      (sum, { spec, slotNames, keepsSlots }) => sum + (keepsSlots === false ? 0 : slotNames.length * size(spec.shape)),
+      0,
+    ),
     params: params.map(({ path }) => path),
   };
 }
@@ -118,6 +148,7 @@ class JobRank implements Rank {
   readonly rank: number;
   readonly ready: ReadyReport;
   readonly #parts: RankParts;
+  readonly #held: readonly HeldTensor[];
   readonly #dataset: Dataset;
   readonly #model: Model;
   readonly #order: DataOrder;
@@ -125,11 +156,19 @@ class JobRank implements Rank {
   readonly #trace: TraceRecorder | null;
   readonly #ownsEngine: boolean;
 
-  constructor(parts: RankParts, dataset: Dataset, model: Model, ready: ReadyReport, ownsEngine: boolean) {
+  constructor(
+    parts: RankParts,
+    held: readonly HeldTensor[],
+    dataset: Dataset,
+    model: Model,
+    ready: ReadyReport,
+    ownsEngine: boolean,
+  ) {
     const { job } = parts;
     this.rank = job.rank;
     this.ready = ready;
     this.#parts = parts;
+    this.#held = held;
     this.#dataset = dataset;
     this.#model = model;
     this.#order = orderOf({ seed: job.seed, examples: dataset.split('train').examples, ...job.batch });
@@ -167,8 +206,8 @@ class JobRank implements Rank {
   }
 
   checkpoint(folder: string): Promise<ShardReport[]> {
-    const { space, model, job } = this.#parts;
-    return writeShard(space.engine, model.groups, job.train, folder);
+    const { space, job } = this.#parts;
+    return writeShard(space.engine, this.#held, job.train, folder);
   }
 
   async parameters(): Promise<Record<string, HostTensor>> {

@@ -2,8 +2,9 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../engine/index.ts';
 import { initParams, initState } from '../modules/index.ts';
-import { expertPosition, type Program, positionOf } from '../plan/index.ts';
+import type { Program } from '../plan/index.ts';
 import {
+  float32,
   type HostTensor,
   type LazyTensor,
   openSafetensors,
@@ -11,19 +12,24 @@ import {
   writeSafetensors,
   zeros,
 } from '../tensor/index.ts';
+import { type HeldTensor, shardFile } from './held-tensors.ts';
 import type { ParamGroup } from './param-group.ts';
 import type { ShardReport } from './protocol.ts';
-
-/** Names of tensors in checkpoints: `param/<path>`, `state/<path>`, `optim/<slot>/<path>`. */
-export const tensorName = {
-  param: (path: string): string => `param/${path}`,
-  state: (path: string): string => `state/${path}`,
-  slot: (slot: string, path: string): string => `optim/${slot}/${path}`,
-};
 
 /** A checkpoint does not have what this rank needs, or has it in another shape. */
 export class CheckpointMismatch extends Error {
   override readonly name = 'CheckpointMismatch';
+}
+
+/** Where the first values of a rank's tensors come from, other than from the seed. */
+export interface InitialSource {
+  /** Completed steps. */
+  readonly step: number;
+  /**
+   * Reads a tensor, float32 of this shape. Memory that is shared is copied by the caller; other memory becomes the
+   * tensor's own.
+   */
+  read(name: string, shape: readonly number[]): Promise<HostTensor>;
 }
 
 /** Draws initial parameters; optimizer state starts at zero. Values depend on the seed and the paths only. */
@@ -33,99 +39,93 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
     const state = initState(group.state);
     for (const param of group.params) {
       param.tensor = engine.upload(params[param.path] as HostTensor);
-      param.slots = param.slotNames.map(() => engine.upload(zeros('float32', param.spec.shape)));
+      const slots = param.keepsSlots === false ? [] : param.slotNames;
+      param.slots = slots.map(() => engine.upload(zeros('float32', param.spec.shape)));
     }
     for (const held of group.state) held.tensor = engine.upload(state[held.path] as HostTensor);
   }
 }
 
 /**
- * Reads what the groups need from a checkpoint that any mesh may have written: only the files and tensors concerned.
- * Returns the number of completed steps.
- * @throws CheckpointMismatch naming the tensor, if one is missing or has another shape
+ * Reads all that a rank holds from a source, one tensor after another.
+ * @throws what the source throws; CheckpointMismatch if a tensor has another shape or type
  */
-export async function loadGroups(engine: Engine, groups: readonly ParamGroup[], folder: string): Promise<number> {
-  const index = await readIndex(folder);
-  const fileOf = new Map(index.shards.flatMap(({ file, tensors }) => tensors.map((name) => [name, file] as const)));
-  const readers = new Map<string, Promise<SafetensorsReader>>();
-  const read = async (name: string, shape: readonly number[]) => {
-    const file = fileOf.get(name);
-    if (file === undefined)
-      throw new CheckpointMismatch(
-        `checkpoint ${folder} has no tensor "${name}" [${shape}]: it is of another model or optimizer; use the config it was made with`,
-      );
-    let reader = readers.get(file);
-    if (!reader) {
-      reader = openSafetensors(join(folder, file));
-      readers.set(file, reader);
-    }
-    const tensor = await (await reader).read(name);
+export async function loadHeld(engine: Engine, held: readonly HeldTensor[], source: InitialSource): Promise<void> {
+  for (const { name, shape, set } of held) {
+    const tensor = await source.read(name, shape);
     if (tensor.dtype !== 'float32' || String(tensor.shape) !== String(shape))
       throw new CheckpointMismatch(
-        `tensor "${name}" is ${tensor.dtype} [${tensor.shape}] in checkpoint ${folder}, but float32 [${shape}] in the model: it is of another model`,
+        `"${name}" came as ${tensor.dtype} [${tensor.shape}], but is float32 [${shape}] in the model: its source is of another model`,
       );
-    return engine.upload(tensor);
-  };
-  try {
-    for (const group of groups) {
-      for (const param of group.params) {
-        const { shape } = param.spec;
-        param.tensor = await read(tensorName.param(param.path), shape);
-        param.slots = [];
-        for (const slot of param.slotNames) param.slots.push(await read(tensorName.slot(slot, param.path), shape));
-      }
-      for (const state of group.state) state.tensor = await read(tensorName.state(state.path), state.spec.shape);
-    }
-  } finally {
-    for (const reader of readers.values()) await reader.then((open) => open.close()).catch(() => undefined);
+    // The engine takes no shared memory, and a tensor's memory is written to after some steps.
+    const own =
+      tensor.data.buffer instanceof ArrayBuffer ? tensor : float32(tensor.data.slice() as Float32Array, shape);
+    set(engine.upload(own));
   }
-  return index.step;
 }
 
 /**
- * Writes this rank's shard: of what several ranks hold, the one with the lowest data index writes it. Returns no shard
- * if there is nothing to write. The file is on the disk (fsync) when this resolves.
+ * Opens a checkpoint that any mesh may have written; only the files and tensors that are asked for are read.
+ * @throws CheckpointMismatch if its index is damaged; reading throws it naming the tensor that is missing or has another
+ * shape
+ */
+export async function openCheckpoint(folder: string): Promise<InitialSource & { close(): Promise<void> }> {
+  const index = await readIndex(folder);
+  const fileOf = new Map(index.shards.flatMap(({ file, tensors }) => tensors.map((name) => [name, file] as const)));
+  const readers = new Map<string, Promise<SafetensorsReader>>();
+  return {
+    step: index.step,
+    async read(name, shape) {
+      const file = fileOf.get(name);
+      if (file === undefined)
+        throw new CheckpointMismatch(
+          `checkpoint ${folder} has no tensor "${name}" [${shape}]: it is of another model or optimizer; use the config it was made with`,
+        );
+      let reader = readers.get(file);
+      if (!reader) {
+        reader = openSafetensors(join(folder, file));
+        readers.set(file, reader);
+      }
+      const tensor = await (await reader).read(name);
+      if (tensor.dtype !== 'float32' || String(tensor.shape) !== String(shape))
+        throw new CheckpointMismatch(
+          `tensor "${name}" is ${tensor.dtype} [${tensor.shape}] in checkpoint ${folder}, but float32 [${shape}] in the model: it is of another model`,
+        );
+      return tensor;
+    },
+    async close() {
+      for (const reader of readers.values())
+        await reader.then(
+          (open) => open.close(),
+          // One that could not be opened has been reported by the read that wanted it.
+          () => undefined,
+        );
+    },
+  };
+}
+
+/**
+ * Writes this rank's shard: what it is the one to write of what it holds. Returns no shard if there is nothing to write.
+ * The file is on the disk (fsync) when this resolves.
  */
 export async function writeShard(
   engine: Engine,
-  groups: readonly ParamGroup[],
+  held: readonly HeldTensor[],
   program: Program,
   folder: string,
 ): Promise<ShardReport[]> {
-  const { data, pipeline } = positionOf(program.mesh, program.rank);
-  const { group: expertGroup } = expertPosition(program.mesh, data);
-  const mine = groups.filter((group) => (group.expert ? expertGroup === 0 : data === 0));
   const tensors: Record<string, LazyTensor> = {};
-  for (const group of mine) {
-    for (const param of group.params) {
-      tensors[tensorName.param(param.path)] = lazy(engine, () => param.tensor, param.spec.shape);
-      param.slotNames.forEach((slot, i) => {
-        tensors[tensorName.slot(slot, param.path)] = lazy(engine, () => param.slots[i], param.spec.shape);
-      });
-    }
-    for (const state of group.state)
-      tensors[tensorName.state(state.path)] = lazy(engine, () => state.tensor, state.spec.shape);
-  }
+  for (const { name, shape, writes, tensor } of held)
+    if (writes)
+      tensors[name] = {
+        dtype: 'float32',
+        shape,
+        load: async () => engine.host(tensor()) ?? (await engine.download(tensor())),
+      };
   if (Object.keys(tensors).length === 0) return [];
-  const file = `shard-p${pipeline}-d${data}.safetensors`;
+  const file = shardFile(program);
   const { sha256 } = await writeSafetensors(join(folder, file), tensors);
   return [{ file, sha256, tensors: Object.keys(tensors) }];
-}
-
-function lazy(
-  engine: Engine,
-  tensor: () => ParamGroup['params'][number]['tensor'] | undefined,
-  shape: readonly number[],
-): LazyTensor {
-  return {
-    dtype: 'float32',
-    shape,
-    load: async () => {
-      const found = tensor();
-      if (!found) throw new Error('an optimizer slot that was announced is gone');
-      return engine.host(found) ?? (await engine.download(found));
-    },
-  };
 }
 
 interface Index {
