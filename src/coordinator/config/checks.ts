@@ -60,5 +60,10 @@ export function settingsWithoutEffect(config: ResolvedConfig): string[] {
     note('train.keep_last', 'only the last step is checkpointed (train.checkpoint_every)');
   if (config.generate.characters === 0 && config.data.name !== 'moby-dick' && config.data.name !== 'text')
     note('generate', `the data '${config.data.name}' is not text`);
+  if (config.comm.control === 'local') {
+    const because = 'the workers are threads of one process (comm.control local, without --nats)';
+    for (const path of ['comm.nats', 'comm.lease_s', 'recovery']) note(path, because);
+    if (config.comm.data !== 'auto' && config.comm.data !== 'local') note('comm.data', because);
+  }
   return warnings;
 }

@@ -10,6 +10,7 @@ import {
   commSchema,
   generateSchema,
   numericsSchema,
+  recoverySchema,
   rematSchema,
   runSchema,
   trainSchema,
@@ -31,6 +32,7 @@ export function configSchema() {
     remat: rematSchema,
     scheduler: schedulerSchema(),
     comm: commSchema,
+    recovery: recoverySchema,
     run: runSchema,
     generate: generateSchema,
   });

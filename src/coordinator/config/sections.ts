@@ -38,22 +38,52 @@ export const trainSchema = z
 export const commSchema = z
   .strictObject({
     control: z
-      .enum(['local'])
+      .enum(['local', 'nats'])
       .default('local')
-      .describe('how the coordinator reaches the workers: local (worker threads)'),
+      .describe('how the coordinator reaches the workers: local (threads of its own process), nats (plexus worker)'),
     data: z
-      .enum(['local'])
-      .default('local')
-      .describe('transport of tensors between ranks: local (transferred buffers between threads)'),
+      .enum(['auto', 'local', 'host', 'unix', 'tcp', 'nats'])
+      .default('auto')
+      .describe(
+        'links between ranks: auto takes for each pair the fastest that is possible (threads of one process: local; ' +
+          'one machine: host, shared memory, or unix sockets; direct tcp; else through nats); another name allows only that',
+      ),
+    nats: z
+      .strictObject({
+        url: z.string().min(1).nullable().default(null).describe('NATS server(s), comma-separated; --nats comes first'),
+      })
+      .prefault({})
+      .describe('where the NATS server is'),
     compression: z.enum(['none']).default('none').describe('codec of tensors in transit'),
     deadline_s: z
       .number()
       .positive()
       .default(60)
       .describe('seconds that any wait for another rank may take before it is reported as a hang'),
+    lease_s: z
+      .number()
+      .min(0.5)
+      .default(5)
+      .describe('seconds of silence after which the coordinator of a run on NATS counts as gone'),
   })
   .prefault({})
   .describe('how ranks talk');
+
+/** What a run on NATS does about workers that go and come. */
+export const recoverySchema = z
+  .strictObject({
+    snapshot_every: count(1)
+      .default(1)
+      .describe('steps between snapshots of each rank in memory, to which the run rolls back when a worker is lost'),
+    replicas: z
+      .boolean()
+      .default(true)
+      .describe('copy what only one worker holds (experts, stages) from its snapshots into the memory of another'),
+    max_recoveries: count(0).default(1000).describe('workers may be lost this many times before the run ends'),
+    wait_s: z.number().positive().default(600).describe('seconds to wait for the workers that a run needs at least'),
+  })
+  .prefault({})
+  .describe('what a run on NATS does about workers that go and come');
 
 /** Where results go. */
 export const runSchema = z
