@@ -8,5 +8,7 @@ export * from './protocol.ts';
 export * from './rank.ts';
 export { coversPath } from './remat.ts';
 export * from './serve.ts';
+export { SnapshotShelf, type SnapshotView } from './snapshot.ts';
+export type { SnapshotShare, SnapshotTaken, SnapshotTensor } from './snapshot-layout.ts';
 export * from './trace.ts';
 export { CheckpointMismatch, type InitialSource } from './weights.ts';

@@ -21,6 +21,8 @@ import { Position } from './position.ts';
 import { evaluationRound, ProgramRun, type RankParts, trainingBatches } from './program-run.ts';
 import type { FailureReport, LeafValues, ShardReport, StepReport, WorkerEvent, WorkerJob } from './protocol.ts';
 import { buildRankModel } from './rank-model.ts';
+import { SnapshotRing } from './snapshot.ts';
+import type { SnapshotShare, SnapshotTaken } from './snapshot-layout.ts';
 import { TensorSpace } from './tensor-space.ts';
 import { TraceRecorder } from './trace.ts';
 import { type InitialSource, initialiseGroups, loadHeld, openCheckpoint, writeShard } from './weights.ts';
@@ -49,6 +51,13 @@ export interface Rank {
   evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>>;
   /** Writes this rank's shard into a folder that exists. */
   checkpoint(folder: string): Promise<ShardReport[]>;
+  /**
+   * Copies all that lasts from step to step into memory that other threads can read (`snapshots`), as it is after `step`
+   * completed steps. Null if no memory is free: then the ones before have to do.
+   */
+  snapshot(step: number): Promise<SnapshotTaken | null>;
+  /** Where the snapshots are, for a `SnapshotShelf` in another thread. Memory is reserved at the first call. */
+  snapshots(): SnapshotShare;
   /** Parameters held here, by path, read back to the host (fresh copies). */
   parameters(): Promise<Record<string, HostTensor>>;
   /** Describes a failure of one of the calls above. */
@@ -149,6 +158,7 @@ class JobRank implements Rank {
   readonly ready: ReadyReport;
   readonly #parts: RankParts;
   readonly #held: readonly HeldTensor[];
+  #ring: SnapshotRing | null = null;
   readonly #dataset: Dataset;
   readonly #model: Model;
   readonly #order: DataOrder;
@@ -208,6 +218,20 @@ class JobRank implements Rank {
   checkpoint(folder: string): Promise<ShardReport[]> {
     const { space, job } = this.#parts;
     return writeShard(space.engine, this.#held, job.train, folder);
+  }
+
+  snapshot(step: number): Promise<SnapshotTaken | null> {
+    return this.#snapshotRing().take(step);
+  }
+
+  snapshots(): SnapshotShare {
+    return this.#snapshotRing().share;
+  }
+
+  #snapshotRing(): SnapshotRing {
+    const { space, job } = this.#parts;
+    this.#ring ??= new SnapshotRing(space.engine, this.#held, job.train);
+    return this.#ring;
   }
 
   async parameters(): Promise<Record<string, HostTensor>> {
