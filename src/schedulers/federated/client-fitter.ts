@@ -170,10 +170,9 @@ export class ClientFitter {
     for (const { name, scope } of this.#objective.tensors ?? []) {
       if (scope === 'start') tensors.set(name, state.params);
       if (scope !== 'round') continue;
+      // (Where one is missing a fit says so; an evaluation needs none.)
       const given = shared.round[name];
-      if (!given)
-        throw new Error(`objective "${this.#objective.name}" needs its round tensor "${name}", which was not given`);
-      tensors.set(name, this.#trainer.objectiveTensors(name, new Float32Array(given)));
+      if (given) tensors.set(name, this.#trainer.objectiveTensors(name, new Float32Array(given)));
     }
     this.#start = { version: shared.version, state, tensors, params, moduleState };
     return this.#start;

@@ -131,6 +131,15 @@ export class FitPool {
     return Promise.all(results);
   }
 
+  /** The weighted sum of updates that came one by one, with the bits that `sum` gives. Those with a problem are left out. */
+  add(updates: readonly { readonly update: Float32Array; readonly report: ClientReport }[]): Float32Array | null {
+    if (updates.length === 0) return null;
+    const total = new TreeSum(updates.length);
+    for (const [i, { update, report }] of updates.entries())
+      total.add(i + 1, report.problem === null ? update.map((value) => value * report.weight) : null);
+    return total.total();
+  }
+
   /** Measures a start on examples of a split, spread over the threads; sums are taken in order. */
   async evaluate(start: SharedStart, split: SplitName, examples: Int32Array): Promise<EvaluateReport> {
     const parts: Promise<EvaluateReport>[] = [];

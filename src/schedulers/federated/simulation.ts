@@ -1,0 +1,201 @@
+import { distinct, type Partition } from '../../data/index.ts';
+import { createRng } from '../../tensor/index.ts';
+import type { ClientBehaviour } from './behaviour.ts';
+import type { ClientStore } from './client-store.ts';
+import type { FitPool } from './fit-pool.ts';
+import type { ClientFit, ClientReport } from './fit-task.ts';
+import type { ClientUpdate, FederatedServer } from './strategy.ts';
+
+/** What clients are asked to do. */
+export interface LocalWork {
+  readonly epochs: number;
+  readonly batch: number;
+}
+
+/** What a simulation in rounds is made of. */
+export interface SimulationOptions {
+  readonly pool: FitPool;
+  readonly partition: Partition;
+  readonly server: FederatedServer;
+  readonly behaviour: ClientBehaviour;
+  readonly store: ClientStore;
+  readonly seed: number;
+  /** Clients asked in a round. */
+  readonly cohort: number;
+  /** Clients that must answer for a round to count. */
+  readonly quorum: number;
+  readonly local: LocalWork;
+  /** Simulated seconds after which a round ends without those that have not answered; null waits for all that will. */
+  readonly deadlineSeconds: number | null;
+  /** Norm above which an update is not used and its client named; null for no bound. */
+  readonly maxNorm: number | null;
+}
+
+/** A client that was asked and is not part of the round's result. */
+export interface Dropped {
+  readonly client: number;
+  readonly reason: string;
+}
+
+/** What a round came to. */
+export interface RoundReport {
+  /** Number of the round, from 0. */
+  readonly round: number;
+  readonly asked: number;
+  readonly completed: number;
+  readonly dropped: readonly Dropped[];
+  /** Whether the parameters were changed: enough clients answered. */
+  readonly counted: boolean;
+  /** Mean loss of the local steps over the clients, by examples; NaN if nobody answered. */
+  readonly loss: number;
+  readonly examples: number;
+  /** Simulated seconds that the round took. */
+  readonly seconds: number;
+  /** Bytes that went to clients, and came from them. */
+  readonly bytesDown: number;
+  readonly bytesUp: number;
+  readonly ms: number;
+}
+
+/**
+ * Federated training in rounds with simulated clients. Everything that happens in a round is a function of (parameters, seed,
+ * round): neither threads nor time play a part, so a run can be repeated and resumed to the bit. Costs grow with the cohort,
+ * never with the number of registered clients.
+ */
+export class Simulation {
+  readonly params: Float32Array;
+  readonly state: Float32Array;
+  readonly #options: SimulationOptions;
+  #round: number;
+
+  /** `params` and `state` are those of the server, and are changed by rounds. */
+  constructor(options: SimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
+    this.#options = options;
+    this.params = params;
+    this.state = state;
+    this.#round = round;
+  }
+
+  /** Completed rounds. */
+  get round(): number {
+    return this.#round;
+  }
+
+  /** Runs the next round. An update that is not finite or too large costs its client the round, never the others. */
+  async next(signal?: AbortSignal): Promise<RoundReport> {
+    const began = performance.now();
+    const { pool, server, store, local } = this.#options;
+    const round = this.#round;
+    const { fits, dropped, seconds } = this.#ask(round);
+    const start = pool.publish(this.params, this.state, server.round?.() ?? {});
+    const bytes = 4 * (pool.paramsSize + pool.stateSize);
+    const { sum, weight, updates, reports } = await this.#fit(start, fits, signal);
+    const good: ClientReport[] = [];
+    for (const report of reports) {
+      if (report.problem === null) good.push(report);
+      else dropped.push({ client: report.client, reason: report.problem });
+    }
+    const counted = good.length >= Math.max(1, this.#options.quorum);
+    if (counted) {
+      server.apply(
+        {
+          round,
+          sum,
+          weight,
+          updates,
+          reports: good,
+          kept: (client, name) => store.get(client)[name] ?? null,
+        },
+        this.params,
+        this.state,
+      );
+      for (const { client, kept } of good) store.set(client, kept);
+    }
+    this.#round += 1;
+    const examples = good.reduce((total, report) => total + report.examples, 0);
+    return {
+      round,
+      asked: fits.length + dropped.length - (reports.length - good.length),
+      completed: good.length,
+      dropped: dropped.sort((a, b) => a.client - b.client),
+      counted,
+      loss: good.reduce((total, report) => total + report.loss * report.examples, 0) / examples,
+      examples: examples * local.epochs,
+      seconds,
+      bytesDown: bytes * fits.length,
+      bytesUp: bytes * good.length,
+      ms: performance.now() - began,
+    };
+  }
+
+  /** Draws the cohort and finds out who will answer in time. */
+  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; seconds: number } {
+    const { partition, behaviour, seed, cohort, local, server, store, deadlineSeconds, pool } = this.#options;
+    const rng = createRng(seed).fork('cohort', round);
+    const chosen = [...distinct(rng, Math.min(cohort, partition.clients), partition.clients)];
+    const fits: ClientFit[] = [];
+    const dropped: Dropped[] = [];
+    let seconds = 0;
+    for (const client of chosen.sort((a, b) => a - b)) {
+      const drop = (reason: string) => dropped.push({ client, reason });
+      if (!behaviour.available(client, round)) {
+        drop('it could not be reached');
+        continue;
+      }
+      const size = partition.size(client);
+      if (size === 0) {
+        drop('it has no examples');
+        continue;
+      }
+      const bytes = 8 * (pool.paramsSize + pool.stateSize);
+      const takes = behaviour.seconds(client, { examples: size * local.epochs, bytes });
+      const late = deadlineSeconds !== null && takes > deadlineSeconds;
+      // Nobody knows that a client has left until the deadline, or until all others are done.
+      seconds = Math.max(seconds, late ? deadlineSeconds : takes);
+      if (behaviour.leaves(client, round)) {
+        drop('it left in the middle of the round');
+        continue;
+      }
+      if (late) {
+        drop(`it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`);
+        continue;
+      }
+      const steps = local.epochs * Math.ceil(size / local.batch);
+      fits.push({
+        client,
+        round,
+        examples: partition.examples(client).slice(),
+        epochs: local.epochs,
+        maxSteps: null,
+        firstStep: 0,
+        weight: server.weight?.({ examples: size, steps }) ?? size,
+        kept: store.get(client),
+      });
+    }
+    return { fits, dropped, seconds };
+  }
+
+  async #fit(start: ReturnType<FitPool['publish']>, fits: readonly ClientFit[], signal: AbortSignal | undefined) {
+    const { pool, server, maxNorm } = this.#options;
+    const options = signal ? { signal } : {};
+    // A bound on norms must be looked at before anything is added up.
+    if (server.needs === 'sum' && maxNorm === null) {
+      const { sum, reports } = await pool.sum(start, fits, options);
+      const weight = weightOf(reports);
+      return { sum, weight, updates: [] as ClientUpdate[], reports };
+    }
+    const all = (await pool.each(start, fits, options)).map(({ update, report }): ClientUpdate => {
+      const large = maxNorm !== null && report.norm > maxNorm;
+      const problem = large ? `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}` : null;
+      return { update, report: problem === null || report.problem !== null ? report : { ...report, problem } };
+    });
+    const updates = all.filter(({ report }) => report.problem === null);
+    const reports = all.map(({ report }) => report);
+    if (server.needs === 'each') return { sum: null, weight: weightOf(reports), updates, reports };
+    return { sum: pool.add(all), weight: weightOf(reports), updates: [] as ClientUpdate[], reports };
+  }
+}
+
+function weightOf(reports: readonly ClientReport[]): number {
+  return reports.reduce((total, { weight, problem }) => total + (problem === null ? weight : 0), 0);
+}

@@ -1,0 +1,34 @@
+import { z } from 'zod';
+import { addUpdate, type FederatedServer, type FederatedStrategy, meanUpdate } from '../strategy.ts';
+
+/** The server of plain averaging: the mean update, weighted by examples, is added to the parameters. */
+export function averaging(serverLr = 1): FederatedServer {
+  return {
+    needs: 'sum',
+    apply: (outcome, params, state) => {
+      const mean = meanUpdate(outcome);
+      if (mean) addUpdate(mean, params, state, serverLr);
+    },
+  };
+}
+
+const config = z.object({
+  server_lr: z.number().positive().default(1).describe('factor on the mean update'),
+});
+
+/**
+ * Federated averaging: McMahan, Moore, Ramage, Hampson and Aguera y Arcas, Communication-Efficient Learning of Deep Networks
+ * from Decentralized Data (2017), algorithm 1.
+ */
+export const fedavg: FederatedStrategy<typeof config> = {
+  name: 'fedavg',
+  config,
+  server: ({ server_lr }) => averaging(server_lr),
+};
+
+/** One local step over all of a client's data a round: FedSGD, the same paper, section 2. Set by the round loop's `local`. */
+export const fedsgd: FederatedStrategy<typeof config> = {
+  name: 'fedsgd',
+  config,
+  server: ({ server_lr }) => averaging(server_lr),
+};

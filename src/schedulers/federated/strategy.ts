@@ -1,0 +1,88 @@
+import type { ZodObject, ZodType, z } from 'zod';
+import type { VectorLayout } from '../local/index.ts';
+import type { ClientReport } from './fit-task.ts';
+
+/** What a server is made for. */
+export interface ServerShape {
+  /** Parameters, and module state, as vectors. */
+  readonly params: VectorLayout;
+  readonly state: VectorLayout;
+  /** Registered clients. */
+  readonly clients: number;
+  readonly seed: number;
+}
+
+/** One client's update and what it said. */
+export interface ClientUpdate {
+  /** Its parameters (then module state) minus those it began with. */
+  readonly update: Float32Array;
+  readonly report: ClientReport;
+}
+
+/** What a round of clients gave. */
+export interface RoundOutcome {
+  readonly round: number;
+  /** Weighted sum of the updates over the clients that gave one; null where `needs` is `each`, or nobody did. */
+  readonly sum: Float32Array | null;
+  /** Sum of those clients' weights. */
+  readonly weight: number;
+  /** Updates one by one, where `needs` is `each`; else empty. */
+  readonly updates: readonly ClientUpdate[];
+  /** Of all clients that were asked and gave an update. */
+  readonly reports: readonly ClientReport[];
+  /** What each client kept before this round, by client and tensor name; absent tensors were zeros. */
+  kept(client: number, name: string): Float32Array | null;
+}
+
+/**
+ * The server's side of a federated strategy: turns a round of updates into new parameters. It may keep vectors of its own
+ * from round to round, which are part of checkpoints.
+ */
+export interface FederatedServer {
+  /** `sum`: only the weighted sum is needed, so that memory does not grow with the cohort. `each`: every update by itself. */
+  readonly needs: 'sum' | 'each';
+  /** Weight of a client's update, known before it is asked. Default: its number of examples. */
+  weight?(client: { readonly examples: number; readonly steps: number }): number;
+  /** The local objective's `round` tensors. */
+  round?(): Readonly<Record<string, Float32Array>>;
+  /** Changes parameters (and module state) in place. */
+  apply(outcome: RoundOutcome, params: Float32Array, state: Float32Array): void;
+  /** Vectors to be kept in checkpoints, by name; `restore` takes them back. */
+  readonly vectors?: Readonly<Record<string, Float32Array>>;
+}
+
+/** A federated strategy that works in rounds, as a config names it. */
+export interface FederatedStrategy<S extends ZodObject = ZodObject> {
+  readonly name: string;
+  /** Its own keys of the `scheduler` section. */
+  readonly config: S;
+  /** What clients do besides plain training: the name and settings of a local objective. */
+  objective?(config: z.output<S>): { readonly name: string; readonly config: unknown };
+  server(config: z.output<S>, shape: ServerShape): FederatedServer;
+}
+
+const registry = new Map<string, FederatedStrategy>();
+
+/** Makes a strategy known to configs by its name. */
+export function registerStrategy<S extends ZodObject>(strategy: FederatedStrategy<S>): void {
+  registry.set(strategy.name, strategy as unknown as FederatedStrategy);
+}
+
+/** Registered strategies by name. */
+export function federatedStrategies(): ReadonlyMap<string, FederatedStrategy> {
+  return registry;
+}
+
+/** The mean update of an outcome: its sum divided by the weights. Null if nobody gave one. */
+export function meanUpdate({ sum, weight }: RoundOutcome): Float32Array | null {
+  return sum && weight > 0 ? sum.map((value) => value / weight) : null;
+}
+
+/** Adds an update to parameters and module state, the parameters' part times `scale`. */
+export function addUpdate(update: Float32Array, params: Float32Array, state: Float32Array, scale = 1): void {
+  for (let i = 0; i < params.length; i++) params[i] = (params[i] as number) + scale * (update[i] as number);
+  for (let i = 0; i < state.length; i++) state[i] = (state[i] as number) + (update[params.length + i] as number);
+}
+
+/** Settings of a strategy as its schema takes them. */
+export type SettingsOf<S extends ZodType> = z.output<S>;
