@@ -32,6 +32,8 @@ export type AtInstruction =
       readonly mode?: 'train' | 'evaluate';
       readonly nth?: number;
       readonly afterMs?: number;
+      /** File that says that it has happened: set by `Cluster.once`. */
+      readonly once?: string;
     };
 
 /** How one process of the command line is started. */
@@ -124,6 +126,7 @@ export class Cluster {
   readonly folder: string;
   readonly processes: Processes;
   readonly #closing: (() => unknown)[] = [];
+  readonly #stopping: (() => void)[] = [];
   #servers: NatsServers | null = null;
   #configs = 0;
   #marks = 0;
@@ -172,9 +175,43 @@ export class Cluster {
     return this.#plexus(`worker ${this.#workers++}`, ['worker', ...this.#place(options), ...flags, ...args], options);
   }
 
+  /** Marks points so that each kills one process of all that are given them, also of those that come later. */
+  once(points: readonly AtInstruction[]): AtInstruction[] {
+    return points.map((point) =>
+      'sleepMs' in point
+        ? point
+        : { ...point, once: join(this.folder, `killed-${String(this.#marks++).padStart(3, '0')}`) },
+    );
+  }
+
   /** Starts several workers alike. */
   workers(count: number, options: PlexusOptions = {}): Proc[] {
     return Array.from({ length: count }, () => this.worker(options));
+  }
+
+  /**
+   * Starts workers, and a new one whenever one has ended, as a supervisor of a real cluster would. Returns those that
+   * run now, and how to stop the replacing.
+   */
+  keep(count: number, options: PlexusOptions = {}): { readonly running: () => Proc[]; stop(): void } {
+    const workers: Proc[] = [];
+    let stopped = false;
+    const start = () => {
+      if (stopped) return;
+      const worker = this.worker(options);
+      workers.push(worker);
+      void worker.ended.then(start);
+    };
+    for (let index = 0; index < count; index++) start();
+    this.#stopping.push(() => {
+      stopped = true;
+    });
+    return {
+      running: () => workers.filter((worker) => worker.running),
+      stop: () => {
+        stopped = true;
+      },
+    };
   }
 
   /** Starts `plexus train --json`. */
@@ -217,6 +254,7 @@ export class Cluster {
 
   /** Ends every process, then what was given to `onClose`, then removes the folder. */
   async close(): Promise<void> {
+    for (const stop of this.#stopping) stop();
     await this.processes.close();
     const errors: unknown[] = [];
     for (const close of this.#closing.splice(0).reverse())
@@ -236,12 +274,9 @@ export class Cluster {
 
   #plexus(name: string, args: readonly string[], options: PlexusOptions, onLine?: (line: string) => void): Proc {
     const { program = builtCli, cwd = this.folder, at } = options;
-    const points = at?.map((point) =>
-      'sleepMs' in point ? point : { ...point, once: join(this.folder, `killed-${this.#marks++}`) },
-    );
-    const hook = points && {
+    const hook = at && {
       NODE_OPTIONS: `--import ${join(root, 'test', 'chaos', 'at-instruction.mjs')}`,
-      PLEXUS_AT: JSON.stringify(points),
+      PLEXUS_AT: JSON.stringify(at.map((point) => ('sleepMs' in point || point.once ? point : this.once([point])[0]))),
     };
     const env = { ...hook, ...options.env };
     return this.processes.start(name, [...program, ...args], { ...options, cwd, env }, onLine);
