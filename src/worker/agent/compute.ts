@@ -11,6 +11,7 @@ import { Position } from '../position.ts';
 import type { WorkerEvent, WorkerJob } from '../protocol.ts';
 import type { RankOverrides } from '../rank.ts';
 import { serve } from '../serve.ts';
+import type { InitialSource } from '../weights.ts';
 
 /** Tensors that a rank begins with: where each lies in shared memory. All are float32. */
 export interface InitialTensors {
@@ -36,6 +37,7 @@ export interface ComputeJob {
   /** Commands come and events go through here; when it closes, the rank ends. */
   readonly control: MessagePort;
   readonly initial: InitialTensors | null;
+  readonly snapshotEvery: number;
 }
 
 /** What a compute thread says of itself: it is free again. */
@@ -58,7 +60,7 @@ export function serveJobs(parent: Pick<MessagePort, 'on' | 'postMessage'>): void
   });
 }
 
-async function run({ job, ports, control, initial }: ComputeJob, kept: Kept): Promise<void> {
+async function run({ job, ports, control, initial, snapshotEvery }: ComputeJob, kept: Kept): Promise<void> {
   const { rank, deadlineMs } = job;
   const transport = createLocalTransport({ rank, ports, deadlineMs, credits: creditsFor(job.train) });
   let overrides: RankOverrides;
@@ -71,7 +73,7 @@ async function run({ job, ports, control, initial }: ComputeJob, kept: Kept): Pr
     control.close();
     return;
   }
-  await serve(job, transport, control, overrides);
+  await serve(job, transport, control, overrides, { snapshotEvery });
 }
 
 /** What costs time to make and serves every generation of a run alike. */
@@ -103,7 +105,7 @@ class Kept {
 }
 
 /** Hands out tensors once all of them are here. */
-function reader({ step, tensors, arrived }: InitialTensors) {
+function reader({ step, tensors, arrived }: InitialTensors): InitialSource {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const here = new Promise<void>((resolve, reject) => {
     arrived.once('message', (problem: string | null) => {
