@@ -1,3 +1,4 @@
+export * from './async-simulation.ts';
 export * from './behaviour.ts';
 export * from './client-batches.ts';
 export * from './client-fitter.ts';
@@ -5,7 +6,9 @@ export * from './client-store.ts';
 export * from './evaluator.ts';
 export * from './fit-pool.ts';
 export * from './fit-task.ts';
+export * from './gossip.ts';
 export * from './simulation.ts';
 export * from './strategies/index.ts';
 export * from './strategy.ts';
+export * from './topology.ts';
 export * from './tree-sum.ts';
