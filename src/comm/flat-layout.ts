@@ -28,12 +28,16 @@ export class FlatLayout {
   readonly total: number;
   readonly #segments: readonly Segment[];
 
-  /** @param sizes element counts of the tensors of each unit */
-  constructor(sizes: readonly (readonly number[])[]) {
+  /**
+   * @param sizes element counts of the tensors of each unit
+   * @param includes leaves tensors out; default none
+   */
+  constructor(sizes: readonly (readonly number[])[], includes: (unit: number, tensor: number) => boolean = () => true) {
     const segments: Segment[] = [];
     let offset = 0;
     sizes.forEach((unitSizes, unit) => {
       unitSizes.forEach((size, tensor) => {
+        if (!includes(unit, tensor)) return;
         if (size > 0) segments.push({ unit, tensor, start: offset, end: offset + size });
         offset += size;
       });

@@ -1,9 +1,13 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
+  ADD,
   allReduceTree,
+  beginAllGather,
+  beginReduceScatter,
   createLoopbackTransports,
   type LeafRange,
+  sumArrays,
   type Transport,
   TreeSum,
   type TreeUnit,
@@ -33,15 +37,19 @@ function unitOf(leaves: readonly Leaf[], range: LeafRange, sizes: readonly numbe
   return { sizes, nodes: sum.nodes() };
 }
 
+async function worldOf(ranks: number): Promise<{ transports: Transport[]; group: { id: string; ranks: number[] } }> {
+  const transports = createLoopbackTransports(ranks, { deadlineMs: 5000, credits: 2 });
+  open.push(...transports);
+  return { transports, group: { id: 'all', ranks: transports.map(({ rank }) => rank) } };
+}
+
 async function reduceEverywhere(
   units: readonly { sizes: number[]; leaves: Leaf[] }[],
   ranges: readonly LeafRange[],
   options: { pieceElements?: number; directElements?: number },
 ) {
   const leaves = units[0]?.leaves.length ?? 0;
-  const transports = createLoopbackTransports(ranges.length, { deadlineMs: 5000, credits: 2 });
-  open.push(...transports);
-  const group = { id: 'all', ranks: transports.map(({ rank }) => rank) };
+  const { transports, group } = await worldOf(ranges.length);
   return Promise.all(
     transports.map((transport, i) =>
       allReduceTree(
@@ -62,44 +70,53 @@ async function reduceEverywhere(
 const bits = (arrays: readonly Float32Array[] | null) =>
   arrays?.map((array) => [...new Uint32Array(array.slice().buffer)]) ?? null;
 
+const problem = fc.record({
+  ranks: fc.integer({ min: 1, max: 8 }),
+  leaves: fc.integer({ min: 1, max: 17 }),
+  sizes: fc.array(fc.array(fc.integer({ min: 0, max: 40 }), { minLength: 1, maxLength: 4 }), {
+    minLength: 1,
+    maxLength: 4,
+  }),
+  absence: fc.constantFrom(0, 0.3, 1),
+  seed: fc.integer({ min: 1, max: 1e6 }),
+  pieceElements: fc.constantFrom(7, 64, 1 << 20),
+  directElements: fc.constantFrom(0, 1 << 14),
+  even: fc.boolean(),
+});
+
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** Leaves of units, and how the members share them, as a problem says. */
+function make({ ranks, leaves, sizes, absence, seed, even }: typeof problem extends fc.Arbitrary<infer P> ? P : never) {
+  const random = randomFrom(seed);
+  const units = sizes.map((unitSizes) => ({
+    sizes: unitSizes,
+    leaves: Array.from({ length: leaves }, () =>
+      random() < absence
+        ? null
+        : unitSizes.map((size) => Float32Array.from({ length: size }, () => (random() - 0.5) * 10 ** (random() * 8))),
+    ),
+  }));
+  const cuts = even
+    ? Array.from({ length: ranks + 1 }, (_, i) => Math.floor((i * leaves) / ranks))
+    : [0, ...Array.from({ length: ranks - 1 }, () => Math.floor(random() * (leaves + 1))), leaves].sort(
+        (a, b) => a - b,
+      );
+  const ranges = Array.from({ length: ranks }, (_, i) => ({ start: cuts[i]!, end: cuts[i + 1]! }));
+  return { units, ranges, random };
+}
+
 describe('allReduceTree', () => {
   it('has the bits of the serial tree for 1 to 8 ranks, any shares, absent leaves, any cut into messages', async () => {
-    const problem = fc.record({
-      ranks: fc.integer({ min: 1, max: 8 }),
-      leaves: fc.integer({ min: 1, max: 17 }),
-      sizes: fc.array(fc.array(fc.integer({ min: 0, max: 40 }), { minLength: 1, maxLength: 4 }), {
-        minLength: 1,
-        maxLength: 4,
-      }),
-      absence: fc.constantFrom(0, 0.3, 1),
-      seed: fc.integer({ min: 1, max: 1e6 }),
-      pieceElements: fc.constantFrom(7, 64, 1 << 20),
-      directElements: fc.constantFrom(0, 1 << 14),
-      even: fc.boolean(),
-    });
     await fc.assert(
-      fc.asyncProperty(problem, async ({ ranks, leaves, sizes, absence, seed, even, ...options }) => {
-        let state = seed;
-        const random = () => {
-          state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-          return state / 2 ** 32;
-        };
-        const units = sizes.map((unitSizes) => ({
-          sizes: unitSizes,
-          leaves: Array.from({ length: leaves }, () =>
-            random() < absence
-              ? null
-              : unitSizes.map((size) =>
-                  Float32Array.from({ length: size }, () => (random() - 0.5) * 10 ** (random() * 8)),
-                ),
-          ),
-        }));
-        const cuts = even
-          ? Array.from({ length: ranks + 1 }, (_, i) => Math.floor((i * leaves) / ranks))
-          : [0, ...Array.from({ length: ranks - 1 }, () => Math.floor(random() * (leaves + 1))), leaves].sort(
-              (a, b) => a - b,
-            );
-        const ranges = Array.from({ length: ranks }, (_, i) => ({ start: cuts[i]!, end: cuts[i + 1]! }));
+      fc.asyncProperty(problem, async (options) => {
+        const { units, ranges } = make(options);
         const expected = units.map((unit) => bits(serialSum(unit.leaves)));
         const results = await reduceEverywhere(units, ranges, options);
         for (const result of results) expect(result.map(bits)).toEqual(expected);
@@ -119,5 +136,83 @@ describe('allReduceTree', () => {
         units: [unit],
       }),
     ).rejects.toThrow(/holds partial sums of \[0, 1\).*nodes are \[0, 2\)/);
+  });
+});
+
+describe('beginReduceScatter and beginAllGather', () => {
+  it('give each owner the bits of the serial tree, and everyone all of them, with other work in between', async () => {
+    await fc.assert(
+      fc.asyncProperty(problem, async (options) => {
+        const { units, ranges, random } = make(options);
+        const { leaves, sizes } = options;
+        const { transports, group } = await worldOf(ranges.length);
+        const owners = sizes.map((unit) => unit.map(() => Math.floor(random() * ranges.length)));
+        const expected = units.map((unit) => bits(serialSum(unit.leaves)));
+        const gathered = await Promise.all(
+          transports.map(async (transport, me) => {
+            const held = units.map((unit) => unitOf(unit.leaves, ranges[me] as LeafRange, unit.sizes));
+            const reduction = { leaves, ranges, units: held };
+            const reducing = beginReduceScatter(transport, group, 'grads', reduction, owners, options);
+            await new Promise((resolve) => setImmediate(resolve));
+            const sums = await reducing.finish();
+            for (const [u, unit] of sums.entries())
+              for (const [t, sum] of unit.entries()) {
+                const here = expected[u] && owners[u]?.[t] === me && sizes[u]?.[t];
+                if (here) expect(sum).not.toBeNull();
+                else if (sum) expect(sum.length).toBe(0);
+              }
+            // What is gathered exists everywhere: absent sums stand for zeros here.
+            const all = sizes.map((unit) => unit.map((size) => new Float32Array(size)));
+            const own = (u: number, t: number) => sums[u]?.[t] ?? (all[u]?.[t] as Float32Array);
+            const gathering = beginAllGather(transport, group, 'params', sizes, owners, own, options);
+            await gathering.finish((u, t) => all[u]?.[t] as Float32Array);
+            return all.map((unit, u) => unit.map((array, t) => (owners[u]?.[t] === me ? own(u, t) : array)));
+          }),
+        );
+        const zeros = sizes.map((unit) => bits(unit.map((size) => new Float32Array(size))));
+        for (const all of gathered) expect(all.map(bits)).toEqual(expected.map((unit, u) => unit ?? zeros[u]));
+      }),
+      { numRuns: 80 },
+    );
+  });
+
+  it('a failure before anyone finishes is reported by finish, and is not unhandled', async () => {
+    const { transports, group } = await worldOf(2);
+    const reduction = {
+      leaves: 2,
+      ranges: [0, 1].map((i) => ({ start: i, end: i + 1 })),
+      units: [{ sizes: [4], nodes: [] }],
+    };
+    await transports[1]?.close();
+    const reducing = beginReduceScatter(transports[0]!, group, 'grads', reduction, [[0]]);
+    await expect(reducing.finish()).rejects.toThrow(/rank 1/);
+  });
+});
+
+describe('sumArrays', () => {
+  it('rounds each addition to float32, in the order that is asked for, for any length', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 40_000 }), fc.integer({ min: 1, max: 1e6 }), (length, seed) => {
+        const random = randomFrom(seed);
+        const [a, b, c] = Array.from({ length: 3 }, () =>
+          Float32Array.from({ length }, () => (random() - 0.5) * 1e6),
+        ) as [Float32Array, Float32Array, Float32Array];
+        const expected = a.map((value, i) => Math.fround(b[i]! + Math.fround(value + c[i]!)));
+        const other = new Float32Array(length);
+        sumArrays([c, other], [a, b, c], [1, 0, 2, ADD, ADD]);
+        expect(c).toEqual(expected);
+        expect(other).toEqual(expected);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('refuses what is no sum', () => {
+    const a = new Float32Array(2);
+    for (const order of [[], [ADD], [0, 0], [0, ADD], [0, 1, ADD, ADD]])
+      expect(() => sumArrays([a], [a, a], order)).toThrow(RangeError);
+    expect(() => sumArrays([a], [a, new Float32Array(3)], [0, 1, ADD])).toThrow(/array of 3 elements/);
+    expect(() => sumArrays([a], [a], [0, 1, ADD])).toThrow(/array of no elements/);
+    expect(() => sumArrays([a], [a], new Array(40).fill(0))).toThrow(/at most 32/);
   });
 });
