@@ -8,6 +8,7 @@
  * | 2 | wrong usage or config: nothing was started |
  * | 3 | a dataset, checkpoint or run folder is missing, unreadable or does not fit |
  * | 4 | `doctor` found something without which Plexus cannot train |
+ * | 5 | the NATS server is not there, refuses the login, or cannot be started |
  * | 70 | an error inside Plexus that no other code describes: please report it |
  * | 130 | interrupted by Ctrl-C (SIGINT), with a checkpoint |
  * | 143 | interrupted by SIGTERM, or its output was closed (`| head`), with a checkpoint |
@@ -18,6 +19,7 @@ export const exitCodes = {
   usage: 2,
   data: 3,
   unfit: 4,
+  unreachable: 5,
   internal: 70,
   interrupted: 130,
   terminated: 143,

@@ -1,7 +1,10 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError } from 'commander';
+import { collect, decimal, wholeNumber } from './arguments.ts';
+import { addClusterCommands, addRunFlags } from './cluster-commands.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
+import { addNatsFlags } from './nats-flags.ts';
 import { describeError } from './report.ts';
 import { isInteractive, processStreams, type Streams } from './terminal.ts';
 
@@ -9,26 +12,6 @@ import { isInteractive, processStreams, type Streams } from './terminal.ts';
 function packageVersion(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
   return (JSON.parse(manifest) as { version: string }).version;
-}
-
-const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
-
-function wholeNumber(minimum: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < minimum)
-      throw new InvalidArgumentError(`expected a whole number of at least ${minimum}.`);
-    return value;
-  };
-}
-
-function decimal(minimum: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === '' || !Number.isFinite(value) || value < minimum)
-      throw new InvalidArgumentError(`expected a number of at least ${minimum}.`);
-    return value;
-  };
 }
 
 /** Builds the command line. Each command's code is loaded only when it is the one to run. */
@@ -45,9 +28,10 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     });
   program.addHelpText(
     'after',
-    '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 70 internal, 130 or 143 interrupted',
+    '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 5 no NATS server, 70 internal, 130 or 143 interrupted',
   );
 
+  const calls = async () => (await import('./load-calls.ts')).clusterCalls();
   const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect] as const;
   const sub = (name: string, description: string): Command =>
     program
@@ -56,16 +40,16 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
       // Also after the command's name, where people type it.
       .option('-v, --verbose', 'show whole stacks, and everything that followed from a failure');
 
-  sub('train', 'train what a config describes, and report the result')
-    .argument('[config]', 'YAML file, e.g. configs/quickstart.yaml; with --resume the config of the run if left out')
-    .option(...SET)
-    .option('--resume <run>', 'continue a run (folder or id) from its newest checkpoint, on any mesh')
-    .option('--workers <n>', 'use this many workers: scales parallel.data', wholeNumber(1))
-    .option('--json', 'print one JSON object a line on standard output, nothing for people')
-    .option('-q, --quiet', 'no progress, only the summary')
-    .action(async (config, options) =>
-      done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams)),
-    );
+  addNatsFlags(
+    addRunFlags(
+      sub('train', 'train what a config describes, and report the result').argument(
+        '[config]',
+        'YAML file, e.g. configs/quickstart.yaml; with --resume the config of the run if left out',
+      ),
+    ),
+  ).action(async (config, options) =>
+    done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams, calls)),
+  );
 
   sub('plan', 'show what each rank would hold and do, without training')
     .argument('<config>', 'YAML file')
@@ -105,6 +89,8 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     .argument('[dir]', 'folder to write to', '.')
     .option('--force', 'overwrite files that exist')
     .action(async (dir, options) => done(await (await import('./init.ts')).init(dir, options, streams)));
+
+  addClusterCommands({ streams, done, calls, sub });
 
   return program;
 }

@@ -12,6 +12,8 @@ export interface ProgressStep {
   readonly stepMs: number;
   /** Each expert's share of the tokens, 1 = an even share; empty without experts. */
   readonly balance: readonly number[];
+  /** Who takes part, for runs on several machines; empty otherwise. */
+  readonly cluster?: string;
 }
 
 /** Eighths of a block, for bars one character wide. */
@@ -34,11 +36,12 @@ export function progressBar(fraction: number, width: number): string {
 /** Seconds between lines where nobody watches a terminal. */
 const PLAIN_INTERVAL_MS = 3_000;
 /** Parts of a line besides step and loss. */
-type Part = 'bar' | 'val' | 'rate' | 'eta' | 'experts';
+type Part = 'bar' | 'val' | 'rate' | 'eta' | 'cluster' | 'experts';
 /** What a live line shows, the fullest first: a narrow window gets what fits whole. */
 const LAYOUTS: readonly (readonly Part[])[] = [
-  ['bar', 'val', 'rate', 'eta', 'experts'],
-  ['val', 'rate', 'eta', 'experts'],
+  ['bar', 'val', 'rate', 'eta', 'cluster', 'experts'],
+  ['val', 'rate', 'eta', 'cluster', 'experts'],
+  ['val', 'rate', 'eta', 'cluster'],
   ['val', 'rate', 'eta'],
   ['val', 'eta'],
   [],
@@ -114,7 +117,7 @@ export class ProgressLine {
     this.#shownAt = now;
     this.#shownStep = step.done;
     if (!this.#live) {
-      this.#stream.write(`${this.#text(step, ['val', 'rate', 'eta', 'experts'])}\n`);
+      this.#stream.write(`${this.#text(step, ['val', 'rate', 'eta', 'cluster', 'experts'])}\n`);
       return;
     }
     this.#erase();
@@ -135,6 +138,7 @@ export class ProgressLine {
     if (layout.includes('val') && this.#valLoss !== null) parts.push(`val ${this.#valLoss.toFixed(4)}`);
     if (layout.includes('rate')) parts.push(`${formatCount(this.#rate)} ${this.#unit}/s`);
     if (layout.includes('eta')) parts.push(`ETA ${formatDuration(eta)}`);
+    if (layout.includes('cluster') && step.cluster) parts.push(step.cluster);
     if (layout.includes('experts') && step.balance.length > 0) parts.push(`experts ${balanceBars(step.balance)}`);
     return parts.join('  ');
   }

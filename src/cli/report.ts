@@ -17,6 +17,12 @@ const known: Readonly<Record<string, ExitCode>> = {
   RunFailure: exitCodes.runFailed,
   CommTimeout: exitCodes.runFailed,
   CommClosed: exitCodes.runFailed,
+  ClusterError: exitCodes.runFailed,
+  LeaderTaken: exitCodes.usage,
+  LeaderLost: exitCodes.runFailed,
+  LaunchError: exitCodes.runFailed,
+  NatsConnectError: exitCodes.unreachable,
+  NatsServerError: exitCodes.unreachable,
 };
 
 /** The reports of workers that an error of a run carries. */

@@ -9,6 +9,8 @@ export interface Ending {
   readonly sample: Extract<RunEvent, { type: 'sampled' }> | null;
   readonly unit: 'tokens' | 'examples';
   readonly colour: boolean;
+  /** Flags that going on in the same way needs, e.g. `--nats`; may be empty. */
+  readonly flags?: string;
 }
 
 /** The summary of a run: figures beside their baselines, a sample, the folder, what to type next. */
@@ -16,7 +18,7 @@ export function formatEnding(ending: Ending): string {
   const { finished, sample, config, colour } = ending;
   const paint = painter(colour);
   const dir = shownPath(finished.dir);
-  const resume = `plexus train ${config === null ? '' : `${config} `}--resume ${dir}`;
+  const resume = `plexus train ${config === null ? '' : `${config} `}--resume ${dir}${ending.flags ? ` ${ending.flags}` : ''}`;
   if (finished.status === 'interrupted' || finished.summary === null) {
     const stopped = `${paint('yellow', '■')} stopped after ${finished.step} steps`;
     if (!finished.checkpoint) return `${stopped}; there is nothing to go on from yet`;

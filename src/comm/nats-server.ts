@@ -14,6 +14,8 @@ export interface NatsServerOptions {
   readonly storeDir?: string;
   /** A configuration file, for what has no option here (limits, users, TLS). */
   readonly configFile?: string;
+  /** In a process group of its own, where no Ctrl-C of a terminal reaches it. It ends with this process all the same. */
+  readonly detached?: boolean;
   /** How long it may take to listen, in milliseconds. Default 20 s. */
   readonly deadlineMs?: number;
 }
@@ -60,7 +62,7 @@ export async function startNatsServer(options: NatsServerOptions = {}): Promise<
   const args = ['-a', host, '-p', String(port)];
   if (options.storeDir !== undefined) args.push('-js', '-sd', options.storeDir);
   if (options.configFile !== undefined) args.push('-c', options.configFile);
-  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], detached: options.detached === true });
   const gone = new Promise<void>((resolve) => child.once('close', () => resolve()));
   endWithThisProcess(child, gone);
   await listening(child, `${program} ${args.join(' ')}`, deadlineMs);

@@ -1,0 +1,30 @@
+import type { ClusterCalls } from './cluster-calls.ts';
+import { type ExitCode, exitCodes } from './exit.ts';
+import { listenForInterrupt } from './interrupt.ts';
+import { type NatsFlags, natsPlace } from './nats-flags.ts';
+import type { Streams } from './terminal.ts';
+
+/** `plexus logs [-f]`: the lines of all processes of a job. */
+export async function logs(
+  options: NatsFlags & { readonly json?: boolean; readonly follow?: boolean },
+  streams: Streams,
+  calls: () => Promise<ClusterCalls>,
+): Promise<ExitCode> {
+  const { nats, job } = natsPlace(options);
+  const interrupt = listenForInterrupt(() => undefined);
+  try {
+    const lines = (await calls()).tailLogs(
+      { nats, job },
+      { follow: options.follow === true, signal: interrupt.signal },
+    );
+    for await (const { at, from, line } of lines)
+      streams.out.write(
+        options.json
+          ? `${JSON.stringify({ at, from, line })}\n`
+          : `${new Date(at).toISOString().slice(11, 23)} [${from}] ${line}\n`,
+      );
+    return interrupt.signal.aborted ? interrupt.code() : exitCodes.ok;
+  } finally {
+    interrupt.dispose();
+  }
+}

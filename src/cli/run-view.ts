@@ -1,0 +1,109 @@
+import type { RunEvent } from '../coordinator/index.ts';
+import { expertShares } from './balance.ts';
+import type { ClusterEvent } from './cluster-calls.ts';
+import { ClusterNarrator } from './cluster-view.ts';
+import { ProgressLine } from './progress.ts';
+import { formatEnding } from './summary.ts';
+import { formatBytes, formatCount, isInteractive, painter, type Streams } from './terminal.ts';
+
+/** How the events of a run are shown. */
+export interface View {
+  event(event: RunEvent | ClusterEvent): void;
+  note(text: string): void;
+  end(): void;
+}
+
+/** One JSON object a line on standard output, nothing for people. */
+export function jsonView(streams: Streams): View {
+  const write = (value: unknown): void => {
+    streams.out.write(`${JSON.stringify(value)}\n`);
+  };
+  return {
+    event: (event) =>
+      write(
+        event.type === 'failed'
+          ? { type: 'failed', reports: event.failure.reports, checkpoint: event.failure.checkpoint }
+          : event,
+      ),
+    note: (message) => write({ type: 'note', message }),
+    end: () => undefined,
+  };
+}
+
+/** Progress on standard error, the result on standard output. */
+export function humanView(
+  run: {
+    /** The config file as given, or null where the run's own is used. */
+    readonly config: string | null;
+    readonly quiet?: boolean;
+    /** The command that lets other machines join, for runs over NATS. */
+    readonly join?: string;
+    /** Flags that a suggested command needs to find the same server. */
+    readonly flags?: string;
+  },
+  streams: Streams,
+): View {
+  const colour = isInteractive(streams.err);
+  const paint = painter(colour);
+  const narrator = new ClusterNarrator(run.join ?? 'plexus worker');
+  let progress = new ProgressLine(streams.err, 'tok', run.quiet);
+  let steps = 0;
+  let unit: 'tokens' | 'examples' = 'tokens';
+  let sample: Extract<RunEvent, { type: 'sampled' }> | null = null;
+  return {
+    note: (text) => progress.message(text),
+    end: () => progress.end(),
+    event: (event) => {
+      switch (event.type) {
+        case 'preparing':
+          if (!colour) return;
+          return progress.message(paint('dim', `preparing ${event.what} …`));
+        case 'started': {
+          steps = event.steps;
+          unit = event.unit;
+          progress = new ProgressLine(streams.err, unit === 'tokens' ? 'tok' : 'ex', run.quiet);
+          const { data, pipeline, expert } = event.mesh;
+          const held = event.workers.map((worker) => worker.paramBytes + worker.optimizerBytes);
+          progress.message(
+            `${event.runId}: ${formatCount(event.parameters)} parameters on ${event.world} worker${event.world > 1 ? 's' : ''} ` +
+              `(data ${data} × pipeline ${pipeline}, expert ${expert}; ${formatBytes(Math.max(...held))} each at most), ` +
+              `${event.engine}, ${event.threads} thread${event.threads > 1 ? 's' : ''} each, ready in ${(event.startMs / 1000).toFixed(1)} s`,
+          );
+          if (event.step > 0) progress.message(`continuing after step ${event.step} of ${event.steps}`);
+          return;
+        }
+        case 'step':
+          return progress.step({
+            done: event.step,
+            steps,
+            loss: event.loss,
+            rate: event.perSecond,
+            stepMs: event.stepMs,
+            balance: expertShares(event.metrics),
+            cluster: narrator.state,
+          });
+        case 'evaluated':
+          return progress.evaluated(event.loss);
+        case 'checkpointed':
+          return;
+        case 'warning':
+          return progress.message(`${paint('yellow', '!')} ${event.message}`);
+        case 'sampled':
+          sample = event;
+          return;
+        case 'finished':
+          progress.end();
+          streams.out.write(
+            `${formatEnding({ config: run.config, finished: event, sample, unit, colour, flags: run.flags ?? '' })}\n`,
+          );
+          return;
+        case 'failed':
+          progress.end();
+          return;
+        default:
+          for (const line of narrator.lines(event))
+            progress.message(line.startsWith('!') ? line.replace('!', paint('yellow', '!')) : line);
+      }
+    },
+  };
+}
