@@ -43,8 +43,7 @@ export function chaosConfig(folder: string, options: ProjectOptions = {}): Recor
     engine: { threads: 1 },
     train: {
       steps,
-      eval_every: options.evalEvery ?? 0,
-      eval_microbatches: 2,
+      ...(options.evalEvery ? { eval_every: options.evalEvery, eval_microbatches: 2 } : {}),
       checkpoint_every: options.checkpointEvery ?? 0,
     },
     ...options.sections,

@@ -1,11 +1,13 @@
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import type { AtInstruction, Cluster } from './cluster.ts';
 import { cluster, expectUndisturbed, reference } from './in-test.ts';
 import { root } from './processes.ts';
 import type { ProjectOptions } from './project.ts';
 
+const slow: AtInstruction = { op: 'Optimize', sleepMs: 30 };
 const options: ProjectOptions = { steps: 12, moe: true, parallel: { data: 2, expert: 2 }, checkpointEvery: 2 };
 
 it('a worker of another version is refused with both named, and the others train', async () => {
@@ -41,30 +43,41 @@ it('a worker of another job is never asked', async () => {
   expectUndisturbed(await on.train(config, { job: 'other' }).outcome(), await reference(options));
 });
 
-it('a disk that is full at a checkpoint: a clear error, whole checkpoints only, and the run can go on', async () => {
+/** A folder on a disk of its own, whose size can be changed. */
+function disk(on: Cluster, size: string): { readonly path: string; resize(size: string): void } {
+  const path = join(on.folder, 'disk');
+  mkdirSync(path);
+  const mount = (options: string) => execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'tmpfs', path]);
+  mount(`size=${size}`);
+  on.onClose(() => execFileSync('umount', ['-l', path]));
+  return { path, resize: (to) => void mount(`remount,size=${to}`) };
+}
+
+it('a disk that is full at a checkpoint: a warning, and training goes on', async () => {
   const on = await cluster();
-  const disk = join(on.folder, 'disk');
-  mkdirSync(disk);
-  const mount = (size: string, ...flags: string[]) =>
-    execFileSync('mount', [
-      ...flags,
-      '-t',
-      'tmpfs',
-      '-o',
-      `${flags.length > 0 ? 'remount,' : ''}size=${size}`,
-      'tmpfs',
-      disk,
-    ]);
-  mount('400k');
-  on.onClose(() => execFileSync('umount', [disk]));
-  const big = { ...options, dim: 32 };
-  on.workers(2);
-  const config = on.config(big);
-  const run = on.train(config, { args: ['--set', `run.dir=${disk}`, '--set', 'run.id=full'] });
+  const { path, resize } = disk(on, '150k');
+  on.workers(2, { at: [slow] });
+  const run = on.train(on.config(options), { args: ['--set', `run.dir=${path}`] });
+  const { message } = await run.event('warning', (event) => /ENOSPC|no space/i.test(event.message as string));
+  expect(message).toMatch(/checkpoint/i);
+  resize('50m');
+  expectUndisturbed(await run.outcome(), await reference(options));
+  const checkpoints = join(run.of('finished')[0]!.dir as string, 'checkpoints');
+  expect(readdirSync(checkpoints).filter((name) => !/^step-\d+$/.test(name))).toEqual([]);
+});
+
+it('a disk that is full, if that is to stop the run: a clear error, and the run can go on later', async () => {
+  const on = await cluster();
+  // Room for one checkpoint, not for two.
+  const { path, resize } = disk(on, '500k');
+  on.workers(2, { at: [slow] });
+  const stop = ['--set', 'train.checkpoint_on_error=stop'];
+  const config = on.config(options);
+  const run = on.train(config, { args: ['--set', `run.dir=${path}`, '--set', 'run.id=full', ...stop] });
   const { code } = await on.processes.exitOf(run.proc, 30_000);
   expect([1, 3]).toContain(code);
   expect(run.proc.lines.join('\n')).toMatch(/ENOSPC|no space/i);
-  mount('50m', '-o', 'remount');
-  const again = on.train(config, { args: ['--set', `run.dir=${disk}`, '--resume', join(disk, 'full')] });
-  expectUndisturbed(await again.outcome(), await reference(big));
+  resize('50m');
+  const again = on.train(config, { args: ['--set', `run.dir=${path}`, '--resume', join(path, 'full')] });
+  expectUndisturbed(await again.outcome(), await reference(options));
 });
