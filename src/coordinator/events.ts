@@ -79,7 +79,10 @@ export interface CheckpointedEvent {
   readonly step: number;
   readonly path: string;
   readonly bytes: number;
+  /** Milliseconds from when it was asked for until it was safe; training went on meanwhile. */
   readonly ms: number;
+  /** Milliseconds that training waited for it: for the copy, and for the checkpoint before if that was not done yet. */
+  readonly waitMs: number;
 }
 
 /** What happens in a run, in order. The last one is `finished` or `failed`. */

@@ -4,11 +4,12 @@ import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
 import { sampleText } from './generate/index.ts';
-import { RunSession, WorkerPool } from './launch/index.ts';
+import { drive, RunSession, WorkerPool } from './launch/index.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
   CheckpointReader,
+  folderStore,
   MetricsLog,
   type RunFolder,
   type RunSummary,
@@ -16,7 +17,6 @@ import {
   verifyCheckpoint,
   writeSummary,
 } from './run/index.ts';
-import { schedulerNamed } from './scheduler.ts';
 
 /** A run that is about to launch its workers. */
 export interface Execution {
@@ -107,7 +107,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       {
         config,
         pool: started.pool,
-        folder,
+        store: folderStore(folder.checkpoints),
         log,
         signal,
         step: before.step,
@@ -150,8 +150,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       })),
       startMs: performance.now() - began,
     };
-    const { name, ...own } = config.scheduler;
-    yield* schedulerNamed(name).run(session, own);
+    yield* drive(session);
     const traces = await started.pool.stop();
     await log.close();
     if (config.run.trace) await writeFileAtomically(folder.trace, JSON.stringify({ traceEvents: traces.flat() }));
@@ -170,6 +169,11 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       yield { type: 'sampled', ...(await sampleText(prepared, session.checkpointPath)) };
     yield finished(summary);
   } catch (error) {
+    if (session) {
+      // The copies outlive the workers: what is being written of them is the newest that there is to go on from.
+      await session.settle();
+      yield* session.news();
+    }
     if (error instanceof RunFailure) {
       error.checkpoint = session ? session.checkpointPath : (from?.path ?? null);
       yield { type: 'failed', failure: error };
@@ -177,7 +181,9 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     throw error;
   } finally {
     await pool?.terminate();
-    await log.close();
+    await session?.settle();
+    // A run that goes well has closed it before. Otherwise the error that ends the run is the one to tell.
+    await log.close().catch(() => undefined);
   }
 }
 

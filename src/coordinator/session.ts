@@ -1,6 +1,6 @@
 import type { SplitName } from '../data/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
-import type { CheckpointedEvent, EvaluatedEvent, StepEvent } from './events.ts';
+import type { EvaluatedEvent, StepEvent } from './events.ts';
 
 /** Which part of the data to evaluate on, and how much of it. */
 export interface EvaluateOptions {
@@ -19,7 +19,7 @@ export interface Session {
   readonly signal: AbortSignal;
   /** Completed steps. */
   readonly position: number;
-  /** Completed steps of the newest checkpoint, or null. */
+  /** Completed steps of the newest checkpoint, or of the one that is being written; null if there is neither. */
   readonly saved: number | null;
   /**
    * Runs steps until `until` are complete in all, or the signal is raised. Each is written to metrics.jsonl before it is
@@ -29,6 +29,10 @@ export interface Session {
   steps(until: number): AsyncIterable<StepEvent>;
   /** Evaluates the parameters as they are. The last result on the config's split is the summary's `val_loss`. */
   evaluate(options: EvaluateOptions): Promise<EvaluatedEvent>;
-  /** Writes a checkpoint of the current position and deletes old ones. */
-  checkpoint(): Promise<CheckpointedEvent>;
+  /**
+   * Copies the state at the current position and begins to write it as a checkpoint; old ones are deleted once it is
+   * safe. Training may go on at once. If another is being written that is waited for first. The run itself yields
+   * `checkpointed` when it is safe, or a warning, and ends with an error if the last one of a run fails.
+   */
+  checkpoint(): Promise<void>;
 }

@@ -20,10 +20,10 @@ async function* run(session: Session): AsyncGenerator<RunEvent> {
     if (session.signal.aborted || session.position >= steps) break;
     if (session.position === evaluation)
       yield await session.evaluate({ split: eval_split, microbatches: eval_microbatches });
-    if (session.position === checkpoint) yield await session.checkpoint();
+    if (session.position === checkpoint) await session.checkpoint();
   }
   if (!session.signal.aborted) yield await session.evaluate({ split: eval_split, microbatches: null });
-  if (session.saved !== session.position) yield await session.checkpoint();
+  if (session.saved !== session.position) await session.checkpoint();
 }
 
 /** `scheduler: {name: sync}`, the default. */

@@ -19,6 +19,9 @@ export interface LazyTensor extends TensorSpec {
   load(): Promise<HostTensor>;
 }
 
+/** Bytes that are hashed and written at once. */
+const PIECE_BYTES = 1024 * 1024;
+
 /** What was written. */
 export interface WrittenFile {
   readonly bytes: number;
@@ -41,9 +44,15 @@ export async function writeSafetensors(
   try {
     let offset = 0;
     const append = async (bytes: Uint8Array) => {
-      hash.update(bytes);
-      await writeFully(file, bytes, offset);
-      offset += bytes.length;
+      // Piece by piece, so that whoever else uses this thread never waits for long.
+      for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+        const part = bytes.subarray(at, at + PIECE_BYTES);
+        // Not every runtime writes from shared memory.
+        const piece = part.buffer instanceof ArrayBuffer ? part : part.slice();
+        hash.update(piece);
+        await writeFully(file, piece, offset);
+        offset += piece.length;
+      }
     };
     await append(header);
     for (const name of order) {

@@ -10,5 +10,6 @@ export { coversPath } from './remat.ts';
 export * from './serve.ts';
 export { SnapshotShelf, type SnapshotView } from './snapshot.ts';
 export type { SnapshotShare, SnapshotTaken, SnapshotTensor } from './snapshot-layout.ts';
+export { writeSnapshotShard } from './snapshot-shard.ts';
 export * from './trace.ts';
 export { CheckpointMismatch, type InitialSource } from './weights.ts';

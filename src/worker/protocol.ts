@@ -2,6 +2,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { PreparedData, SplitName } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
+import type { SnapshotShare } from './snapshot-layout.ts';
 
 /** Everything that a worker needs to build its share of a run. Plain data: it crosses threads and, later, hosts. */
 export interface WorkerJob {
@@ -57,8 +58,8 @@ export type WorkerCommand =
       readonly split: SplitName;
       readonly maxMicrobatches: number | null;
     }
-  /** Write this rank's shards into `dir`, which exists. */
-  | { readonly type: 'checkpoint'; readonly id: number; readonly dir: string }
+  /** Copy all that lasts from step to step, as it is at the present position. */
+  | { readonly type: 'snapshot'; readonly id: number }
   | { readonly type: 'stop' };
 
 /** A value reported for each global microbatch that this rank computed, so that the reader can finish the tree. */
@@ -115,6 +116,14 @@ export type WorkerEvent =
     }
   | { readonly type: 'step'; readonly report: StepReport }
   | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }
-  | { readonly type: 'saved'; readonly id: number; readonly shards: readonly ShardReport[] }
+  | {
+      readonly type: 'snapshotted';
+      /** The command's; null for one that was taken by itself after a step (`ServeOptions.snapshotEvery`). */
+      readonly id: number | null;
+      /** Completed steps of the copy; null if no memory was free, because all copies are being read. */
+      readonly step: number | null;
+      /** Where the copies are; null if it was told before. */
+      readonly share: SnapshotShare | null;
+    }
   | { readonly type: 'failed'; readonly report: FailureReport }
   | { readonly type: 'stopped'; readonly trace: unknown };

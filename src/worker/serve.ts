@@ -5,10 +5,10 @@ import { Position } from './position.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
 import { createRank, type Rank, type RankOverrides } from './rank.ts';
 
-/** What is done around the commands, by whoever runs the thread. */
-export interface ServeHooks {
-  /** The rank stands at `step` completed steps, and no command is being served: at the start, and after each step. */
-  readonly settled?: (rank: Rank, step: number) => Promise<void> | void;
+/** What a rank does besides what it is told. */
+export interface ServeOptions {
+  /** Takes a snapshot after every so many steps, and at the start if that is not step 0. Default: only when told to. */
+  readonly snapshotEvery?: number;
 }
 
 /**
@@ -21,7 +21,7 @@ export async function serve(
   transport: Transport,
   port: MessagePort,
   overrides: RankOverrides = {},
-  hooks: ServeHooks = {},
+  options: ServeOptions = {},
 ): Promise<void> {
   const commands = new CommandQueue(port);
   const post = (event: WorkerEvent) => port.postMessage(event);
@@ -29,8 +29,7 @@ export async function serve(
   try {
     rank = await createRank(job, transport, overrides);
     post({ type: 'ready', ...rank.ready });
-    await hooks.settled?.(rank, rank.ready.step);
-    await obey(rank, commands, post, hooks);
+    await obey(rank, commands, new Snapshots(rank, post, options.snapshotEvery ?? null), post);
   } catch (error) {
     const report = rank?.failure(error) ?? failureReport(job.rank, error, new Position(undefined));
     post({ type: 'failed', report });
@@ -45,10 +44,11 @@ export async function serve(
 async function obey(
   rank: Rank,
   commands: CommandQueue,
+  snapshots: Snapshots,
   post: (event: WorkerEvent) => void,
-  hooks: ServeHooks,
 ): Promise<void> {
   let step = rank.ready.step;
+  if (step > 0) await snapshots.settled(step);
   for (;;) {
     const command = await commands.next();
     switch (command?.type) {
@@ -56,7 +56,7 @@ async function obey(
         while (step < command.until) {
           post({ type: 'step', report: await rank.step(step) });
           step += 1;
-          await hooks.settled?.(rank, step);
+          await snapshots.settled(step);
         }
         break;
       case 'evaluate': {
@@ -64,8 +64,8 @@ async function obey(
         post({ type: 'evaluated', id: command.id, metrics });
         break;
       }
-      case 'checkpoint':
-        post({ type: 'saved', id: command.id, shards: await rank.checkpoint(command.dir) });
+      case 'snapshot':
+        await snapshots.take(command.id, step);
         break;
       case 'stop':
         post({ type: 'stopped', trace: rank.traceEvents() });
@@ -74,6 +74,33 @@ async function obey(
         // The other end is gone: there is nobody to work for.
         return;
     }
+  }
+}
+
+/** Takes a rank's snapshots and tells of them. */
+class Snapshots {
+  readonly #rank: Rank;
+  readonly #post: (event: WorkerEvent) => void;
+  readonly #every: number | null;
+  #shared = false;
+
+  constructor(rank: Rank, post: (event: WorkerEvent) => void, every: number | null) {
+    this.#rank = rank;
+    this.#post = post;
+    this.#every = every;
+  }
+
+  /** The rank stands between two steps. */
+  async settled(step: number): Promise<void> {
+    if (this.#every === null) return;
+    if (step % this.#every === 0 || step === this.#rank.ready.step) await this.take(null, step);
+  }
+
+  async take(id: number | null, step: number): Promise<void> {
+    const taken = await this.#rank.snapshot(step);
+    const share = this.#shared ? null : this.#rank.snapshots();
+    this.#post({ type: 'snapshotted', id, step: taken && step, share });
+    this.#shared = true;
   }
 }
 

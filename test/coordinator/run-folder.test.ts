@@ -47,8 +47,8 @@ const weights: Record<string, HostTensor> = {
 };
 
 /** Saves `weights` in two shards, with an optimizer slot that must not enter the hash. */
-function save(step: number): Promise<string> {
-  return saveCheckpoint(folder, info(step), async (temporary) => {
+async function save(step: number): Promise<string> {
+  const { path } = await saveCheckpoint(folder, info(step), async (temporary) => {
     const entries = Object.entries(weights).map(([path, tensor]) => [PARAM_PREFIX + path, tensor] as const);
     const shards = [
       entries.slice(0, 2),
@@ -62,6 +62,7 @@ function save(step: number): Promise<string> {
       }),
     );
   });
+  return path;
 }
 
 describe('checkpoints', () => {

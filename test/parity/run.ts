@@ -61,10 +61,14 @@ export async function run(
     const folder = save ?? (await mkdtemp(join(tmpdir(), 'plexus-parity-')));
     const info = { seed: 7, batch: plan.batch, engine: 'test', mesh: plan.mesh, wall_s: 0, recoveries: 0 };
     let shards: ShardReport[] = [];
-    const path = await saveCheckpoint(folder, { ...info, step: (ranks[0] as Rank).ready.step + steps }, async (to) => {
-      shards = (await Promise.all(ranks.map((rank) => rank.checkpoint(to)))).flat();
-      return shards;
-    });
+    const { path } = await saveCheckpoint(
+      folder,
+      { ...info, step: (ranks[0] as Rank).ready.step + steps },
+      async (to) => {
+        shards = (await Promise.all(ranks.map((rank) => rank.checkpoint(to)))).flat();
+        return shards;
+      },
+    );
     ending.push(...(await hashesOf(path, shards)));
     if (evaluate) {
       const reports = await Promise.all(ranks.map((rank) => rank.evaluate('validation', EVALUATED)));

@@ -1,11 +1,8 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createLoopbackTransports } from '../../src/comm/index.ts';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
-import { serve, type WorkerCommand, type WorkerEvent } from '../../src/worker/index.ts';
+import { SnapshotShelf, serve, type WorkerCommand, type WorkerEvent } from '../../src/worker/index.ts';
 import { type JobOptions, makeJobs } from './jobs.ts';
 
 let engine: Engine;
@@ -44,13 +41,12 @@ async function launch(options: JobOptions = {}) {
 
 describe('serve', () => {
   it('obeys commands in order and ends when told to', async () => {
-    const dir = await mkdtemp(join(tmpdir(), 'plexus-serve-'));
     const worker = await launch({ job: { trace: true } });
     const ready = await worker.event('ready');
     expect(ready).toMatchObject({ step: 0, engineVersion: engine.version });
     worker.send({ type: 'run', until: 2 });
     worker.send({ type: 'evaluate', id: 7, split: 'validation', maxMicrobatches: 2 });
-    worker.send({ type: 'checkpoint', id: 8, dir });
+    worker.send({ type: 'snapshot', id: 8 });
     worker.send({ type: 'run', until: 3 });
     worker.send({ type: 'stop' });
     const stopped = await worker.event('stopped');
@@ -60,18 +56,20 @@ describe('serve', () => {
       'step',
       'step',
       'evaluated',
-      'saved',
+      'snapshotted',
       'step',
       'stopped',
     ]);
     expect((await worker.event('evaluated')).metrics.loss).toHaveLength(2);
+    const { step, share } = await worker.event('snapshotted');
+    expect(step).toBe(2);
+    expect(new SnapshotShelf(share!).steps()).toEqual([2]);
     expect((await worker.event('step', 2)).report).toMatchObject({
       step: 2,
       gradNorm: expect.any(Number),
       lr: expect.any(Number),
     });
     expect((stopped.trace as unknown[]).length).toBeGreaterThan(10);
-    await rm(dir, { recursive: true });
   });
 
   it('reports what goes wrong at the start, with the module path, and ends', async () => {

@@ -27,9 +27,17 @@ export const trainSchema = z
       .default(null)
       .describe('microbatches of an evaluation on the way (the last one always uses the whole split); null for all'),
     checkpoint_every: count(0).default(0).describe('steps between checkpoints; 0 writes one at the end only'),
-    keep_last: count(1)
-      .default(2)
-      .describe('checkpoints kept; older ones are deleted once a newer one is safe on disk'),
+    keep_last: count(1).default(2).describe('checkpoints kept; older ones are deleted once a newer one is safe'),
+    keep_every: count(0)
+      .default(0)
+      .describe('checkpoints whose step is a multiple of this are kept for ever; 0 keeps none besides keep_last'),
+    checkpoint_on_error: z
+      .enum(['continue', 'stop'])
+      .default('continue')
+      .describe(
+        'when a checkpoint cannot be written (a full disk, say): continue warns, keeps the one before and trains on; ' +
+          'stop ends the run. The last one of a run must succeed',
+      ),
   })
   .prefault({})
   .describe('how long to train, and what to do on the way');

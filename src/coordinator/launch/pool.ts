@@ -1,21 +1,25 @@
 import { Worker } from 'node:worker_threads';
 import { createLocalLinks } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
-import type {
-  FailureReport,
-  LeafValues,
-  ShardReport,
-  StepReport,
-  WorkerCommand,
-  WorkerEvent,
-  WorkerJob,
+import {
+  type FailureReport,
+  type LeafValues,
+  SnapshotShelf,
+  type StepReport,
+  type WorkerCommand,
+  type WorkerEvent,
+  type WorkerJob,
 } from '../../worker/index.ts';
 import { formatLastSeen, RunFailure } from '../failure.ts';
 import { Gathers } from './gather.ts';
 import { type InstructionNames, ProgressBoard } from './progress.ts';
+import { snapshotOf } from './thread-snapshot.ts';
+import type { Workers, WorkersSnapshot } from './workers.ts';
 
 /** What a worker says when it can begin. */
 export type ReadyEvent = Extract<WorkerEvent, { type: 'ready' }>;
+
+type SnapshottedEvent = Extract<WorkerEvent, { type: 'snapshotted' }>;
 
 /** How to launch workers. */
 export interface PoolOptions {
@@ -42,7 +46,7 @@ const FOLD_MS = 50;
  * rejects whatever is being waited for with one `RunFailure`. After `stop` or `terminate` no thread, port or timer is
  * left.
  */
-export class WorkerPool {
+export class WorkerPool implements Workers {
   readonly world: number;
   readonly #workers: readonly Worker[];
   readonly #exited: readonly Promise<void>[];
@@ -50,6 +54,8 @@ export class WorkerPool {
   readonly #options: PoolOptions;
   readonly #answers: Gathers;
   readonly #reports: FailureReport[] = [];
+  /** By rank, once it has been asked for a copy. */
+  readonly #shelves: SnapshotShelf[] = [];
   readonly #failed: Promise<never>;
   #rejectFailed: (failure: RunFailure) => void = () => undefined;
   #failure: RunFailure | null = null;
@@ -118,11 +124,15 @@ export class WorkerPool {
     return this.#await(`evaluated ${id}`);
   }
 
-  /** Lets every rank write its shards into an existing folder. */
-  async checkpoint(dir: string): Promise<ShardReport[]> {
+  async snapshot(): Promise<WorkersSnapshot> {
     const id = this.#requests++;
-    this.#broadcast({ type: 'checkpoint', id, dir });
-    return (await this.#await<readonly ShardReport[]>(`saved ${id}`)).flat();
+    this.#broadcast({ type: 'snapshot', id });
+    const events = await this.#await<SnapshottedEvent>(`snapshotted ${id}`);
+    for (const [rank, { share }] of events.entries()) if (share) this.#shelves[rank] = new SnapshotShelf(share);
+    return snapshotOf(
+      this.#shelves,
+      events.map(({ step }) => step),
+    );
   }
 
   /** Lets the workers end in good order and returns what they traced, by rank. */
@@ -197,8 +207,8 @@ export class WorkerPool {
       case 'evaluated':
         this.#answers.put(`evaluated ${event.id}`, rank, event.metrics);
         break;
-      case 'saved':
-        this.#answers.put(`saved ${event.id}`, rank, event.shards);
+      case 'snapshotted':
+        this.#answers.put(`snapshotted ${event.id}`, rank, event);
         break;
       case 'stopped':
         this.#stopped.add(rank);

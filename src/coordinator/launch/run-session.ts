@@ -1,19 +1,15 @@
 import type { SplitName } from '../../data/index.ts';
 import type { StepReport } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
-import type { CheckpointedEvent, EvaluatedEvent, StepEvent } from '../events.ts';
+import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
 import { finishMetrics, type Metrics } from '../metrics.ts';
-import {
-  type CheckpointInfo,
-  type MetricsLog,
-  pruneCheckpoints,
-  type RunFolder,
-  saveCheckpoint,
-  verifyCheckpoint,
-} from '../run/index.ts';
+import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog } from '../run/index.ts';
 import type { EvaluateOptions, Session } from '../session.ts';
-import type { WorkerPool } from './pool.ts';
+import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
+import type { Workers } from './workers.ts';
+
+type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
 
 /** Steps that ranks may be ahead of the coordinator, so that they never wait for its permission. */
 const WINDOW = 2;
@@ -21,8 +17,8 @@ const WINDOW = 2;
 /** What a session needs besides its workers. */
 export interface SessionParts {
   readonly config: ResolvedConfig;
-  readonly pool: WorkerPool;
-  readonly folder: RunFolder;
+  readonly pool: Workers;
+  readonly store: CheckpointStore;
   readonly log: MetricsLog;
   readonly signal: AbortSignal;
   /** Completed steps to continue from. */
@@ -37,15 +33,15 @@ export interface SessionParts {
   checkpointInfo(): Omit<CheckpointInfo, 'step'>;
 }
 
-/** A session over a pool of worker threads. */
+/** A session over workers, wherever they are. */
 export class RunSession implements Session {
   readonly config: ResolvedConfig;
   readonly signal: AbortSignal;
   readonly #parts: SessionParts;
   #position: number;
   #granted: number;
-  #saved: number | null = null;
-  #checkpoint: string | null = null;
+  readonly #writer: CheckpointWriter;
+  #warnedOfLog = false;
   /** The newest results, for the summary. */
   lastStep: StepEvent | null = null;
   readonly evaluations = new Map<SplitName, EvaluatedEvent>();
@@ -58,8 +54,12 @@ export class RunSession implements Session {
     this.#parts = parts;
     this.#position = parts.step;
     this.#granted = parts.step;
-    this.#checkpoint = resumedFrom;
-    this.#saved = resumedFrom === null ? null : parts.step;
+    this.#writer = new CheckpointWriter({
+      store: parts.store,
+      log: parts.log,
+      train: parts.config.train,
+      from: resumedFrom === null ? null : { step: parts.step, path: resumedFrom },
+    });
   }
 
   get position(): number {
@@ -67,12 +67,12 @@ export class RunSession implements Session {
   }
 
   get saved(): number | null {
-    return this.#saved;
+    return this.#writer.writing ?? this.#writer.last?.step ?? null;
   }
 
-  /** Folder of the newest checkpoint, or null. */
+  /** Folder of the newest checkpoint that is safe, or null. */
   get checkpointPath(): string | null {
-    return this.#checkpoint;
+    return this.#writer.last?.path ?? null;
   }
 
   /** Rate of this session's training steps, evaluations and checkpoints left out; `perStep` is the work of one. */
@@ -92,7 +92,7 @@ export class RunSession implements Session {
       // Granted before anything else is done with the reports, so that no rank waits for it.
       if (!this.signal.aborted) this.#grant(Math.min(until, this.#position + WINDOW));
       const now = performance.now();
-      const event = this.#finish(reports, now - before);
+      const event = await this.#finish(reports, now - before);
       this.#stepTime += now - before;
       this.#timedSteps += 1;
       before = now;
@@ -124,19 +124,39 @@ export class RunSession implements Session {
     return event;
   }
 
-  async checkpoint(): Promise<CheckpointedEvent> {
-    const before = performance.now();
-    const { folder, log, pool } = this.#parts;
-    // The losses that lead up to a checkpoint must not be lost once it is there.
-    await log.flush();
-    const info = { ...this.#parts.checkpointInfo(), step: this.#position };
-    const path = await saveCheckpoint(folder.checkpoints, info, (temporary) => pool.checkpoint(temporary));
-    const { shards } = await verifyCheckpoint(path);
-    this.#saved = this.#position;
-    this.#checkpoint = path;
-    await pruneCheckpoints(folder.checkpoints, this.config.train.keep_last);
-    const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
-    return { type: 'checkpointed', step: this.#position, path, bytes, ms: performance.now() - before };
+  async checkpoint(): Promise<void> {
+    const began = performance.now();
+    const writer = this.#writer;
+    // Never more than one copy is held for writing: a disk that is too slow slows training down.
+    await writer.idle();
+    this.checkStop();
+    const snapshot = await this.#parts.pool.snapshot();
+    writer.start(snapshot, this.#parts.checkpointInfo(), { began, waitedMs: performance.now() - began });
+  }
+
+  /** What has become of checkpoints since the last call, and of the log. */
+  news(): (WriterEvent | WarningEvent)[] {
+    const { full, path } = this.#parts.log;
+    const warned = this.#warnedOfLog;
+    this.#warnedOfLog = full !== null;
+    const message = `${path} cannot be written (${full}): its lines are kept in memory until there is room`;
+    const events = this.#writer.events();
+    return full !== null && !warned ? [{ type: 'warning', message }, ...events] : events;
+  }
+
+  /** Waits until nothing is being written. Never rejects. */
+  settle(): Promise<void> {
+    return this.#writer.idle();
+  }
+
+  /** Why the newest checkpoint could not be written, if that is so; a warning about it is then the last of `news`. */
+  get failed(): CheckpointError | null {
+    return this.#writer.failure;
+  }
+
+  /** @throws CheckpointError if the newest checkpoint could not be written and the config says to stop then */
+  checkStop(): void {
+    if (this.failed && this.config.train.checkpoint_on_error === 'stop') throw this.failed;
   }
 
   #grant(until: number): void {
@@ -145,7 +165,7 @@ export class RunSession implements Session {
     this.#parts.pool.grant(until);
   }
 
-  #finish(reports: readonly StepReport[], ms: number): StepEvent {
+  async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {
     const { microbatches, tokensPerExample, config } = this.#parts;
     const metrics = finishMetrics(
       reports.map((report) => report.metrics),
@@ -153,7 +173,10 @@ export class RunSession implements Session {
     );
     const loss = numberOf(metrics, 'loss');
     const { gradNorm, lr } = reports[0] as StepReport;
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) throw this.#notFinite(loss, gradNorm);
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
+      await this.settle();
+      throw this.#notFinite(loss, gradNorm);
+    }
     return {
       type: 'step',
       step: this.#position,
@@ -182,8 +205,8 @@ export class RunSession implements Session {
   }
 
   #notFinite(loss: number, gradNorm: number): RunFailure {
-    const kept =
-      this.#checkpoint === null ? 'no checkpoint had been written' : `the last good checkpoint is ${this.#checkpoint}`;
+    const path = this.checkpointPath;
+    const kept = path === null ? 'no checkpoint had been written' : `the last good checkpoint is ${path}`;
     return new RunFailure([
       {
         rank: 0,

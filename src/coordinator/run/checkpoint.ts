@@ -40,13 +40,14 @@ const stepOf = (name: string): number | null => {
 /**
  * Writes a checkpoint so that its name appears only when everything is on the disk: `write` puts the shards into a
  * temporary folder, then the index is added, all is synced, and the folder is renamed to `step-N`. An existing
- * checkpoint of the same step is replaced. If anything fails nothing is left behind.
+ * checkpoint of the same step is replaced. If anything fails nothing is left behind. Returns its folder, and the bytes of
+ * its shards.
  */
 export async function saveCheckpoint(
   folder: string,
   info: CheckpointInfo,
   write: (temporary: string) => Promise<readonly ShardReport[]>,
-): Promise<string> {
+): Promise<{ readonly path: string; readonly bytes: number }> {
   await mkdir(folder, { recursive: true });
   const temporary = join(folder, `.${nameOf(info.step)}.${process.pid}.tmp`);
   await rm(temporary, { recursive: true, force: true });
@@ -71,7 +72,7 @@ export async function saveCheckpoint(
     await rename(temporary, final);
     await fsyncPath(folder);
     await rm(old, { recursive: true, force: true });
-    return final;
+    return { path: final, bytes: shards.reduce((sum, shard) => sum + shard.bytes, 0) };
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     throw error;
@@ -90,9 +91,17 @@ export async function listCheckpoints(folder: string): Promise<number[]> {
     .sort((a, b) => b - a);
 }
 
-/** Deletes all but the newest `keep` checkpoints, and what crashed writers left. */
-export async function pruneCheckpoints(folder: string, keep: number): Promise<void> {
-  const old = (await listCheckpoints(folder)).slice(keep).map(nameOf);
+/** Of steps, newest first, those that are neither among the newest `last` nor multiples of `every` (0: of nothing). */
+export function superfluous(steps: readonly number[], last: number, every: number): number[] {
+  return steps.slice(last).filter((step) => every === 0 || step % every !== 0);
+}
+
+/**
+ * Deletes all but the newest `last` checkpoints and those whose step is a multiple of `every` (0: of nothing), and what
+ * crashed writers left.
+ */
+export async function pruneCheckpoints(folder: string, last: number, every = 0): Promise<void> {
+  const old = superfluous(await listCheckpoints(folder), last, every).map(nameOf);
   const torn = (await readdir(folder)).filter((name) => /^\.step-\d+\..*\.tmp$/.test(name));
   for (const name of [...old, ...torn]) await rm(join(folder, name), { recursive: true, force: true });
 }

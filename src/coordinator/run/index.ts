@@ -4,4 +4,5 @@ export * from './folder.ts';
 export * from './lock.ts';
 export * from './metrics-log.ts';
 export * from './model-file.ts';
+export * from './store/index.ts';
 export * from './summary.ts';
