@@ -185,7 +185,9 @@ describe('local training', () => {
     await expect(made.train(start, { split, batches: batches(2), first: 0, key }, new Map())).rejects.toThrow(
       'objective "needy" needs its tensor "teacher"',
     );
-    expect(() => made.upload(vector.subarray(1), new Float32Array(0))).toThrow(/20 numbers was given for tensors of 21/);
+    expect(() => made.upload(vector.subarray(1), new Float32Array(0))).toThrow(
+      /20 numbers was given for tensors of 21/,
+    );
   });
 });
 
