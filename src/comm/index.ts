@@ -1,5 +1,6 @@
 export { ADD, addArrays, type Postfix, sumArrays } from './adder.ts';
 export * from './all-reduce.ts';
+export * from './codec/index.ts';
 export * from './collectives.ts';
 export * from './control.ts';
 export * from './control-events.ts';

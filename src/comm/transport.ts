@@ -33,6 +33,8 @@ export interface TransportStatistics {
   readonly dropped?: Readonly<Record<string, number>>;
   /** Bytes that were sent again because they had been lost; absent where nothing is. */
   readonly bytesResent?: number;
+  /** Bytes that a codec spared: `bytesSent` is what is left. Absent where nothing is encoded. */
+  readonly bytesSaved?: number;
 }
 
 /**
@@ -47,6 +49,11 @@ export interface Transport {
   send(to: number, tag: string, tensors: readonly HostTensor[], options?: SendOptions): Promise<void>;
   /** @throws CommTimeout naming from, tag and the time waited; CommClosed when the peer or this transport was closed. */
   recv(from: number, tag: string, options?: RecvOptions): Promise<readonly HostTensor[]>;
+  /**
+   * Where messages with this tag pass a codec that changes values: replaces `values` by what every receiver will read if
+   * they are sent, and returns true. Whoever keeps a value that it also sends calls this first, so that all have the same.
+   */
+  settle?(tag: string, values: Float32Array): boolean;
   pending(): readonly PendingWait[];
   statistics(): TransportStatistics;
   close(): Promise<void>;

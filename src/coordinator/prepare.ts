@@ -30,7 +30,7 @@ import {
 } from '../plan/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import { idleCores, repeatedExamples, unusedRemat } from './warnings.ts';
+import { compressionNotes, idleCores, repeatedExamples, unusedRemat } from './warnings.ts';
 
 /** A config with everything that is derived from it before workers are launched. */
 export interface PreparedRun {
@@ -94,6 +94,7 @@ export async function* prepareRun(
     warnings: [
       ...settingsWithoutEffect(config),
       ...idleCores(config),
+      ...compressionNotes(config),
       ...built.warnings,
       ...plan.warnings,
       ...repeatedExamples(config, dataset),

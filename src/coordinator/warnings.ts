@@ -36,3 +36,26 @@ export function unusedRemat({ remat }: ResolvedConfig, model: Model): string[] {
     .filter((pattern) => !paths.some((path) => coversPath(pattern, path)))
     .map((pattern) => `remat: '${pattern}' has no effect: no module is called that; the layers are ${layers}`);
 }
+
+/** Tells what compression does to `numerics: exact`, and of codecs that have no edge. */
+export function compressionNotes({ comm, numerics, parallel }: ResolvedConfig): string[] {
+  const { gradients, activations } = comm.compression;
+  const used = [
+    ...(gradients === 'none' ? [] : [{ key: 'gradients', codec: gradients, idle: parallel.data === 1, axis: 'data' }]),
+    ...(activations === 'none'
+      ? []
+      : [{ key: 'activations', codec: activations, idle: parallel.pipeline === 1, axis: 'pipeline' }]),
+  ];
+  const active = used.filter(({ idle }) => !idle);
+  return [
+    ...used
+      .filter(({ idle }) => idle)
+      .map(({ key, codec, axis }) => `comm.compression.${key} ${codec} has no effect: parallel.${axis} is 1`),
+    ...(active.length > 0 && numerics === 'exact'
+      ? [
+          `numerics: exact with compressed ${active.map(({ key }) => key).join(' and ')} gives the same bits on the same mesh only: ` +
+            'what is rounded depends on which rank computes what',
+        ]
+      : []),
+  ];
+}

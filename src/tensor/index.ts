@@ -1,3 +1,4 @@
+export * from './block-int8.ts';
 export * from './exact-math.ts';
 export * from './half.ts';
 export * from './hash.ts';

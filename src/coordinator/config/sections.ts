@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { compressionSchema } from '../../comm/index.ts';
 
 const count = (minimum: number) => z.int().min(minimum);
 
@@ -62,7 +63,7 @@ export const commSchema = z
       })
       .prefault({})
       .describe('where the NATS server is'),
-    compression: z.enum(['none']).default('none').describe('codec of tensors in transit'),
+    compression: compressionSchema,
     deadline_s: z
       .number()
       .positive()

@@ -1,0 +1,5 @@
+export * from './codec.ts';
+export * from './compressed-transport.ts';
+export * from './message.ts';
+export * from './schema.ts';
+export * from './top-k.ts';
