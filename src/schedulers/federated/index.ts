@@ -7,6 +7,7 @@ export * from './evaluator.ts';
 export * from './fit-pool.ts';
 export * from './fit-task.ts';
 export * from './gossip.ts';
+export * from './privacy/index.ts';
 export * from './simulation.ts';
 export * from './strategies/index.ts';
 export * from './strategy.ts';

@@ -1,0 +1,5 @@
+export * from './mask.ts';
+export * from './quantise.ts';
+export * from './secagg-client.ts';
+export * from './secagg-server.ts';
+export * from './shamir.ts';

@@ -1,0 +1,203 @@
+import {
+  createCipheriv,
+  createDecipheriv,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  hkdfSync,
+  type KeyObject,
+  randomBytes,
+} from 'node:crypto';
+import { addMask, maskOf } from './mask.ts';
+import { type SecretShare, splitSecret } from './shamir.ts';
+
+/** Public keys of a client for one aggregation: one to encrypt shares to it, one that masks come from. */
+export interface PublicKeys {
+  readonly client: number;
+  readonly cipher: Uint8Array;
+  readonly mask: Uint8Array;
+}
+
+/** Shares for one neighbour, which only it can read. */
+export interface SealedShares {
+  readonly from: number;
+  readonly to: number;
+  readonly sealed: Uint8Array;
+}
+
+/** What a client says to take masks off: of a survivor the share of its own mask's seed, of one that left that of its key. */
+export interface Unmasking {
+  readonly client: number;
+  readonly shares: readonly { readonly of: number; readonly what: 'seed' | 'key'; readonly share: SecretShare }[];
+}
+
+/** What an aggregation is. */
+export interface SecAggTerms {
+  /** Told apart from all other aggregations, so that no mask is used twice. */
+  readonly id: string;
+  /** Shares that are needed to put a secret together. */
+  readonly threshold: number;
+  /** Numbers in a vector. */
+  readonly length: number;
+}
+
+/** PKCS #8 before the 32 bytes of an X25519 private key (RFC 8410), so that a key can be a secret to be shared. */
+const PKCS8 = Buffer.from('302e020100300506032b656e04220420', 'hex');
+const SPKI = Buffer.from('302a300506032b656e032100', 'hex');
+
+/**
+ * A client of a secure aggregation: Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning (2017),
+ * with a sparse graph of neighbours as in Bell, Bonawitz, Gascon, Lepoint and Raykova, Secure Single-Server Aggregation with
+ * (Poly)Logarithmic Overhead (2020), known as SecAgg+. Its vector leaves it only under masks that cancel in the sum.
+ */
+export class SecAggClient {
+  readonly client: number;
+  readonly #terms: SecAggTerms;
+  readonly #cipher = generateKeyPairSync('x25519');
+  readonly #mask = generateKeyPairSync('x25519');
+  /** Seed of the mask that only this client adds. */
+  readonly #seed = randomBytes(32);
+  readonly #neighbours = new Map<number, PublicKeys>();
+  readonly #received = new Map<number, { readonly seed: SecretShare; readonly key: SecretShare }>();
+  #masked = false;
+  #unmasked = false;
+
+  constructor(client: number, terms: SecAggTerms) {
+    this.client = client;
+    this.#terms = terms;
+  }
+
+  /** First step: the keys that everybody may know. */
+  keys(): PublicKeys {
+    return {
+      client: this.client,
+      cipher: rawPublic(this.#cipher.publicKey),
+      mask: rawPublic(this.#mask.publicKey),
+    };
+  }
+
+  /**
+   * Second step: shares of this client's secrets for its neighbours, encrypted for each.
+   * @throws Error if there are too few neighbours for the threshold: a server must not be able to ask for that
+   */
+  share(neighbours: readonly PublicKeys[]): SealedShares[] {
+    const { threshold } = this.#terms;
+    if (neighbours.length < threshold || threshold <= neighbours.length / 2)
+      throw new Error(
+        `client ${this.client} was given ${neighbours.length} neighbours with a threshold of ${threshold}; it must be more than half of them, and no more`,
+      );
+    for (const keys of neighbours) this.#neighbours.set(keys.client, keys);
+    const seeds = splitSecret(this.#seed, neighbours.length, threshold);
+    const keys = splitSecret(rawPrivate(this.#mask.privateKey), neighbours.length, threshold);
+    return neighbours.map((to, i) => {
+      const [seed, key] = [seeds[i] as SecretShare, keys[i] as SecretShare];
+      const plain = Buffer.concat([Uint8Array.of(seed.x), seed.bytes, key.bytes]);
+      return { from: this.client, to: to.client, sealed: seal(this.#secretWith(to, 'cipher', to.client), plain) };
+    });
+  }
+
+  /** Takes in what neighbours shared; those that are not among them have left. @throws Error if one cannot be read */
+  receive(shares: readonly SealedShares[]): void {
+    for (const { from, sealed } of shares) {
+      const keys = this.#neighbours.get(from);
+      if (!keys) throw new Error(`client ${this.client} was given shares of ${from}, which is no neighbour of its`);
+      const plain = unseal(this.#secretWith(keys, 'cipher', this.client), sealed, `shares of client ${from}`);
+      const x = plain[0] as number;
+      this.#received.set(from, {
+        seed: { x, bytes: plain.subarray(1, 33) },
+        key: { x, bytes: plain.subarray(33, 65) },
+      });
+    }
+  }
+
+  /** Third step: the vector under this client's own mask and those that it has in common with neighbours. Once only. */
+  mask(vector: Uint32Array): Uint32Array {
+    const { id, length } = this.#terms;
+    if (vector.length !== length)
+      throw new RangeError(`client ${this.client} has ${vector.length} numbers to add up, others have ${length}`);
+    if (this.#masked) throw new Error(`client ${this.client} has masked a vector in aggregation ${id} already`);
+    this.#masked = true;
+    const masked = vector.slice();
+    addMask(masked, maskOf(this.#seed, `${id} own`, length), 1);
+    for (const other of this.#received.keys()) {
+      const keys = this.#neighbours.get(other) as PublicKeys;
+      addMask(masked, pairMask(this.#pairSeed(keys), id, this.client, other, length), this.client < other ? 1 : -1);
+    }
+    return masked;
+  }
+
+  /**
+   * Last step: what takes the masks off. Of each neighbour it gives one of its two shares, never both; the server, which asks
+   * once, cannot learn a single client's vector.
+   * @throws Error if it was asked before, or if too few survived
+   */
+  unmask(survivors: readonly number[]): Unmasking {
+    const { id, threshold } = this.#terms;
+    if (this.#unmasked) throw new Error(`client ${this.client} has helped to unmask aggregation ${id} already`);
+    if (survivors.filter((other) => this.#received.has(other)).length < threshold)
+      throw new Error(
+        `only ${survivors.length} clients are left in aggregation ${id}; client ${this.client} gives no shares`,
+      );
+    this.#unmasked = true;
+    const alive = new Set(survivors);
+    return {
+      client: this.client,
+      shares: [...this.#received].map(([of, { seed, key }]) =>
+        alive.has(of) ? { of, what: 'seed', share: seed } : { of, what: 'key', share: key },
+      ),
+    };
+  }
+
+  #pairSeed(other: PublicKeys): Uint8Array {
+    return diffieHellman({ privateKey: this.#mask.privateKey, publicKey: publicKey(other.mask) });
+  }
+
+  #secretWith(other: PublicKeys, what: 'cipher', to: number): Uint8Array {
+    const shared = diffieHellman({ privateKey: this.#cipher.privateKey, publicKey: publicKey(other[what]) });
+    // A key for each direction, so that a nonce is never used twice with one.
+    return new Uint8Array(
+      hkdfSync('sha256', shared, new Uint8Array(0), `plexus shares ${this.#terms.id} to ${to}`, 32),
+    );
+  }
+}
+
+/** The mask that two neighbours have in common. */
+export function pairMask(seed: Uint8Array, id: string, a: number, b: number, length: number): Uint32Array {
+  return maskOf(seed, `${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`, length);
+}
+
+/** The seed of a pair's mask, from one's private and the other's public key as raw bytes. */
+export function pairSeed(ownPrivate: Uint8Array, otherPublic: Uint8Array): Uint8Array {
+  const privateKey = createPrivateKey({ key: Buffer.concat([PKCS8, ownPrivate]), format: 'der', type: 'pkcs8' });
+  return diffieHellman({ privateKey, publicKey: publicKey(otherPublic) });
+}
+
+function publicKey(raw: Uint8Array): KeyObject {
+  return createPublicKey({ key: Buffer.concat([SPKI, raw]), format: 'der', type: 'spki' });
+}
+
+function rawPublic(key: KeyObject): Uint8Array {
+  return new Uint8Array(key.export({ format: 'der', type: 'spki' }).subarray(SPKI.length));
+}
+
+function rawPrivate(key: KeyObject): Uint8Array {
+  return new Uint8Array(key.export({ format: 'der', type: 'pkcs8' }).subarray(PKCS8.length));
+}
+
+function seal(key: Uint8Array, plain: Uint8Array): Uint8Array {
+  const nonce = randomBytes(12);
+  const cipher = createCipheriv('aes-256-gcm', key, nonce);
+  const text = Buffer.concat([cipher.update(plain), cipher.final()]);
+  return new Uint8Array(Buffer.concat([nonce, text, cipher.getAuthTag()]));
+}
+
+function unseal(key: Uint8Array, sealed: Uint8Array, what: string): Uint8Array {
+  try {
+    const decipher = createDecipheriv('aes-256-gcm', key, sealed.subarray(0, 12));
+    decipher.setAuthTag(sealed.subarray(-16));
+    return new Uint8Array(Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]));
+  } catch (error) {
+    throw new Error(`the ${what} were changed on their way, or are meant for someone else`, { cause: error });
+  }
+}

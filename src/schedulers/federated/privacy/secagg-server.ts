@@ -1,0 +1,148 @@
+import { permutation, type Rng } from '../../../tensor/index.ts';
+import { addMask, maskOf } from './mask.ts';
+import {
+  type PublicKeys,
+  pairMask,
+  pairSeed,
+  type SealedShares,
+  type SecAggTerms,
+  type Unmasking,
+} from './secagg-client.ts';
+import { joinSecret, type SecretShare } from './shamir.ts';
+
+/** Secure aggregation cannot be finished: too many clients left. */
+export class SecAggError extends Error {
+  override readonly name = 'SecAggError';
+}
+
+/**
+ * The graph of an aggregation: every client has the same number of neighbours, the nearest on a ring in random order (a Harary
+ * graph, Bell et al. 2020, section 3.1). With `neighbours` of all others it is the complete graph of Bonawitz et al. (2017).
+ */
+export function secAggGraph(
+  clients: readonly number[],
+  neighbours: number,
+  rng: Rng,
+): ReadonlyMap<number, readonly number[]> {
+  const n = clients.length;
+  const degree = Math.min(n - 1, neighbours + (neighbours % 2));
+  const ring = [...permutation(n, rng)].map((i) => clients[i] as number);
+  const hops = Array.from({ length: Math.ceil(degree / 2) }, (_, i) => i + 1);
+  return new Map(
+    ring.map((client, at) => {
+      const others = new Set(hops.flatMap((hop) => [ring[(at + hop) % n], ring[(at - hop + n) % n]] as number[]));
+      others.delete(client);
+      return [client, [...others].sort((a, b) => a - b)];
+    }),
+  );
+}
+
+/**
+ * Neighbours' shares that are needed: the smallest majority. More than half, so that a server cannot tell one half that a client
+ * survived and the other that it left; no more, so that nearly half of a client's neighbours may leave.
+ */
+export function secAggThreshold(neighbours: number): number {
+  return Math.floor(neighbours / 2) + 1;
+}
+
+/**
+ * The server of a secure aggregation. It adds masked vectors up as they come and takes the masks off the sum in the end; what it sees
+ * of a single client is noise.
+ */
+export class SecAggServer {
+  readonly #terms: SecAggTerms;
+  readonly #graph: ReadonlyMap<number, readonly number[]>;
+  readonly #keys = new Map<number, PublicKeys>();
+  readonly #shared = new Map<number, readonly SealedShares[]>();
+  readonly #survivors = new Set<number>();
+  readonly #sum: Uint32Array;
+
+  constructor(terms: SecAggTerms, graph: ReadonlyMap<number, readonly number[]>) {
+    this.#terms = terms;
+    this.#graph = graph;
+    this.#sum = new Uint32Array(terms.length);
+  }
+
+  /** Takes in a client's public keys. */
+  addKeys(keys: PublicKeys): void {
+    this.#member(keys.client);
+    this.#keys.set(keys.client, keys);
+  }
+
+  /** Keys of a client's neighbours that have said theirs. */
+  neighboursOf(client: number): PublicKeys[] {
+    return this.#member(client).flatMap((other) => this.#keys.get(other) ?? []);
+  }
+
+  /** Takes in the shares that a client made. */
+  addShares(from: number, shares: readonly SealedShares[]): void {
+    this.#member(from);
+    this.#shared.set(from, shares);
+  }
+
+  /** Shares that a client's neighbours made for it. */
+  sharesFor(client: number): SealedShares[] {
+    return [...this.#shared.values()].flatMap((shares) => shares.filter(({ to }) => to === client));
+  }
+
+  /** Adds a client's masked vector to the sum. @throws RangeError on another length, or a second one */
+  addMasked(client: number, vector: Uint32Array): void {
+    this.#member(client);
+    if (vector.length !== this.#terms.length)
+      throw new RangeError(`client ${client} sent ${vector.length} numbers, expected ${this.#terms.length}`);
+    if (this.#survivors.has(client)) throw new RangeError(`client ${client} sent its vector twice`);
+    this.#survivors.add(client);
+    addMask(this.#sum, vector, 1);
+  }
+
+  /** Clients whose vectors are in the sum. */
+  survivors(): number[] {
+    return [...this.#survivors].sort((a, b) => a - b);
+  }
+
+  /**
+   * Takes the masks off: of each survivor its own one, and of each client that left after it had shared its keys those that its
+   * neighbours have in common with it.
+   * @throws SecAggError naming a client of whose secret too few shares came
+   */
+  finish(answers: readonly Unmasking[]): Uint32Array {
+    const { id, length, threshold } = this.#terms;
+    const shares = new Map<string, SecretShare[]>();
+    for (const answer of answers)
+      for (const { of, what, share } of answer.shares) {
+        const key = `${what} ${of}`;
+        const known = shares.get(key);
+        if (known) known.push(share);
+        else shares.set(key, [share]);
+      }
+    const secretOf = (what: 'seed' | 'key', client: number): Uint8Array => {
+      const found = shares.get(`${what} ${client}`) ?? [];
+      if (found.length < threshold)
+        throw new SecAggError(
+          `only ${found.length} of ${threshold} shares of the ${what} of client ${client} came: too many clients left the aggregation; ` +
+            'ask for more neighbours, or more clients',
+        );
+      return joinSecret(found.slice(0, threshold));
+    };
+    const result = this.#sum.slice();
+    for (const client of this.#survivors) addMask(result, maskOf(secretOf('seed', client), `${id} own`, length), -1);
+    for (const gone of this.#shared.keys()) {
+      if (this.#survivors.has(gone)) continue;
+      const mates = this.#member(gone).filter((other) => this.#survivors.has(other));
+      if (mates.length === 0) continue;
+      const secret = secretOf('key', gone);
+      for (const other of mates) {
+        const seed = pairSeed(secret, (this.#keys.get(other) as PublicKeys).mask);
+        // What the survivor added is taken away.
+        addMask(result, pairMask(seed, id, gone, other, length), other < gone ? -1 : 1);
+      }
+    }
+    return result;
+  }
+
+  #member(client: number): readonly number[] {
+    const neighbours = this.#graph.get(client);
+    if (!neighbours) throw new RangeError(`client ${client} is not part of aggregation ${this.#terms.id}`);
+    return neighbours;
+  }
+}
