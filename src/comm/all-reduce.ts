@@ -1,7 +1,7 @@
 import { FlatLayout, type Piece } from './flat-layout.ts';
 import { scratch } from './scratch.ts';
 import type { Group, Transport } from './transport.ts';
-import { pack, type Share, TreeScatter, unpack, vector } from './tree-scatter.ts';
+import { pack, type Share, spread, TreeScatter, unpack, vector } from './tree-scatter.ts';
 import type { TreeReduction, TreeReductionOptions, TreeUnit } from './tree-units.ts';
 
 /** Sums per unit; null where every leaf of every rank was absent. */
@@ -42,9 +42,11 @@ export function beginAllReduce(
   const members = group.ranks.length;
   const { units } = reduction;
   const layout = new FlatLayout(units.map((unit) => unit.sizes));
-  const limit = options.pieceElements ?? 2 ** 20;
-  // (In a direct exchange everything is packed before anything is added, so it must fit one piece.)
-  const direct = layout.total <= Math.min(options.directElements ?? 2 ** 14, limit);
+  const limit = options.pieceElements ?? 2 ** 17;
+  // (In a direct exchange everything is packed before anything is added, so it must fit one piece; and where a codec rounds
+  // what is sent, each rank would add up something else.)
+  const rounded = transport.settle?.(`${tag}/gather/pieces`, new Float32Array(0)) === true;
+  const direct = !rounded && layout.total <= Math.min(options.directElements ?? 2 ** 14, limit);
   const pieces = (piece: Piece): Share => layout.pieces(piece, limit).map((part) => layout.runs(part));
   const shares = group.ranks.map((_, member) =>
     pieces(direct ? { start: 0, end: layout.total } : layout.share(member, members)),
@@ -75,11 +77,15 @@ async function finishAndGather(
   const { results } = scatter;
   const sends: Promise<void>[] = [];
   const finishing = scatter.finish((runs) => {
-    const packed = pack(runs, [results]);
+    const sums = pack(runs, [results]);
+    // Where a codec rounds what is sent, this rank goes on with what the others will read.
+    if (transport.settle?.(gatherTag, sums)) spread(runs, sums, (unit, tensor) => results[unit]?.[tensor] ?? null);
+    // (What is too small for scratch memory is copied by the transport.)
+    const packed = vector(scratch.share(sums, peers.length));
     for (const member of peers) {
-      // The last peer is given the memory itself, the others copies.
-      const mine = member === peers[peers.length - 1] ? packed : copyOf(packed);
-      const sending = transport.send(rankOf(member), gatherTag, [vector(mine)], { transfer: true });
+      const sending = transport.send(rankOf(member), gatherTag, [packed], {
+        transfer: scratch.owns(packed.data.buffer),
+      });
       // Awaited below; until then a failure must not count as unhandled.
       sending.catch(() => undefined);
       sends.push(sending);
@@ -101,10 +107,4 @@ async function finishAndGather(
   });
   await Promise.all([finishing, ...gathering]);
   await Promise.all(sends);
-}
-
-function copyOf(array: Float32Array): Float32Array {
-  const copy = scratch.take(array.length);
-  copy.set(array);
-  return copy;
 }

@@ -69,11 +69,9 @@ export function beginAllGather(
   const peers = group.ranks.flatMap((_, member) => (member === me ? [] : [member]));
   const mine = sizes.map((unit, u) => unit.map((_, t) => (owners[u]?.[t] === me ? own(u, t) : null)));
   const sends = (shares[me] as Share).flatMap((runs) => {
-    const packed = pack(runs, [mine]);
-    // The last peer is given the memory itself, the others copies.
-    const copies = peers.map((_, i) => (i === peers.length - 1 ? packed : scratchCopy(packed)));
-    return peers.map((member, i) =>
-      transport.send(group.ranks[member] as number, channel, [vector(copies[i] as Float32Array)], { transfer: true }),
+    const packed = vector(scratch.share(pack(runs, [mine]), peers.length));
+    return peers.map((member) =>
+      transport.send(group.ranks[member] as number, channel, [packed], { transfer: scratch.owns(packed.data.buffer) }),
     );
   });
   // Awaited by `finish`; a failure before that must not count as unhandled.
@@ -96,17 +94,11 @@ function sharesOf(
   group: Group,
   sizes: readonly (readonly number[])[],
   owners: Owners,
-  { pieceElements = 2 ** 20 }: Pick<TreeReductionOptions, 'pieceElements'>,
+  { pieceElements = 2 ** 17 }: Pick<TreeReductionOptions, 'pieceElements'>,
 ): Share[] {
   return group.ranks.map((_, member) => {
     const layout = new FlatLayout(sizes, (unit, tensor) => owners[unit]?.[tensor] === member);
     if (layout.total === 0) return [];
     return layout.pieces({ start: 0, end: layout.total }, pieceElements).map((piece) => layout.runs(piece));
   });
-}
-
-function scratchCopy(array: Float32Array): Float32Array {
-  const copy = scratch.take(array.length);
-  copy.set(array);
-  return copy;
 }

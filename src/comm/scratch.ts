@@ -28,20 +28,32 @@ export class ScratchPool {
   take(length: number): Float32Array {
     const bytes = length * Float32Array.BYTES_PER_ELEMENT;
     if (bytes < SMALLEST) return new Float32Array(length);
-    const capacity = capacityFor(bytes);
+    const capacity = capacityFor(bytes + COUNTER);
     let buffer = this.#free.get(capacity)?.pop();
     if (buffer) this.#held -= capacity;
     else buffer = new SharedArrayBuffer(capacity);
     this.#taken.add(buffer);
+    holders(buffer)[0] = 1;
     return new Float32Array(buffer, 0, length);
+  }
+
+  /**
+   * Says that an array taken here goes to so many receivers, each of whom only reads it and gives it back: the last one
+   * to do so keeps it. To be called before it is sent.
+   */
+  share(array: Float32Array, receivers: number): Float32Array {
+    if (this.owns(array.buffer)) Atomics.store(holders(array.buffer), 0, receivers);
+    return array;
   }
 
   /** Takes an array back whose memory nobody uses any more; also one that came in a message. */
   give(array: Float32Array): void {
     const { buffer } = array;
     const bytes = buffer.byteLength;
-    if (!(buffer instanceof SharedArrayBuffer) || capacityFor(bytes) !== bytes || this.#held + bytes > this.#limit)
-      return;
+    if (!(buffer instanceof SharedArrayBuffer) || capacityFor(bytes) !== bytes) return;
+    // Others that it was sent to may still read it.
+    if (Atomics.sub(holders(buffer), 0, 1) > 1) return;
+    if (this.#held + bytes > this.#limit) return;
     const list = this.#free.get(bytes);
     if (list) list.push(buffer);
     else this.#free.set(bytes, [buffer]);
@@ -57,6 +69,13 @@ export class ScratchPool {
   get heldBytes(): number {
     return this.#held;
   }
+}
+
+/** Bytes at the end of a buffer that count who still uses it. */
+const COUNTER = 4;
+
+function holders(buffer: SharedArrayBuffer): Int32Array {
+  return new Int32Array(buffer, buffer.byteLength - COUNTER, 1);
 }
 
 /** The pool of this thread. */

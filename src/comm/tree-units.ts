@@ -22,7 +22,7 @@ export interface TreeReduction {
 
 /** Options of reductions. */
 export interface TreeReductionOptions {
-  /** Elements a message may hold per tree node. Default 2^20 (4 MB). */
+  /** Elements a message may hold per tree node. Default 2^17: half a megabyte, which stays in a core's cache. */
   readonly pieceElements?: number;
   /**
    * Up to this many elements, every rank of an all-reduce adds everything up itself: one round of messages instead of

@@ -28,6 +28,19 @@ describe('scratch memory', () => {
     expect(other.heldBytes).toBe(0);
   });
 
+  it('that goes to several receivers is kept by the last one to give it back', () => {
+    const sender = new ScratchPool();
+    const array = sender.share(sender.take(10_000), 3);
+    const receivers = [0, 1, 2].map(() => new ScratchPool());
+    for (const pool of receivers) pool.give(array);
+    expect(receivers.map((pool) => pool.heldBytes > 0)).toEqual([false, false, true]);
+    expect(sender.share(sender.take(10), 3).length).toBe(10);
+    const again = receivers[2]?.take(10_000) as Float32Array;
+    expect(again.buffer).toBe(array.buffer);
+    receivers[2]?.give(again);
+    expect(receivers[2]?.heldBytes).toBeGreaterThan(0);
+  });
+
   it('travels without a copy, room to spare and all, and is memory of the receiver then', async () => {
     const [a, b] = createLoopbackTransports(2);
     const array = scratch.take(10_001);
