@@ -186,6 +186,16 @@ export function unpack(
   packed: Float32Array,
   into: (unit: number, tensor: number) => Float32Array | null,
 ): void {
+  spread(runs, packed, into);
+  scratch.give(packed);
+}
+
+/** Copies stretches of one array to where they belong, for one node. */
+export function spread(
+  runs: readonly Run[],
+  packed: Float32Array,
+  into: (unit: number, tensor: number) => Float32Array | null,
+): void {
   let offset = 0;
   for (const { unit, tensor, start, length } of runs) {
     const array = into(unit, tensor);
@@ -193,7 +203,6 @@ export function unpack(
     array.set(packed.subarray(offset, offset + length), start);
     offset += length;
   }
-  scratch.give(packed);
 }
 
 /** A list of numbers as a tensor. */
