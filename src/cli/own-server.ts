@@ -30,18 +30,13 @@ export interface OwnServer {
   stop(): Promise<void>;
 }
 
-/** The server's configuration. `write_deadline`: a client that is slow for a moment is not thrown out for it. */
-export function serverConfig(options: {
-  store: string;
-  token: string | null;
-  ws?: { host: string; port: number };
-}): string {
+/** The server's configuration, besides address and JetStream's folder, which are given on its command line. `write_deadline`: a client that is slow for a moment is not thrown out for it. */
+export function serverConfig(options: { token: string | null; ws?: { host: string; port: number } }): string {
   const quoted = (text: string): string => JSON.stringify(text);
   return [
     '# Written by `plexus up`, and written anew each time.',
     'max_payload: 1MB',
     'write_deadline: "60s"',
-    `jetstream { store_dir: ${quoted(options.store)} }`,
     ...(options.token === null ? [] : [`authorization { token: ${quoted(options.token)} }`]),
     ...(options.ws
       ? [`websocket { listen: ${quoted(hostPort(options.ws.host, options.ws.port))}, no_tls: true }`]
@@ -64,7 +59,7 @@ export async function startOwnServer(options: OwnServerOptions): Promise<OwnServ
   const configFile = join(store, 'nats-server.conf');
   const ws = options.ws === undefined ? undefined : { host: listen, port: options.ws };
   // The token is in a file that only its owner reads, not in the process list.
-  writeFileSync(configFile, serverConfig({ store, token, ...(ws ? { ws } : {}) }), { mode: 0o600 });
+  writeFileSync(configFile, serverConfig({ token, ...(ws ? { ws } : {}) }), { mode: 0o600 });
   chmodSync(configFile, 0o600);
   const start = (port: number): Promise<NatsServer> =>
     // In a process group of its own: Ctrl-C is for this process, which still needs the server to end in good order.

@@ -71,6 +71,8 @@ export async function startNatsServer(options: NatsServerOptions = {}): Promise<
     port,
     process: child,
     stop: async (how = 'term') => {
+      // Somebody waits for its end now.
+      child.ref();
       child.kill(how === 'kill' ? 'SIGKILL' : 'SIGTERM');
       await gone;
     },

@@ -21,6 +21,9 @@ export interface CliOptions {
   /** Program and arguments that run the command line, instead of this Node on dist/. */
   readonly program?: readonly string[];
   readonly timeoutMs?: number;
+  readonly env?: Readonly<Record<string, string>>;
+  /** Called with everything on standard output so far, whenever there is more. */
+  readonly onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
 }
 
 /**
@@ -30,16 +33,18 @@ export interface CliOptions {
 export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliResult> {
   const [program = process.execPath, ...before] = options.program ?? [process.execPath, cliPath];
   // Not what vitest sets for itself.
-  const { NODE_OPTIONS: _, VITEST: __, ...env } = process.env;
+  // Nor a server of whoever runs the tests.
+  const { NODE_OPTIONS: _, VITEST: __, PLEXUS_NATS: ___, PLEXUS_JOB: ____, ...env } = process.env;
   const child = spawn(program, [...before, ...args], {
     cwd: options.cwd,
-    env: { ...env, NO_COLOR: '1' },
+    env: { ...env, NO_COLOR: '1', XDG_STATE_HOME: '/nonexistent', ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
+    options.onStdout?.(stdout, (signal) => child.kill(signal));
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
