@@ -1,3 +1,5 @@
+export * from './accountant.ts';
+export * from './log-erfc.ts';
 export * from './mask.ts';
 export * from './quantise.ts';
 export * from './secagg-client.ts';

@@ -1,0 +1,72 @@
+import { describe, expect, it } from 'vitest';
+import { epsilonOf, logErfc, noiseFor, renyiOfRound } from '../../../src/schedulers/federated/privacy/index.ts';
+
+describe('the accountant', () => {
+  // Published figures, all made with the classic conversion of Renyi divergences.
+  it.each([
+    // Abadi et al., Deep Learning with Differential Privacy (2016), section 3.2.
+    { noiseMultiplier: 4, sampling: 0.01, rounds: 10_000, delta: 1e-5, epsilon: 1.26 },
+  ])('agrees with published budgets: %o', ({ epsilon, delta, ...mechanism }) => {
+    expect(Math.abs(epsilonOf(mechanism, delta, 'classic') / epsilon - 1)).toBeLessThan(0.01);
+  });
+
+  it('is exact for a Gaussian without sampling', () => {
+    // Renyi divergence of N(0, s^2) and N(1, s^2): order / (2 s^2); minimised by hand over all orders.
+    const [sigma, delta, rounds] = [3, 1e-6, 7];
+    const a = rounds / (2 * sigma * sigma);
+    const exact = a + 2 * Math.sqrt(a * Math.log(1 / delta));
+    expect(epsilonOf({ noiseMultiplier: sigma, sampling: 1, rounds }, delta, 'classic') / exact).toBeCloseTo(1, 2);
+  });
+
+  it('has fractional orders between the integer ones', () => {
+    for (const sampling of [0.001, 0.02, 0.3])
+      for (const noiseMultiplier of [0.7, 1.3, 5]) {
+        const at = (order: number) => renyiOfRound({ noiseMultiplier, sampling, rounds: 1 }, order);
+        for (const order of [2, 3, 7, 20]) {
+          expect(at(order + 0.5)).toBeGreaterThan(at(order));
+          expect(at(order + 0.5)).toBeLessThan(at(order + 1));
+          expect(at(order + 1e-7) / at(order)).toBeCloseTo(1, 4);
+        }
+      }
+  });
+
+  it('agrees with the integral that the divergence is', () => {
+    const [q, sigma, order] = [0.1, 1.1, 3.7];
+    // E over N(0, s^2) of (1 - q + q exp((2 x - 1) / (2 s^2)))^order, by the trapezoid rule.
+    let sum = 0;
+    const step = 1e-3;
+    for (let x = -30; x < 40; x += step) {
+      const density = Math.exp((-x * x) / (2 * sigma * sigma)) / (sigma * Math.sqrt(2 * Math.PI));
+      sum += step * density * (1 - q + q * Math.exp((2 * x - 1) / (2 * sigma * sigma))) ** order;
+    }
+    const found = renyiOfRound({ noiseMultiplier: sigma, sampling: q, rounds: 1 }, order);
+    expect(found / (Math.log(sum) / (order - 1))).toBeCloseTo(1, 6);
+  });
+
+  it('asks less of a tighter conversion, more of more rounds, and finds the noise for a budget', () => {
+    const mechanism = { noiseMultiplier: 1.1, sampling: 0.01, rounds: 500 };
+    expect(epsilonOf(mechanism, 1e-5)).toBeLessThan(epsilonOf(mechanism, 1e-5, 'classic'));
+    expect(epsilonOf({ ...mechanism, rounds: 600 }, 1e-5)).toBeGreaterThan(epsilonOf(mechanism, 1e-5));
+    expect(epsilonOf({ ...mechanism, rounds: 0 }, 1e-5)).toBe(0);
+    expect(epsilonOf({ ...mechanism, noiseMultiplier: 0 }, 1e-5)).toBe(Number.POSITIVE_INFINITY);
+    const noise = noiseFor({ epsilon: 2, delta: 1e-5 }, mechanism);
+    expect(epsilonOf({ ...mechanism, noiseMultiplier: noise }, 1e-5)).toBeLessThanOrEqual(2);
+    expect(epsilonOf({ ...mechanism, noiseMultiplier: noise - 0.01 }, 1e-5)).toBeGreaterThan(2);
+    expect(() => epsilonOf(mechanism, 0)).toThrow(/delta/);
+    expect(() => epsilonOf({ ...mechanism, sampling: 2 }, 0.1)).toThrow(/sampling/);
+  });
+
+  it('knows erfc', () => {
+    // Abramowitz and Stegun, tables 7.1 and 7.3.
+    for (const [x, erfc] of [
+      [0, 1],
+      [0.5, 0.4795001222],
+      [1, 0.1572992071],
+      [2, 0.004677734981],
+      [2.5, 0.000406952],
+      [-1, 1.8427007929],
+    ] as const)
+      expect(Math.exp(logErfc(x)) / erfc).toBeCloseTo(1, 4);
+    expect(logErfc(30)).toBeCloseTo(-900 - Math.log(30 * Math.sqrt(Math.PI)), 2);
+  });
+});
