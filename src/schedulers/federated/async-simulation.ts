@@ -143,6 +143,7 @@ export class AsyncSimulation {
       maxSteps: null,
       firstStep: 0,
       weight: 1,
+      clipNorm: null,
       kept: {},
     };
     const result = leaves ? Promise.resolve(null) : pool.each(this.#start, [fit]).then(([only]) => only ?? null);

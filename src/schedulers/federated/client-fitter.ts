@@ -137,28 +137,37 @@ export class ClientFitter {
       tensors,
     );
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
-    const norm = await this.#update(start, state, update, scale);
+    const norm = await this.#update(start, state, update, scale, client.clipNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) return failed(`its training diverged: the loss is ${loss}`);
     const lr = this.#optimizer.lrAt(client.firstStep);
     const kept = Object.fromEntries(await this.#trainer.after(start.state, state, tensors, batches.length, lr));
     return { ...base, loss, norm, kept, ms: performance.now() - began, problem: null };
   }
 
-  /** Writes the scaled difference to the start; returns the norm of the parameters' (unscaled) part. */
-  async #update(start: Start, end: LocalState, update: Float32Array, scale: number): Promise<number> {
+  /** Writes the clipped and scaled difference to the start; returns the norm of the parameters' part before that. */
+  async #update(
+    start: Start,
+    end: LocalState,
+    update: Float32Array,
+    scale: number,
+    clipNorm: number | null,
+  ): Promise<number> {
     const { params } = this.sizes;
     await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
     await this.#trainer.vector(end.state, this.#trainer.stateLayout, update.subarray(params));
     let squares = 0;
     for (let i = 0; i < params; i++) {
-      // Rounded before it is weighted, as an update that was sent by itself is.
       const difference = Math.fround((update[i] as number) - (start.params[i] as number));
       squares += difference * difference;
-      update[i] = difference * scale;
+      update[i] = difference;
     }
+    const norm = Math.sqrt(squares);
     for (let i = params; i < update.length; i++)
-      update[i] = Math.fround((update[i] as number) - (start.moduleState[i - params] as number)) * scale;
-    return Math.sqrt(squares);
+      update[i] = (update[i] as number) - (start.moduleState[i - params] as number);
+    if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
+    // Weighted after it was rounded, as an update that was sent by itself is.
+    if (scale !== 1) scaleBy(update, scale, update.length);
+    return norm;
   }
 
   #open(shared: SharedStart): Start {
@@ -177,4 +186,8 @@ export class ClientFitter {
     this.#start = { version: shared.version, state, tensors, params, moduleState };
     return this.#start;
   }
+}
+
+function scaleBy(values: Float32Array, factor: number, end: number): void {
+  for (let i = 0; i < end; i++) values[i] = (values[i] as number) * factor;
 }

@@ -38,6 +38,8 @@ export interface ClientFit {
   /** Local steps that came before, in earlier rounds: what learning-rate schedules follow. */
   readonly firstStep: number;
   readonly weight: number;
+  /** Norm that the parameters' update is scaled down to before it is weighted and leaves the client; null for no bound. */
+  readonly clipNorm: number | null;
   /** The objective's `client` tensors; those that are absent are zeros. */
   readonly kept: Readonly<Record<string, Float32Array>>;
 }
@@ -63,7 +65,7 @@ export interface ClientReport {
   readonly weight: number;
   /** Mean loss of the local steps. */
   readonly loss: number;
-  /** Euclidean norm of the parameters' update. */
+  /** Euclidean norm of the parameters' update, before it was clipped. */
   readonly norm: number;
   readonly kept: Readonly<Record<string, Float32Array>>;
   readonly ms: number;

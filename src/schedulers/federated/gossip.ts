@@ -65,6 +65,7 @@ export class Gossip {
           maxSteps: null,
           firstStep: 0,
           weight: examples.length,
+          clipNorm: null,
           kept: {},
         };
         const [only] = await pool.each(start, [fit]);

@@ -169,6 +169,7 @@ export class Simulation {
         maxSteps: null,
         firstStep: 0,
         weight: server.weight?.({ examples: size, steps }) ?? size,
+        clipNorm: server.clipNorm?.() ?? null,
         kept: store.get(client),
       });
     }

@@ -43,6 +43,8 @@ export interface FederatedServer {
   readonly needs: 'sum' | 'each';
   /** Weight of a client's update, known before it is asked. Default: its number of examples. */
   weight?(client: { readonly examples: number; readonly steps: number }): number;
+  /** Norm to which clients clip their updates this round; null for no bound. */
+  clipNorm?(): number | null;
   /** The local objective's `round` tensors. */
   round?(): Readonly<Record<string, Float32Array>>;
   /** Changes parameters (and module state) in place. */

@@ -33,6 +33,7 @@ function cohortOf(clients: readonly number[], round = 0): ClientFit[] {
     maxSteps: null,
     firstStep: 0,
     weight: 20 + client,
+    clipNorm: null,
     kept: {},
   }));
 }

@@ -1,4 +1,5 @@
 export * from './accountant.ts';
+export * from './central-dp.ts';
 export * from './log-erfc.ts';
 export * from './mask.ts';
 export * from './quantise.ts';

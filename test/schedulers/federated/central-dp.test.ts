@@ -1,0 +1,73 @@
+import { describe, expect, it } from 'vitest';
+import { type ClientReport, privacySchema, privateAveraging } from '../../../src/schedulers/federated/index.ts';
+
+const report = (client: number, norm: number): ClientReport => ({
+  client,
+  examples: 10,
+  steps: 1,
+  weight: 1,
+  loss: 1,
+  norm,
+  kept: {},
+  ms: 1,
+  problem: null,
+});
+const outcome = (round: number, sum: Float32Array, norms: readonly number[]) => ({
+  round,
+  sum,
+  weight: norms.length,
+  updates: [],
+  reports: norms.map((norm, client) => report(client, norm)),
+  kept: () => null,
+});
+
+describe('central differential privacy', () => {
+  it('adds the noise that was asked for, to within 1 %', () => {
+    const size = 200_000;
+    const server = privateAveraging(privacySchema.parse({ noise_multiplier: 1.3, clip_norm: 0.5 }), {
+      cohort: 10,
+      clients: 1000,
+      seed: 4,
+    });
+    const params = new Float32Array(size);
+    server.apply(outcome(0, new Float32Array(size).fill(3), [1, 1]), params, new Float32Array(0));
+    const mean = params.reduce((a, b) => a + b, 0) / size;
+    const deviation = Math.sqrt(params.reduce((sum, x) => sum + (x - mean) ** 2, 0) / size);
+    expect(mean).toBeCloseTo(0.3, 3);
+    // Noise of 1.3 * 0.5 on the sum, over a cohort of 10.
+    expect(Math.abs(deviation / 0.065 - 1)).toBeLessThan(0.01);
+    const again = new Float32Array(size);
+    server.apply(outcome(1, new Float32Array(size).fill(3), [1, 1]), again, new Float32Array(0));
+    expect(again[0]).not.toBe(params[0]);
+  });
+
+  it('moves an adaptive bound to the quantile of the norms', () => {
+    const config = privacySchema.parse({
+      noise_multiplier: 0.5,
+      clip_norm: 10,
+      clipping: 'adaptive',
+      quantile: 0.8,
+      count_noise: 1,
+    });
+    const server = privateAveraging(config, { cohort: 100, clients: 1000, seed: 1 });
+    const norms = Array.from({ length: 100 }, (_, i) => (i + 1) / 100);
+    for (let round = 0; round < 120; round++)
+      server.apply(outcome(round, new Float32Array(1), norms), new Float32Array(1), new Float32Array(0));
+    expect(server.clipNorm()).toBeGreaterThan(0.72);
+    expect(server.clipNorm()).toBeLessThan(0.88);
+  });
+
+  it('tells what has been spent, and refuses what cannot be', () => {
+    const server = privateAveraging(privacySchema.parse({ noise_multiplier: 1 }), {
+      cohort: 10,
+      clients: 1000,
+      seed: 1,
+    });
+    expect(server.epsilon(10)).toBeGreaterThan(0);
+    expect(server.epsilon(100)).toBeGreaterThan(server.epsilon(10));
+    const adaptive = privacySchema.parse({ noise_multiplier: 3, clipping: 'adaptive', count_noise: 1 });
+    expect(() => privateAveraging(adaptive, { cohort: 10, clients: 1000, seed: 1 })).toThrow(
+      /raise count_noise above 1.5/,
+    );
+  });
+});
