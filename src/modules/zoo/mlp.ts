@@ -5,7 +5,7 @@ import type { Layer, Module, TaskInfo } from '../module.ts';
 import { activation } from '../nn/activation.ts';
 import { sequential } from '../nn/combinators.ts';
 import { dropout } from '../nn/dropout.ts';
-import { linear } from '../nn/linear.ts';
+import { type LinearOptions, linear } from '../nn/linear.ts';
 import { crossEntropy, meanSquaredError } from '../nn/loss.ts';
 import { flatten } from '../nn/pool.ts';
 import { valuesTask, zooEntry } from './entry.ts';
@@ -17,6 +17,10 @@ const schema = z.strictObject({
     .default('relu')
     .describe('Non-linearity after each'),
   dropout: z.number().min(0).lt(1).default(0).describe('Dropout after each hidden layer'),
+  init: z
+    .enum(['he', 'pytorch'])
+    .default('he')
+    .describe("Initial weights: he is normal for relu; pytorch is nn.Linear's default, uniform within 1 / sqrt(inputs)"),
 });
 
 /** A multilayer perceptron: classes by cross-entropy where the task has them, else regression by squared error. */
@@ -30,14 +34,14 @@ export const mlpModel = zooEntry({
     const hidden = args.hidden.map((size, i): Layer => {
       const parts: Record<string, Module> = {
         ...(i === 0 ? { flatten: flatten() } : {}),
-        linear: linear(width, size, { init: init.kaimingNormal() }),
+        linear: linear(width, size, args.init === 'he' ? { init: init.kaimingNormal() } : likePyTorch(width)),
         activation: activation(args.activation),
         ...(args.dropout > 0 ? { dropout: dropout(args.dropout) } : {}),
       };
       width = size;
       return { name: `hidden.${i}`, module: sequential(parts) };
     });
-    const head = { linear: linear(width, outputs) };
+    const head = { linear: linear(width, outputs, args.init === 'he' ? {} : likePyTorch(width)) };
     const layers = [
       ...hidden,
       { name: 'head', module: sequential(hidden.length === 0 ? { flatten: flatten(), ...head } : head) },
@@ -45,6 +49,11 @@ export const mlpModel = zooEntry({
     return { model: { layers, loss }, warnings: [] };
   },
 });
+
+/** Weights and biases uniform within 1 / sqrt(inputs). */
+function likePyTorch(inputs: number): LinearOptions {
+  return { biasInit: init.uniform(1 / Math.sqrt(inputs)) };
+}
 
 /** How many outputs a task needs and by which loss. @throws Error if it has neither classes nor one vector of targets. */
 export function outputOf(name: string, info: TaskInfo): { readonly outputs: number; readonly loss: Module } {
