@@ -20,7 +20,9 @@ const schema = z.strictObject({
   init: z
     .enum(['he', 'pytorch'])
     .default('he')
-    .describe("Initial weights: he is normal for relu; pytorch is nn.Linear's default, uniform within 1 / sqrt(inputs)"),
+    .describe(
+      "Initial weights: he is normal for relu; pytorch is nn.Linear's default, uniform within 1 / sqrt(inputs)",
+    ),
 });
 
 /** A multilayer perceptron: classes by cross-entropy where the task has them, else regression by squared error. */
