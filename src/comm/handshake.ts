@@ -1,5 +1,6 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import type { Socket } from 'node:net';
+import type { DialPurpose } from './direct.ts';
 import { FRAME_VERSION } from './frame.ts';
 
 /** What both ends of a direct link must agree on. */
@@ -18,8 +19,17 @@ export class HandshakeError extends Error {
   override readonly name = 'HandshakeError';
 }
 
+/** @throws RangeError if the secret is too short to be one */
+export function checkSecret(secret: string | Uint8Array): void {
+  if (Buffer.byteLength(secret) < 16)
+    throw new RangeError('the secret of direct links must have at least 16 bytes; take randomBytes(32), say');
+}
+
 const MAX_MESSAGE_BYTES = 2048;
 const NONCE_BYTES = 32;
+/** What may wait to be read, while the other end has not been told to go on, and just after. */
+const MAX_UNREAD_BYTES = 2 ** 20;
+const PURPOSES: readonly unknown[] = ['stream', 'host', 'blob'] satisfies DialPurpose[];
 
 type Message = Readonly<Record<string, unknown>>;
 
@@ -39,6 +49,11 @@ export class Greeting {
 
   /** Bytes came from the other end. */
   push(bytes: Uint8Array): void {
+    if (this.#ended) return;
+    if (this.#buffer.length + bytes.length > MAX_UNREAD_BYTES) {
+      this.end(new HandshakeError(`more than ${MAX_UNREAD_BYTES} bytes in place of a greeting`));
+      return;
+    }
     const joined = new Uint8Array(this.#buffer.length + bytes.length);
     joined.set(this.#buffer);
     joined.set(bytes, this.#buffer.length);
@@ -102,12 +117,18 @@ export class Greeting {
  * fresh random numbers and the terms, with the two roles told apart, so that no answer can be used for another question.
  * @throws HandshakeError saying what does not agree
  */
-export async function greetListener(greeting: Greeting, terms: LinkTerms, rank: number, peer: number): Promise<void> {
+export async function greetListener(
+  greeting: Greeting,
+  terms: LinkTerms,
+  rank: number,
+  peer: number,
+  purpose: DialPurpose = 'stream',
+): Promise<void> {
   const nonce = randomBytes(NONCE_BYTES).toString('hex');
-  greeting.send({ ...openTerms(terms), rank, to: peer, nonce });
+  greeting.send({ ...openTerms(terms), rank, to: peer, purpose, nonce });
   const answer = await greeting.next();
   if (typeof answer.refused === 'string') throw new HandshakeError(`rank ${peer} refused the link: ${answer.refused}`);
-  const transcript = [rank, peer, nonce, String(answer.nonce)];
+  const transcript = [rank, peer, purpose, nonce, String(answer.nonce)];
   const wrong = disagreement(terms, answer);
   if (wrong) throw new HandshakeError(`rank ${peer} ${wrong}`);
   if (!proves(answer.proof, terms, 'listener', transcript))
@@ -119,37 +140,38 @@ export async function greetListener(greeting: Greeting, terms: LinkTerms, rank: 
 }
 
 /**
- * The other side of `greetListener`. Resolves with the rank that dialled, once it has proved itself and `admit` has said
- * nothing against it.
+ * The other side of `greetListener`. Resolves with the rank that dialled and what for, once it has proved itself and `admit`
+ * has said nothing against it.
  * @throws HandshakeError; the other end has been told why
  */
 export async function greetDialer(
   greeting: Greeting,
   terms: LinkTerms,
   rank: number,
-  admit: (peer: number) => string | null,
-): Promise<number> {
+  admit: (peer: number, purpose: DialPurpose) => string | null | Promise<string | null>,
+): Promise<{ readonly peer: number; readonly purpose: DialPurpose }> {
   const refuse = (reason: string): never => {
     greeting.send({ refused: reason });
     throw new HandshakeError(reason);
   };
   const hello = await greeting.next();
-  const { rank: peer, to } = hello;
+  const { rank: peer, to, purpose } = hello;
   if (typeof peer !== 'number' || !Number.isInteger(peer) || peer < 0 || peer >= terms.world || peer === rank)
     return refuse(`no rank ${String(peer).slice(0, 20)} has a link to rank ${rank} of ${terms.world}`);
   const wrong = disagreement(terms, hello);
   if (wrong) return refuse(`rank ${peer} ${wrong}`);
   if (to !== rank) return refuse(`rank ${peer} looks for rank ${String(to).slice(0, 20)}, this is rank ${rank}`);
+  if (!PURPOSES.includes(purpose)) return refuse(`rank ${peer} wants a link for an unknown purpose`);
   const nonce = randomBytes(NONCE_BYTES).toString('hex');
-  const transcript = [peer, rank, String(hello.nonce), nonce];
+  const transcript = [peer, rank, purpose as DialPurpose, String(hello.nonce), nonce];
   greeting.send({ ...openTerms(terms), nonce, proof: proof(terms, 'listener', transcript) });
   const answer = await greeting.next();
   if (!proves(answer.proof, terms, 'dialer', transcript))
     return refuse(`who calls itself rank ${peer} does not know the job's secret`);
-  const objection = admit(peer);
+  const objection = await admit(peer, purpose as DialPurpose);
   if (objection) return refuse(objection);
   greeting.send({ welcome: true });
-  return peer;
+  return { peer, purpose: purpose as DialPurpose };
 }
 
 function openTerms({ job, generation, world, credits }: LinkTerms): Message {

@@ -52,7 +52,8 @@ export function createLocalTransport(options: LocalTransportOptions): Transport 
   });
 }
 
-class LocalLink implements Link {
+/** The end of a link over a message port. `rank` is for messages. */
+export class LocalLink implements Link {
   readonly #rank: number;
   readonly #port: MessagePort;
   readonly #inbox: LinkInbox;

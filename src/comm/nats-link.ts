@@ -30,7 +30,7 @@ export interface NatsSetting {
   readonly connection: NatsConnection;
   readonly subject: (from: number | '*', to: number) => string;
   /** Whether the connection stands. */
-  readonly state: { up: boolean };
+  readonly state: { readonly up: boolean };
 }
 
 /** What a rank has confirmed cannot be sent again to one that has forgotten it. */
@@ -56,6 +56,7 @@ export class NatsLink implements Link {
   #closed: string | null = null;
   #peerClosed = false;
   #peerLife: number | null = null;
+  readonly #heard: (() => void)[] = [];
 
   constructor(setting: NatsSetting, peer: number, inbox: LinkInbox) {
     const { job, generation, rank, windowBytes, dropped, state } = setting;
@@ -105,6 +106,16 @@ export class NatsLink implements Link {
     return this.#sender.resentBytes;
   }
 
+  /** Whether the peer has said anything yet. */
+  get heard(): boolean {
+    return this.#peerLife !== null;
+  }
+
+  /** Resolves when the peer says something for the first time. */
+  whenHeard(): Promise<void> {
+    return this.heard ? Promise.resolve() : new Promise((resolve) => this.#heard.push(resolve));
+  }
+
   /** Tells the peer that this rank listens from now on. */
   hello(): void {
     this.#say({ kind: 'hello' });
@@ -139,7 +150,12 @@ export class NatsLink implements Link {
       dropped.corrupt += 1;
       return;
     }
-    this.#peerLife ??= value;
+    if (this.#peerLife === null) {
+      this.#peerLife = value;
+      for (const resolve of this.#heard.splice(0)) resolve();
+      // (What this rank has said so far may have come before the peer listened.)
+      if (kind === 'hello') this.hello();
+    }
     if (value !== this.#peerLife) {
       this.#end(RESTARTED);
       return;

@@ -60,6 +60,12 @@ export class ScratchPool {
     this.#held += bytes;
   }
 
+  /** Says that an array came in a message as scratch memory of another thread, and is to be handed on as what it is. */
+  adopt({ buffer }: { readonly buffer: ArrayBufferLike }): void {
+    if (buffer instanceof SharedArrayBuffer && capacityFor(buffer.byteLength) === buffer.byteLength)
+      this.#taken.add(buffer);
+  }
+
   /** Whether a buffer was taken from here, and so may be sent away whole. */
   owns(buffer: ArrayBufferLike): buffer is SharedArrayBuffer {
     return this.#taken.has(buffer);

@@ -204,7 +204,7 @@ function crossesNetwork(socket: Socket): boolean {
 }
 
 /** Ends a socket and waits until all has left and the other end has ended too, for a while. */
-function ended(socket: Socket): Promise<void> {
+export function ended(socket: Socket): Promise<void> {
   return new Promise((resolve) => {
     if (socket.destroyed) return resolve();
     const timer = setTimeout(resolve, LINGER_MS);

@@ -1,24 +1,9 @@
-import { rm } from 'node:fs/promises';
-import { createServer, connect as netConnect, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, connect as tlsConnect } from 'node:tls';
+import { DirectListener, dialPeer, showAddress, type TcpAddress, type TcpTls } from './direct.ts';
 import { noFaults } from './frame.ts';
-import { Greeting, greetDialer, greetListener, HandshakeError, type LinkTerms } from './handshake.ts';
+import { checkSecret, type LinkTerms } from './handshake.ts';
 import { LinkedTransport, type LinkedTransportOptions } from './linked-transport.ts';
 import { TcpLink } from './tcp-link.ts';
 import type { Transport } from './transport.ts';
-
-/** Where a rank can be reached: a TCP port, or the path of a unix socket. */
-export type TcpAddress = { readonly host: string; readonly port: number } | { readonly path: string };
-
-/** Certificates, as PEM text; see Node's `tls` for what they mean. Every rank both listens and dials. */
-export interface TcpTls {
-  readonly cert: string;
-  readonly key: string;
-  /** Who must have signed the other ranks' certificates. */
-  readonly ca: string;
-  /** The name that the other ranks' certificates bear. Default: the host that is dialled. */
-  readonly servername?: string;
-}
 
 /** Options of direct links. */
 export interface TcpOptions extends LinkedTransportOptions {
@@ -53,12 +38,6 @@ export interface TcpEndpoint {
   close(): Promise<void>;
 }
 
-const RETRY_MS = 50;
-/** Strangers that may be talking to the listener at one time, besides the ranks themselves. */
-const MAX_STRANGERS = 64;
-/** How long a stranger may take to prove itself, in milliseconds. */
-const GREETING_MS = 10_000;
-
 /**
  * Begins to listen for direct links over TCP or a unix socket. Each pair of ranks has a connection a direction, dialled by
  * the one that receives; both ends prove that they know the job's secret before anything else is read.
@@ -73,27 +52,28 @@ class Endpoint implements TcpEndpoint {
   readonly #options: TcpOptions;
   readonly #terms: LinkTerms;
   readonly #deadlineMs: number;
-  readonly #server: Server;
+  readonly #listener: DirectListener;
   readonly #links: (TcpLink | null)[] = [];
   readonly #transport: LinkedTransport;
-  readonly #strangers = new Set<Socket>();
-  #address: TcpAddress | null = null;
-  #refusals: string[] = [];
   #progress: () => void = () => undefined;
   #closed = false;
 
   constructor(options: TcpOptions) {
     const { rank, world, job, generation = 0, secret, tls, deadlineMs = 60_000, credits = 64 } = options;
-    if (Buffer.byteLength(secret) < 16)
-      throw new RangeError('the secret of direct links must have at least 16 bytes; take randomBytes(32), say');
+    checkSecret(secret);
     this.#options = options;
     this.#deadlineMs = deadlineMs;
     this.#terms = { job, generation, world, credits, secret };
-    const accept = (socket: Socket) => void this.#accept(socket);
-    // (A peer's certificate is not asked for: it proves itself with the secret.)
-    this.#server = tls
-      ? createTlsServer({ cert: tls.cert, key: tls.key }, accept)
-      : createServer({ noDelay: true }, accept);
+    this.#listener = new DirectListener({
+      terms: this.#terms,
+      rank,
+      tls,
+      admit: (peer) => (this.#links[peer]?.canSend ? `rank ${peer} has a link already` : null),
+      accepted: (peer, _purpose, socket) => {
+        this.#links[peer]?.attachOut(socket);
+        this.#progress();
+      },
+    });
     const dropped = noFaults();
     const { maxTensorBytes: maxDataBytes = 2 ** 30, checksum = 'auto' } = options;
     const name = options.listen && 'path' in options.listen ? 'unix' : 'tcp';
@@ -111,35 +91,36 @@ class Endpoint implements TcpEndpoint {
   }
 
   get address(): TcpAddress {
-    return this.#address as TcpAddress;
+    return this.#listener.address as TcpAddress;
   }
 
   async listen(): Promise<void> {
-    const wanted = this.#options.listen ?? { host: '127.0.0.1', port: 0 };
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen(wanted, () => {
-        this.#server.off('error', reject);
-        resolve();
-      });
-    });
-    const bound = this.#server.address();
-    this.#address =
-      'path' in wanted
-        ? wanted
-        : { host: wanted.host, port: typeof bound === 'object' && bound ? bound.port : wanted.port };
-    this.#server.unref();
+    await this.#listener.listen(this.#options.listen ?? { host: '127.0.0.1', port: 0 });
   }
 
   async connect(addresses: readonly TcpAddress[]): Promise<Transport> {
-    const { rank, world } = this.#options;
+    const { rank, world, tls } = this.#options;
     if (addresses.length !== world)
       throw new RangeError(`${world} ranks need ${world} addresses, got ${addresses.length}`);
     const until = performance.now() + this.#deadlineMs;
     try {
       const inbound = this.#allHaveDialled();
       await Promise.all([
-        ...addresses.map((address, peer) => (peer === rank ? undefined : this.#dial(address, peer, until))),
+        ...addresses.map(async (address, peer) => {
+          const link = this.#links[peer];
+          if (!link) return;
+          await dialPeer({
+            terms: this.#terms,
+            rank,
+            peer,
+            address,
+            tls,
+            until,
+            stopped: () => this.#closed,
+            reader: link,
+            linked: (socket, rest) => link.attachIn(socket, rest),
+          });
+        }),
         inbound,
       ]);
     } catch (error) {
@@ -155,11 +136,8 @@ class Endpoint implements TcpEndpoint {
   }
 
   async #stopListening(): Promise<void> {
-    if (this.#closed) return;
     this.#closed = true;
-    this.#server.close();
-    for (const socket of this.#strangers) socket.destroy();
-    if (this.#address && 'path' in this.#address) await rm(this.#address.path, { force: true });
+    await this.#listener.close();
   }
 
   /** Resolves when every other rank has dialled this one. */
@@ -167,10 +145,11 @@ class Endpoint implements TcpEndpoint {
     return new Promise((resolve, reject) => {
       const missing = () => this.#links.flatMap((link, peer) => (link && !link.canSend ? [peer] : []));
       const timer = setTimeout(() => {
-        const refused = this.#refusals.length > 0 ? ` (refused: ${this.#refusals.join('; ')})` : '';
+        const { refusals } = this.#listener;
+        const refused = refusals.length > 0 ? ` (refused: ${refusals.join('; ')})` : '';
         reject(
           new Error(
-            `rank ${this.#options.rank} waited ${this.#deadlineMs} ms for rank ${missing().join(', ')} to dial it at ${show(this.address)}${refused}`,
+            `rank ${this.#options.rank} waited ${this.#deadlineMs} ms for rank ${missing().join(', ')} to dial it at ${showAddress(this.address)}${refused}`,
           ),
         );
       }, this.#deadlineMs);
@@ -183,128 +162,4 @@ class Endpoint implements TcpEndpoint {
       this.#progress();
     });
   }
-
-  async #accept(socket: Socket): Promise<void> {
-    const { rank, world } = this.#options;
-    // What goes wrong before a peer is known concerns nobody else.
-    socket.on('error', () => undefined);
-    if (this.#closed || this.#strangers.size >= MAX_STRANGERS + world) {
-      socket.destroy();
-      return;
-    }
-    this.#strangers.add(socket);
-    socket.once('close', () => this.#strangers.delete(socket));
-    const greeting = new Greeting(socket);
-    const timer = setTimeout(() => socket.destroy(), GREETING_MS);
-    const read = (bytes: Uint8Array) => greeting.push(bytes);
-    const ended = () => greeting.end(new HandshakeError('the connection ended during the greeting'));
-    socket.on('data', read);
-    socket.once('close', ended);
-    try {
-      const peer = await greetDialer(greeting, this.#terms, rank, (candidate) =>
-        this.#links[candidate]?.canSend ? `rank ${candidate} has a link already` : null,
-      );
-      socket.off('data', read);
-      socket.off('close', ended);
-      this.#strangers.delete(socket);
-      socket.setNoDelay(true);
-      this.#links[peer]?.attachOut(socket);
-      this.#progress();
-    } catch (error) {
-      if (!(error instanceof HandshakeError)) throw error;
-      if (this.#refusals.length < 8) this.#refusals.push(error.message);
-      socket.end();
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  /** Dials until someone answers or the deadline passes; the ranks of a job start at different moments. */
-  async #dial(address: TcpAddress, peer: number, until: number): Promise<void> {
-    for (;;) {
-      try {
-        await this.#dialOnce(address, peer, until);
-        return;
-      } catch (error) {
-        if (error instanceof HandshakeError || this.#closed) throw error;
-        if (performance.now() + RETRY_MS > until)
-          throw new Error(
-            `rank ${this.#options.rank} could not reach rank ${peer} at ${show(address)} in ${this.#deadlineMs} ms: ${(error as Error).message}`,
-            { cause: error },
-          );
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      }
-    }
-  }
-
-  async #dialOnce(address: TcpAddress, peer: number, until: number): Promise<void> {
-    const link = this.#links[peer] as TcpLink;
-    const first = Buffer.alloc(4096);
-    let linked = false;
-    let greeting: Greeting | null = null;
-    const arrived = (bytes: Uint8Array) => {
-      if (linked) link.arrived(bytes);
-      else greeting?.push(bytes);
-    };
-    // A buffer is asked for before the next bytes come: the first frames may still land where the greeting did.
-    let inPlace = false;
-    const socket = this.#open(address, {
-      buffer: () => {
-        inPlace = linked;
-        return linked ? link.target() : first;
-      },
-      callback: (count) => {
-        if (inPlace) link.advance(count);
-        else arrived(first.slice(0, count));
-      },
-      data: arrived,
-    });
-    greeting = new Greeting(socket);
-    const failed = (error?: Error | boolean) =>
-      greeting?.end(error instanceof Error ? error : new Error('the connection ended during the greeting'));
-    socket.on('error', failed);
-    socket.on('close', failed);
-    const timer = setTimeout(
-      () => socket.destroy(new Error('nobody answered')),
-      Math.max(1, until - performance.now()),
-    );
-    try {
-      await greetListener(greeting, this.#terms, this.#options.rank, peer);
-      if (this.#closed) throw new Error('closed here');
-      linked = true;
-      socket.off('error', failed);
-      socket.off('close', failed);
-      link.attachIn(socket, greeting.rest());
-    } catch (error) {
-      socket.destroy();
-      throw error;
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  #open(
-    address: TcpAddress,
-    read: { buffer(): Uint8Array; callback(count: number): void; data(bytes: Uint8Array): void },
-  ): Socket {
-    const { tls } = this.#options;
-    if (tls) {
-      const host = 'host' in address ? { servername: tls.servername ?? address.host } : { servername: tls.servername };
-      const socket = tlsConnect({ ...address, ...host, ca: tls.ca });
-      socket.setNoDelay(true);
-      return socket.on('data', read.data);
-    }
-    const onread = {
-      buffer: read.buffer,
-      callback: (count: number) => {
-        read.callback(count);
-        return true;
-      },
-    };
-    return netConnect({ ...address, noDelay: true, onread });
-  }
-}
-
-function show(address: TcpAddress): string {
-  return 'path' in address ? address.path : `${address.host}:${address.port}`;
 }

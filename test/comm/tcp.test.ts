@@ -91,6 +91,7 @@ describe('direct links', () => {
       credits: 64,
       rank: 1,
       to: 0,
+      purpose: 'stream',
       nonce: '00',
     });
     const echo = connect({ host: '127.0.0.1', port });

@@ -1,0 +1,331 @@
+import type { Socket } from 'node:net';
+import type { NatsConnection } from '@nats-io/transport-node';
+import { type DialPurpose, DirectListener, dialPeer, showAddress, type TcpAddress, type TcpTls } from './direct.ts';
+import { type FaultCounts, noFaults } from './frame.ts';
+import { checkSecret, type LinkTerms } from './handshake.ts';
+import { hostId, ownAddress } from './host-id.ts';
+import { HostLink } from './host-link.ts';
+import { sharedMemoryAvailable } from './host-memory.ts';
+import type { Link, LinkInbox } from './linked-transport.ts';
+import { checkJobName, type NatsLinkLimits, NatsLinks } from './nats-links.ts';
+import { socketPath, sweepSharedMemory } from './own-files.ts';
+import { TcpLink } from './tcp-link.ts';
+
+/** How two ranks can be linked. `local`: threads of one process. `host`: shared memory of one machine. */
+export type LinkKind = 'local' | 'host' | 'unix' | 'tcp' | 'nats';
+
+/** Where the links of a rank can be reached. */
+export interface LinkAddress {
+  /** Equal for processes that can share memory and unix sockets. */
+  readonly hostId: string;
+  readonly tcp: { readonly host: string; readonly port: number } | null;
+  readonly unix: string | null;
+  /** Whether this process can map shared memory. */
+  readonly host: boolean;
+}
+
+/** Options of an endpoint. */
+export interface EndpointOptions extends Omit<NatsLinkLimits, 'lingerMs'> {
+  /** Letters, digits, `-` and `_`. */
+  readonly job: string;
+  readonly generation: number;
+  readonly rank: number;
+  readonly world: number;
+  /** The job's secret, at least 16 bytes, the same on every rank: who does not know it gets no link. */
+  readonly secret: string | Uint8Array;
+  /**
+   * Where to listen for TCP. Default: any port of all interfaces; what is told to others is then the address by which the
+   * NATS server sees this machine, or its first one. `null`: not at all.
+   */
+  readonly listen?: { readonly host?: string; readonly port?: number } | null;
+  /** For links of kind `nats`; it is not closed with the endpoint. */
+  readonly nats: NatsConnection | null;
+  /** How long `connect` may take, in milliseconds. */
+  readonly deadlineMs: number;
+  /** Messages per channel that may be under way; the same on all ranks. Default 64. */
+  readonly credits?: number;
+  /** Encrypts TCP links. Without it they are authenticated, not encrypted. */
+  readonly tls?: TcpTls;
+  /** Whether tensors carry a checksum over TCP and unix sockets. Default `auto`: over a network without TLS. */
+  readonly checksum?: boolean | 'auto';
+}
+
+/** The links of one rank in one generation: opened first, connected when all addresses are known. */
+export interface Endpoint {
+  /** What the other ranks must be told. */
+  readonly address: LinkAddress;
+  /**
+   * Makes a link to every peer whose kind is `host`, `unix`, `tcp` or `nats`, and null for the others (`-`, `local`).
+   * `addresses` and `kinds` are by rank; `inbox` is asked once for each peer that gets a link. Once.
+   * @throws LinkError naming the pair, the kind and why, at the latest at the deadline; the endpoint is closed then
+   */
+  connect(
+    addresses: readonly (LinkAddress | null)[],
+    kinds: readonly (LinkKind | '-')[],
+    inbox: (peer: number) => LinkInbox,
+  ): Promise<(Link | null)[]>;
+  /** Frames that were dropped, by reason, and bytes that were sent again over NATS. */
+  statistics(): { readonly dropped: Readonly<FaultCounts>; readonly bytesResent: number };
+  /** Listens no more and closes the links: `drain` (the default) lets what was posted leave first. */
+  close(reason: string, how?: 'drain' | 'abort'): Promise<void>;
+}
+
+/** Two ranks could not be linked. */
+export class LinkError extends Error {
+  override readonly name = 'LinkError';
+  readonly rank: number;
+  readonly peer: number;
+  readonly kind: LinkKind;
+
+  constructor(rank: number, peer: number, kind: LinkKind, reason: string, cause?: unknown) {
+    super(`rank ${rank} could not be linked to rank ${peer} over ${kind}: ${reason}`, { cause });
+    this.rank = rank;
+    this.peer = peer;
+    this.kind = kind;
+  }
+}
+
+/** Begins to listen for the links of a rank. @throws RangeError on a bad job name or secret; Error if a port is taken */
+export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> {
+  checkJobName(options.job);
+  checkSecret(options.secret);
+  const endpoint = new LinkEndpoint(options, await sharedMemoryAvailable());
+  await endpoint.open();
+  return endpoint;
+}
+
+type DirectLink = TcpLink | HostLink;
+
+interface DirectPeer {
+  readonly link: DirectLink;
+  readonly kind: LinkKind;
+}
+
+class LinkEndpoint implements Endpoint {
+  readonly #options: EndpointOptions;
+  readonly #terms: LinkTerms;
+  readonly #sharedMemory: boolean;
+  readonly #listeners: DirectListener[] = [];
+  readonly #direct = new Map<number, DirectPeer>();
+  readonly #all: Link[] = [];
+  readonly #dropped = noFaults();
+  /** Resolves when it is known who is linked how: diallers wait for it. */
+  readonly #configured: Promise<void>;
+  #configure: () => void = () => undefined;
+  #nats: NatsLinks | null = null;
+  #address: LinkAddress | null = null;
+  #progress: () => void = () => undefined;
+  #closed = false;
+  #closing: Promise<void> | null = null;
+
+  constructor(options: EndpointOptions, sharedMemory: boolean) {
+    const { job, generation, world, credits = 64, secret } = options;
+    this.#options = options;
+    this.#terms = { job, generation, world, credits, secret };
+    this.#sharedMemory = sharedMemory;
+    this.#configured = new Promise((resolve) => {
+      this.#configure = resolve;
+    });
+  }
+
+  get address(): LinkAddress {
+    return this.#address as LinkAddress;
+  }
+
+  async open(): Promise<void> {
+    sweepSharedMemory();
+    const { listen, nats } = this.#options;
+    try {
+      let tcp: LinkAddress['tcp'] = null;
+      if (listen !== null) {
+        const { host = '0.0.0.0', port = 0 } = listen ?? {};
+        const bound = await this.#listen({ host, port }, this.#options.tls);
+        const seen = nats?.info?.client_ip;
+        const any = host === '0.0.0.0' || host === '::' || host === '';
+        tcp = { host: any ? ownAddress(seen) : host, port: (bound as { port: number }).port };
+      }
+      let unix: string | null = null;
+      if (process.platform !== 'win32') {
+        unix = socketPath();
+        await this.#listen({ path: unix }, undefined);
+      }
+      this.#address = { hostId: hostId(), tcp, unix, host: this.#sharedMemory && unix !== null };
+    } catch (error) {
+      await this.close('it could not be opened', 'abort');
+      throw error;
+    }
+  }
+
+  async connect(
+    addresses: readonly (LinkAddress | null)[],
+    kinds: readonly (LinkKind | '-')[],
+    inbox: (peer: number) => LinkInbox,
+  ): Promise<(Link | null)[]> {
+    const { rank, world, deadlineMs, nats } = this.#options;
+    if (addresses.length !== world || kinds.length !== world)
+      throw new RangeError(
+        `a world of ${world} needs as many addresses (${addresses.length}) and kinds (${kinds.length})`,
+      );
+    const until = performance.now() + deadlineMs;
+    try {
+      const links = kinds.map((kind, peer) => {
+        if (kind === '-' || kind === 'local' || peer === rank) return null;
+        const link = kind === 'nats' ? this.#overNats(peer, nats, inbox) : this.#directly(peer, kind, inbox);
+        this.#all.push(link);
+        return link;
+      });
+      this.#configure();
+      const outward = [...this.#direct].map(([peer, { kind, link }]) =>
+        this.#dial(peer, kind, link, addresses[peer] ?? null, until),
+      );
+      await Promise.all([...outward, this.#allHaveDialled(until), this.#allHeard(until)]);
+      await this.#stopListening();
+      return links;
+    } catch (error) {
+      await this.close('a link of this rank could not be made', 'abort');
+      throw error;
+    }
+  }
+
+  statistics(): { dropped: FaultCounts; bytesResent: number } {
+    return { dropped: { ...this.#dropped }, bytesResent: this.#nats?.resentBytes ?? 0 };
+  }
+
+  close(reason: string, how: 'drain' | 'abort' = 'drain'): Promise<void> {
+    this.#closing ??= this.#close(reason, how);
+    return this.#closing;
+  }
+
+  async #close(reason: string, how: 'drain' | 'abort'): Promise<void> {
+    this.#closed = true;
+    this.#configure();
+    this.#progress();
+    await Promise.all([this.#stopListening(), ...this.#all.map((link) => link.close(reason, how))]);
+    await this.#nats?.close();
+  }
+
+  async #listen(address: TcpAddress, tls: TcpTls | undefined): Promise<TcpAddress> {
+    const listener = new DirectListener({
+      terms: this.#terms,
+      rank: this.#options.rank,
+      tls,
+      admit: (peer, purpose) => this.#admit(peer, purpose, 'path' in address),
+      accepted: (peer, purpose, socket, rest) => this.#accepted(peer, purpose, socket, rest),
+    });
+    this.#listeners.push(listener);
+    return listener.listen(address);
+  }
+
+  async #stopListening(): Promise<void> {
+    await Promise.all(this.#listeners.map((listener) => listener.close()));
+  }
+
+  #overNats(peer: number, nats: NatsConnection | null, inbox: (peer: number) => LinkInbox): Link {
+    if (!nats) throw new LinkError(this.#options.rank, peer, 'nats', 'this end has no connection to NATS');
+    this.#nats ??= new NatsLinks(nats, this.#options, this.#dropped);
+    return this.#nats.link(peer, inbox(peer));
+  }
+
+  #directly(peer: number, kind: LinkKind, inbox: (peer: number) => LinkInbox): Link {
+    const { job, generation, rank, maxTensorBytes: maxDataBytes = 2 ** 30, checksum = 'auto' } = this.#options;
+    const setting = { job, generation, rank, peer, maxDataBytes, checksum, dropped: this.#dropped };
+    if (kind === 'host' && !this.address.host)
+      throw new LinkError(rank, peer, kind, 'this end cannot map shared memory (is the koffi package installed?)');
+    const link =
+      kind === 'host' ? new HostLink(setting, inbox(peer), () => this.#progress()) : new TcpLink(setting, inbox(peer));
+    this.#direct.set(peer, { link, kind });
+    return link;
+  }
+
+  async #admit(peer: number, purpose: DialPurpose, overUnix: boolean): Promise<string | null> {
+    await this.#configured;
+    if (this.#closed) return `rank ${this.#options.rank} has closed its endpoint`;
+    const { kind, link } = this.#direct.get(peer) ?? {};
+    const wanted = purpose === 'host' ? 'host' : overUnix ? 'unix' : 'tcp';
+    if (!link || kind !== wanted)
+      return `rank ${peer} wants a link over ${wanted}, but rank ${this.#options.rank} was told ${kind ?? 'none of these'}`;
+    return link.canSend ? `rank ${peer} has a link already` : null;
+  }
+
+  #accepted(peer: number, purpose: DialPurpose, socket: Socket, rest: Uint8Array): void {
+    const { link } = this.#direct.get(peer) ?? {};
+    if (!link || this.#closed) socket.destroy();
+    else if (purpose === 'host') (link as HostLink).attachOut(socket, rest);
+    else {
+      (link as TcpLink).attachOut(socket);
+      this.#progress();
+    }
+  }
+
+  async #dial(peer: number, kind: LinkKind, link: DirectLink, to: LinkAddress | null, until: number): Promise<void> {
+    const { rank, tls } = this.#options;
+    const address: TcpAddress | null = kind === 'tcp' ? (to?.tcp ?? null) : to?.unix ? { path: to.unix } : null;
+    if (!address) throw new LinkError(rank, peer, kind, `rank ${peer} told no address for it`);
+    if (kind !== 'tcp' && to?.hostId !== this.address.hostId)
+      throw new LinkError(
+        rank,
+        peer,
+        kind,
+        `the two are on different machines (${this.address.hostId}, ${to?.hostId})`,
+      );
+    try {
+      await dialPeer({
+        terms: this.#terms,
+        rank,
+        peer,
+        address,
+        purpose: kind === 'host' ? 'host' : 'stream',
+        tls: kind === 'tcp' ? tls : undefined,
+        until,
+        stopped: () => this.#closed,
+        reader: link,
+        linked: (socket, rest) => link.attachIn(socket, rest),
+      });
+    } catch (error) {
+      throw new LinkError(rank, peer, kind, (error as Error).message, error);
+    }
+  }
+
+  /** Resolves when every peer with a direct link has dialled this rank. */
+  #allHaveDialled(until: number): Promise<void> {
+    const { rank, deadlineMs } = this.#options;
+    return new Promise((resolve, reject) => {
+      const missing = () => [...this.#direct].filter(([, { link }]) => !link.canSend);
+      const failed = (why: string) => {
+        const [peer, { kind }] = missing()[0] as [number, DirectPeer];
+        const refusals = this.#listeners.flatMap((listener) => listener.refusals);
+        const more = refusals.length > 0 ? ` (refused: ${refusals.join('; ')})` : '';
+        reject(new LinkError(rank, peer, kind, `${why}${more}`));
+      };
+      const timer = setTimeout(
+        () => {
+          const at = this.#listeners.map(({ address }) => (address ? showAddress(address) : '?')).join(' or ');
+          const who = missing().map(([peer]) => peer);
+          failed(`waited ${deadlineMs} ms for rank ${who.join(', ')} to dial it at ${at}`);
+        },
+        Math.max(1, until - performance.now()),
+      );
+      this.#progress = () => {
+        const broken = [...this.#direct].find(([, { link }]) => link instanceof HostLink && link.failure !== null);
+        if (missing().length > 0 && !this.#closed && !broken) return;
+        clearTimeout(timer);
+        if (broken) reject(new LinkError(rank, broken[0], 'host', (broken[1].link as HostLink).failure ?? ''));
+        else if (missing().length === 0) resolve();
+        else failed('the endpoint was closed meanwhile');
+      };
+      this.#progress();
+    });
+  }
+
+  /** Resolves when every peer over NATS has been heard. */
+  async #allHeard(until: number): Promise<void> {
+    if (!this.#nats) return;
+    const { rank, deadlineMs } = this.#options;
+    await this.#nats.open();
+    if (await this.#nats.allHeard(until, () => this.#closed)) return;
+    const peers = this.#nats.unheard;
+    const why = this.#closed ? 'the endpoint was closed meanwhile' : `nothing was heard of it within ${deadlineMs} ms`;
+    const more = peers.length > 1 ? ` (nor of rank ${peers.slice(1).join(', ')})` : '';
+    throw new LinkError(rank, peers[0] ?? rank, 'nats', `${why}${more}; is it of the same job and generation?`);
+  }
+}
