@@ -1,10 +1,10 @@
 import type { ResolvedModel } from '../modules/index.ts';
-import { formatInstruction, type Program } from '../plan/index.ts';
+import { formatInstruction, type MeshShape, type Program } from '../plan/index.ts';
 import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
 import { sampleText } from './generate/index.ts';
-import { drive, RunSession, WorkerPool } from './launch/index.ts';
+import { drive, type ReadyEvent, RunSession, WorkerPool, type Workers } from './launch/index.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
@@ -28,6 +28,23 @@ export interface Execution {
   readonly signal: AbortSignal | null;
   /** The checkpoint to continue from, or null. */
   readonly from: UsableCheckpoint | null;
+  /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
+  readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
+}
+
+/** Workers that are ready. */
+export interface Launched {
+  readonly workers: Workers;
+  /** By rank. */
+  readonly ready: readonly ReadyEvent[];
+  /** Completed steps from which they go on. */
+  readonly step: number;
+  /** The mesh of the moment. */
+  mesh(): MeshShape;
+  /** Times that workers were lost and the run went on, in this process. */
+  recoveries(): number;
+  /** What the run had behind it, where no checkpoint says so. */
+  readonly before?: { readonly wall: number; readonly recoveries: number };
 }
 
 /** Builds each rank's job. */
@@ -58,18 +75,18 @@ export function jobsOf(
 
 /** Launches workers, lets the scheduler drive them, and ends everything, whatever happens. */
 export async function* execute(execution: Execution): AsyncGenerator<RunEvent, void> {
-  const { prepared, folder, began, from } = execution;
+  const { prepared, folder, began, from, launch = launchThreads } = execution;
   const { config, plan, dataset, engine, unit } = prepared;
   const signal = execution.signal ?? new AbortController().signal;
-  const before = {
+  let before = {
     step: from?.index.step ?? 0,
     wall: from?.index.wall_s ?? 0,
     recoveries: from?.index.recoveries ?? 0,
   };
   for (const message of prepared.warnings) yield { type: 'warning', message };
   const wall = (): number => before.wall + (performance.now() - began) / 1000;
-  const log = await MetricsLog.open(folder.metrics, before.step);
-  let pool: WorkerPool | null = null;
+  let log: MetricsLog | null = null;
+  let workers: Workers | null = null;
   let session: RunSession | null = null;
   const finished = (summary: RunSummary | null): RunEvent => ({
     type: 'finished',
@@ -82,11 +99,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   });
   try {
     yield { type: 'preparing', what: 'workers' };
-    const jobs = jobsOf(prepared, { runId: folder.id, model: execution.model, checkpoint: from?.path ?? null });
-    const starting = WorkerPool.start(
-      { jobs, entry: workerEntryUrl(), deadlineMs: config.comm.deadline_s * 1000, names: instructionNames(prepared) },
-      signal,
-    ).catch((error: unknown) => {
+    const starting = launch(execution, signal).catch((error: unknown) => {
       if (signal.aborted && error === signal.reason) return null;
       throw error;
     });
@@ -95,18 +108,21 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     const [outcome] = await Promise.allSettled([starting, counted]);
     if (outcome.status === 'rejected') throw outcome.reason;
     const started = outcome.value;
-    pool = started?.pool ?? null;
+    workers = started?.workers ?? null;
     const baselines = await counted;
     if (!started) {
       yield finished(null);
       return;
     }
+    before = { ...before, ...started.before, step: started.step };
+    log = await MetricsLog.open(folder.metrics, before.step);
+    const recoveries = (): number => before.recoveries + started.recoveries();
     const { ready } = started;
     const engineVersion = ready[0]?.engineVersion ?? engine.kind;
     session = new RunSession(
       {
         config,
-        pool: started.pool,
+        pool: started.workers,
         store: folderStore(folder.checkpoints),
         log,
         signal,
@@ -119,19 +135,19 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
           seed: config.seed,
           batch: config.batch,
           engine: `${engineVersion}, ${engine.threads} threads`,
-          mesh: plan.mesh,
+          mesh: started.mesh(),
           wall_s: wall(),
-          recoveries: before.recoveries,
+          recoveries: recoveries(),
         }),
       },
-      from?.path ?? null,
+      from?.index.step === before.step ? from.path : null,
     );
     yield {
       type: 'started',
       runId: folder.id,
       dir: folder.path,
-      mesh: plan.mesh,
-      world: jobs.length,
+      mesh: started.mesh(),
+      world: started.workers.world,
       threads: engine.threads,
       engine: engineVersion,
       parameters: prepared.params.reduce((sum, { bytes }) => sum + bytes / 4, 0),
@@ -151,19 +167,14 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       startMs: performance.now() - began,
     };
     yield* drive(session);
-    const traces = await started.pool.stop();
+    const traces = await started.workers.stop();
     await log.close();
     if (config.run.trace) await writeFileAtomically(folder.trace, JSON.stringify({ traceEvents: traces.flat() }));
     if (session.position < config.train.steps) {
       yield finished(null);
       return;
     }
-    const summary = await summarise(prepared, session, {
-      baselines,
-      log,
-      wall_s: wall(),
-      recoveries: before.recoveries,
-    });
+    const summary = await summarise(prepared, session, { baselines, log, wall_s: wall(), recoveries: recoveries() });
     await writeSummary(folder.summary, summary);
     if (config.generate.characters > 0 && unit === 'tokens' && session.checkpointPath)
       yield { type: 'sampled', ...(await sampleText(prepared, session.checkpointPath)) };
@@ -176,15 +187,34 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     }
     if (error instanceof RunFailure) {
       error.checkpoint = session ? session.checkpointPath : (from?.path ?? null);
+      if (error.flight.length > 0) {
+        const text = `${JSON.stringify(error.flight, null, 1)}\n`;
+        error.flightFile = await writeFileAtomically(folder.flight, text).then(
+          () => folder.flight,
+          // (A disk that is full, say.) The failure itself is what has to be told.
+          () => null,
+        );
+      }
       yield { type: 'failed', failure: error };
     }
     throw error;
   } finally {
-    await pool?.terminate();
+    await workers?.terminate();
     await session?.settle();
     // A run that goes well has closed it before. Otherwise the error that ends the run is the one to tell.
-    await log.close().catch(() => undefined);
+    await log?.close().catch(() => undefined);
   }
+}
+
+/** Starts one thread of this process for each rank. */
+async function launchThreads(execution: Execution, signal: AbortSignal): Promise<Launched> {
+  const { prepared, folder, model, from } = execution;
+  const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: from?.path ?? null });
+  const deadlineMs = prepared.config.comm.deadline_s * 1000;
+  const names = instructionNames(prepared);
+  const { pool, ready } = await WorkerPool.start({ jobs, entry: workerEntryUrl(), deadlineMs, names }, signal);
+  const step = from?.index.step ?? 0;
+  return { workers: pool, ready, step, mesh: () => prepared.plan.mesh, recoveries: () => 0 };
 }
 
 async function summarise(

@@ -1,4 +1,4 @@
-import type { FailureReport } from '../worker/index.ts';
+import type { FailureReport, RankState } from '../worker/index.ts';
 
 /** What a rank was doing when it was last looked at. */
 export interface LastSeen {
@@ -18,11 +18,20 @@ export class RunFailure extends Error {
   readonly lastSeen: readonly LastSeen[];
   /** Folder of the newest checkpoint that can be resumed from, or null. Filled in by the run. */
   checkpoint: string | null = null;
+  /** What each rank was doing, waited for and did last, where the run ended because somebody waited for too long. */
+  readonly flight: readonly RankState[];
+  /** The file that has it. Filled in by the run. */
+  flightFile: string | null = null;
 
-  constructor(reports: readonly [FailureReport, ...FailureReport[]], lastSeen: readonly LastSeen[] = []) {
+  constructor(
+    reports: readonly [FailureReport, ...FailureReport[]],
+    lastSeen: readonly LastSeen[] = [],
+    flight: readonly RankState[] = [],
+  ) {
     super(describe(reports[0]));
     this.reports = reports;
     this.lastSeen = lastSeen;
+    this.flight = flight;
   }
 }
 

@@ -1,6 +1,9 @@
 export * from './agent/index.ts';
 export * from './entry.ts';
 export { bucketSize } from './expert-runtime.ts';
+export { type ObservedRank, readFlight } from './flight-reader.ts';
+export { createProgress } from './flight-recorder.ts';
+export * from './format-flight.ts';
 export { tensorName } from './held-tensors.ts';
 export * from './in-process.ts';
 export * from './non-finite.ts';

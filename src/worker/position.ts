@@ -1,4 +1,5 @@
 import { formatInstruction, type Instruction } from '../plan/index.ts';
+import { FlightRecorder } from './flight-recorder.ts';
 import type { ProgramRun } from './program-run.ts';
 import { PROGRESS_FIELDS } from './protocol.ts';
 
@@ -22,6 +23,8 @@ export function throwIfAborted(progress: SharedArrayBuffer | undefined): void {
 export class Position {
   readonly #progress: SharedArrayBuffer | undefined;
   readonly #shared: Int32Array | null;
+  /** Remembers the last instructions, where the shared memory has room for them. */
+  readonly flight: FlightRecorder | null;
   #run: ProgramRun | null = null;
   #index = -1;
   #count = 0;
@@ -29,6 +32,7 @@ export class Position {
   constructor(progress: SharedArrayBuffer | undefined) {
     this.#progress = progress;
     this.#shared = progress ? new Int32Array(progress) : null;
+    this.flight = FlightRecorder.in(progress);
   }
 
   /** An instruction begins. @throws RunAborted if the run has been ended meanwhile */
@@ -37,6 +41,7 @@ export class Position {
     this.#run = run;
     this.#index = index;
     this.#store(run, index);
+    this.flight?.record(run.step, run.training ? 0 : 1, index);
   }
 
   /** The program has come to its end. */

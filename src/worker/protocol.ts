@@ -1,4 +1,5 @@
 import type { MessagePort } from 'node:worker_threads';
+import type { CompressionOptions } from '../comm/index.ts';
 import type { PreparedData, SplitName } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
@@ -22,6 +23,8 @@ export interface WorkerJob {
   readonly remat: 'none' | 'full' | Readonly<Record<string, 'none' | 'full'>>;
   readonly train: Program;
   readonly evaluate: Program;
+  /** Codecs of what ranks send each other; absent for none. */
+  readonly compression?: CompressionOptions;
   /** Deadline of every communication wait, in milliseconds. */
   readonly deadlineMs: number;
   /** Folder of the checkpoint to start from, or null to initialise from the seed. */
@@ -30,7 +33,8 @@ export interface WorkerJob {
   readonly trace: boolean;
   /**
    * Where the worker leaves what it is doing, readable even while its thread is blocked: an Int32Array of
-   * `PROGRESS_FIELDS`, stored with `Atomics.store` before each instruction.
+   * `PROGRESS_FIELDS`, stored with `Atomics.store` before each instruction. Memory made by `createProgress` has room for
+   * the last instructions and waits too (`readFlight`).
    */
   readonly progress?: SharedArrayBuffer;
 }
@@ -75,6 +79,9 @@ export interface StepReport {
   readonly stepMs: number;
   /** Time spent waiting for or moving tensors. */
   readonly commMs: number;
+  /** Bytes of tensors that this rank sent to others, and bytes that codecs spared. */
+  readonly commBytes: number;
+  readonly commBytesSaved: number;
 }
 
 /** One shard file of a checkpoint and the tensors in it. */

@@ -1,4 +1,4 @@
-import type { Transport } from '../comm/index.ts';
+import { compressTransport, type Transport } from '../comm/index.ts';
 import {
   type DataOrder,
   type Dataset,
@@ -84,7 +84,7 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   await warmUp(built.groups, built.updates, optimizer.clipNorm !== null);
   const parts: RankParts = {
     job,
-    transport,
+    transport: job.compression ? compressTransport(transport, job.compression) : transport,
     space,
     model: built,
     optimizer,
@@ -183,17 +183,29 @@ class JobRank implements Rank {
     this.#model = model;
     this.#order = orderOf({ seed: job.seed, examples: dataset.split('train').examples, ...job.batch });
     this.#position = new Position(job.progress);
+    this.#position.flight?.watch(() => parts.transport.pending());
     this.#trace = job.trace ? new TraceRecorder(job.rank) : null;
     this.#ownsEngine = ownsEngine;
   }
 
   async step(step: number): Promise<StepReport> {
     const start = performance.now();
+    const before = this.#parts.transport.statistics();
     const batches = trainingBatches(this.#dataset.split('train'), this.#order, step);
     const run = await ProgramRun.prepare(this.#parts, this.#parts.job.train, step, batches);
     const commMs = await this.#interpret(run);
     const stepMs = performance.now() - start;
-    return { step, metrics: reported(run.metrics), gradNorm: run.gradNorm, lr: run.lr, stepMs, commMs };
+    const after = this.#parts.transport.statistics();
+    return {
+      step,
+      metrics: reported(run.metrics),
+      gradNorm: run.gradNorm,
+      lr: run.lr,
+      stepMs,
+      commMs,
+      commBytes: after.bytesSent - before.bytesSent,
+      commBytesSaved: (after.bytesSaved ?? 0) - (before.bytesSaved ?? 0),
+    };
   }
 
   async evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>> {
@@ -254,6 +266,7 @@ class JobRank implements Rank {
   }
 
   async dispose(): Promise<void> {
+    this.#position.flight?.stop();
     this.#parts.space.clear();
     if (this.#ownsEngine) await this.#parts.space.engine.dispose();
   }

@@ -11,7 +11,13 @@ afterEach(async () => {
 });
 
 function options(model: object, world = 2, more: Partial<PoolOptions> = {}): PoolOptions {
-  const jobs = Array.from({ length: world }, (_, rank) => ({ rank, world, model: { microbatches: 4, ...model } }));
+  const jobs = Array.from({ length: world }, (_, rank) => ({
+    rank,
+    world,
+    model: { microbatches: 4, ...model },
+    train: { instructions: [], groups: {} },
+    evaluate: { instructions: [], groups: {} },
+  }));
   return {
     jobs: jobs as unknown as WorkerJob[],
     entry,

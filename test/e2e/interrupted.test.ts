@@ -20,13 +20,15 @@ const resultOf = (folder: string) => {
   return { losses_sha256, weights_sha256, val_loss, loss, steps, samples_seen };
 };
 
-/** Trains until `step` and sends a signal then. Returns the number of steps that the run says it has done. */
+/** Trains until `step` and sends a signal then; one that leaves no time for a checkpoint comes after the first. Returns the number of steps that the run says it has done. */
 async function stopAt(folder: string, step: number, signal: NodeJS.Signals, args: readonly string[]): Promise<number> {
   let sent = false;
+  let safe = signal !== 'SIGKILL';
   const outcome = await plexus(['train', 'config.yaml', '--json', ...settings, ...args], {
     cwd: folder,
     onLine: (line, kill) => {
-      if (sent || (stepOf(line) ?? 0) < step) return;
+      safe ||= line.includes('"checkpointed"');
+      if (sent || !safe || (stepOf(line) ?? 0) < step) return;
       sent = true;
       kill(signal);
     },

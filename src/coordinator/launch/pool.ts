@@ -2,8 +2,12 @@ import { Worker } from 'node:worker_threads';
 import { createLocalLinks } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
 import {
+  culpritOf,
   type FailureReport,
+  formatCulprit,
   type LeafValues,
+  type RankState,
+  readFlight,
   SnapshotShelf,
   type StepReport,
   type WorkerCommand,
@@ -253,11 +257,21 @@ export class WorkerPool implements Workers {
     const others = this.#reports.filter((report) => report !== cause);
     const seen = this.#board.look(Date.now());
     const waited = cause.name === 'CommTimeout' || cause.name === 'Hang';
-    const shown = waited ? { ...cause, message: `${cause.message}\nlast seen:\n${formatLastSeen(seen)}` } : cause;
-    this.#failure = new RunFailure([shown, ...others], seen);
+    const flight = waited ? this.#flight() : [];
+    const culprit = formatCulprit(culpritOf(flight));
+    const known = ['last seen:', formatLastSeen(seen), ...(culprit === null ? [] : [culprit])].join('\n');
+    const shown = waited ? { ...cause, message: `${cause.message}\n${known}` } : cause;
+    this.#failure = new RunFailure([shown, ...others], seen, flight);
     const failure = this.#failure;
     // Rejected only when everything is gone, so that whoever sees the failure finds nothing left behind.
     void this.terminate().finally(() => this.#rejectFailed(failure));
+  }
+
+  #flight(): RankState[] {
+    return this.#options.jobs.map(({ train, evaluate }, rank) => {
+      const progress = this.#board.buffers[rank] as SharedArrayBuffer;
+      return readFlight({ rank, generation: 0, progress, train, evaluate });
+    });
   }
 
   #watch(deadlineMs: number): void {

@@ -1,4 +1,4 @@
-import { PROGRESS_FIELDS } from '../../worker/index.ts';
+import { createProgress, PROGRESS_FIELDS } from '../../worker/index.ts';
 import type { LastSeen } from '../failure.ts';
 
 const ABORT = PROGRESS_FIELDS.indexOf('abort');
@@ -18,10 +18,8 @@ export class ProgressBoard {
   readonly #names: InstructionNames;
 
   constructor(world: number, names: InstructionNames, now: number) {
-    const bytes = PROGRESS_FIELDS.length * Int32Array.BYTES_PER_ELEMENT;
-    this.buffers = Array.from({ length: world }, () => new SharedArrayBuffer(bytes));
-    this.#views = this.buffers.map((buffer) => new Int32Array(buffer).fill(-1));
-    for (const view of this.#views) Atomics.store(view, ABORT, 0);
+    this.buffers = Array.from({ length: world }, createProgress);
+    this.#views = this.buffers.map((buffer) => new Int32Array(buffer));
     this.#counts = this.#views.map(() => -1);
     this.#since = this.#views.map(() => now);
     this.#names = names;

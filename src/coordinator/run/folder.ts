@@ -12,6 +12,8 @@ export interface RunFolder {
   readonly metrics: string;
   readonly checkpoints: string;
   readonly trace: string;
+  /** What each rank did last, of a run that ended in a hang or timeout. */
+  readonly flight: string;
   readonly summary: string;
   /** The model as the run was started with it. */
   readonly model: string;
@@ -27,6 +29,7 @@ export function runFolderAt(path: string): RunFolder {
     metrics: join(root, 'metrics.jsonl'),
     checkpoints: join(root, 'checkpoints'),
     trace: join(root, 'trace.json'),
+    flight: join(root, 'flight-recorder.json'),
     summary: join(root, 'summary.json'),
     model: join(root, 'model.json'),
   };
