@@ -1,5 +1,5 @@
 import { dirname } from 'node:path';
-import type { FailureReport } from '../worker/index.ts';
+import { type FailureReport, formatFlight, type RankState } from '../worker/index.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
 import { formatFailure, userFrames } from './failure.ts';
 import { painter, shownPath } from './terminal.ts';
@@ -39,6 +39,18 @@ function keptCheckpoint(error: Error): string[] {
   return [`  last good checkpoint: ${shownPath(checkpoint)}; go on from it with --resume ${shownPath(run)}`];
 }
 
+/** What the ranks of a run that hung did last: folded to one line, if that is not asked for. */
+function lastInstructions(error: Error, { verbose, colour }: { verbose: boolean; colour: boolean }): string[] {
+  const { flight, flightFile } = error as Error & { flight?: readonly RankState[]; flightFile?: string | null };
+  if (!Array.isArray(flight) || flight.length === 0) return [];
+  if (verbose)
+    return formatFlight(flight)
+      .split('\n')
+      .map((line) => `  ${line}`);
+  const where = flightFile ? `, ${shownPath(flightFile)} has more of them` : '';
+  return [painter(colour)('dim', `  (--verbose shows the last instructions of each worker${where})`)];
+}
+
 /** What a failed command prints on standard error, and its exit code. */
 export function describeError(
   thrown: unknown,
@@ -49,7 +61,9 @@ export function describeError(
   const code = known[error.name];
   const reports = workerReports(error);
   if (reports.length > 0) {
-    const text = [formatFailure(reports, options), ...keptCheckpoint(error)].join('\n');
+    const text = [formatFailure(reports, options), ...lastInstructions(error, options), ...keptCheckpoint(error)].join(
+      '\n',
+    );
     return { text, code: code ?? exitCodes.runFailed };
   }
   const trace = options.verbose && error.stack ? `\n${stackAndCauses(error)}` : '';

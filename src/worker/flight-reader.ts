@@ -1,7 +1,22 @@
 import { formatInstruction, type Instruction, type Program } from '../plan/index.ts';
 import type { RankState } from './agent/protocol.ts';
-import { epochNow, type FlightEntry, readEntries, readWaits } from './flight-recorder.ts';
+import { epochNow, type FlightEntry, type FlightWaits, readEntries, readWaits } from './flight-recorder.ts';
 import { PROGRESS_FIELDS } from './protocol.ts';
+
+/** A thread that has not looked for messages for so long, in milliseconds, is not waiting for one. */
+const BUSY_MS = 1000;
+
+/** Instructions that wait for others. */
+const WAITING: ReadonlySet<Instruction['op']> = new Set<Instruction['op']>([
+  'Send',
+  'Recv',
+  'AllToAll',
+  'AllReduce',
+  'ReduceScatter',
+  'AllGather',
+  'Broadcast',
+  'Barrier',
+]);
 
 /** A rank as whoever launched it knows it. */
 export interface ObservedRank {
@@ -31,13 +46,17 @@ export function readFlight(observed: ObservedRank, now = epochNow()): RankState 
   };
   const began = last?.began ?? now;
   const instruction = step < 0 || index < 0 ? null : (program(mode).instructions[index] ?? null);
+  const said = readWaits(progress);
+  // One that waits for a message has time to say so, again and again.
+  const busyMs = said === null ? 0 : now - Math.max(said.at, began);
+  const busy = instruction !== null && WAITING.has(instruction.op) && busyMs > BUSY_MS;
   return {
     rank,
     generation,
     step: Math.max(0, step),
-    doing: describe(step, mode, instruction ? nameOf({ mode, index }) : null),
+    doing: `${describe(step, mode, instruction ? nameOf({ mode, index }) : null)}${busy ? ' (its thread is stuck in something else)' : ''}`,
     sinceMs: now - began,
-    waits: instruction ? waitsOf(observed, instruction, began, now) : [],
+    waits: instruction && !busy ? waitsOf(observed, instruction, said, began, now) : [],
     recent: entries.map((entry) => ({ instruction: nameOf(entry), step: entry.step, ms: now - entry.began })),
   };
 }
@@ -49,12 +68,12 @@ function describe(step: number, mode: number, instruction: string | null): strin
 }
 
 function waitsOf(
-  { rank, progress, train, evaluate }: ObservedRank,
+  { rank, train, evaluate }: ObservedRank,
   instruction: Instruction,
+  said: FlightWaits | null,
   began: number,
   now: number,
 ): RankState['waits'] {
-  const said = readWaits(progress);
   // What it said before this instruction began was about another.
   if (said && said.at >= began && said.waits.length > 0)
     return said.waits.map(({ from, tag, sinceMs }) => ({ from, tag, sinceMs: sinceMs + now - said.at }));

@@ -7,7 +7,7 @@ export const FLIGHT_LENGTH = 64;
 /** One more than are remembered: it may be being written over. */
 const SLOTS = FLIGHT_LENGTH + 1;
 
-/** How often what a rank waits for is noted, in milliseconds, while it waits. */
+/** How often what a rank waits for is noted, in milliseconds. */
 const WATCH_MS = 100;
 
 /** Longest text of waits, in bytes; what does not fit is left out. */
@@ -95,15 +95,13 @@ export class FlightRecorder {
     Atomics.store(this.#header, RECORDED, this.#recorded);
   }
 
-  /** Notes now and then what is waited for, whenever this thread is idle, until `stop`. */
+  /**
+   * Notes what is waited for, if anything, whenever this thread is idle, until `stop`. That it has not done so for long
+   * tells that the thread is busy.
+   */
   watch(pending: () => readonly PendingWait[]): void {
     this.stop();
-    let before = 0;
-    this.#timer = setInterval(() => {
-      const waits = pending();
-      if (waits.length > 0 || before > 0) this.#note(waits);
-      before = waits.length;
-    }, WATCH_MS);
+    this.#timer = setInterval(() => this.#note(pending()), WATCH_MS);
     this.#timer.unref();
   }
 

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkpointsOf, expectOneBlock, plexus, project, runOf, set } from './plexus.ts';
@@ -158,9 +158,16 @@ if (rank === 1) {
   });
 
   it('hangs: everybody else says whom it waits for', async () => {
-    const { stderr, code } = await train(moduleFile('return x!;', later('for (;;);')), { 'comm.deadline_s': 1 });
+    const source = moduleFile('return x!;', later('for (;;);'));
+    const { stderr, code, folder } = await train(source, { 'comm.deadline_s': 2 });
     expect(stderr).toMatch(/rank 0 waited \d+ ms for message ".*" from rank 1/);
     expect(stderr).toMatch(/last seen:\n.*rank 0: step \d+.*\n.*rank 1: /);
+    expect(stderr).toMatch(/one other rank waits for rank 1, which waits for nobody: /);
+    expect(stderr).toMatch(/--verbose shows the last instructions of each worker, .*flight-recorder\.json has more/);
+    const recorded = JSON.parse(readFileSync(join(runOf(folder), 'flight-recorder.json'), 'utf8'));
+    expect(recorded.map(({ rank }: { rank: number }) => rank)).toEqual([0, 1]);
+    expect(recorded[0].waits[0]).toMatchObject({ from: 1 });
+    expect(recorded[1].recent.length).toBeGreaterThan(10);
     expect(code).toBe(1);
   });
 });
