@@ -57,6 +57,9 @@ export interface StepEvent {
   readonly stepMs: number;
   /** Longest of the ranks: waiting for and moving tensors. */
   readonly commMs: number;
+  /** Sums over the ranks: bytes of tensors sent to other ranks, and bytes that codecs spared. Absent without ranks. */
+  readonly commBytes?: number;
+  readonly commBytesSaved?: number;
   /** Everything that modules report, `loss` included. */
   readonly metrics: Metrics;
 }

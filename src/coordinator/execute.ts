@@ -13,10 +13,12 @@ import {
   MetricsLog,
   type RunFolder,
   type RunSummary,
+  readMetrics,
   type UsableCheckpoint,
   verifyCheckpoint,
   writeSummary,
 } from './run/index.ts';
+import { schedulerNamed } from './scheduler.ts';
 
 /** A run that is about to launch its workers. */
 export interface Execution {
@@ -67,6 +69,7 @@ export function jobsOf(
     remat: config.remat,
     train,
     evaluate: plan.evaluate[rank] as Program,
+    compression: config.comm.compression,
     deadlineMs: config.comm.deadline_s * 1000,
     checkpoint: options.checkpoint,
     trace: config.run.trace,
@@ -77,6 +80,12 @@ export function jobsOf(
 export async function* execute(execution: Execution): AsyncGenerator<RunEvent, void> {
   const { prepared, folder, began, from, launch = launchThreads } = execution;
   const { config, plan, dataset, engine, unit } = prepared;
+  const { name, ...own } = config.scheduler;
+  const scheduler = schedulerNamed(name);
+  if (scheduler.alone) {
+    yield* scheduler.alone(execution, own);
+    return;
+  }
   const signal = execution.signal ?? new AbortController().signal;
   let before = {
     step: from?.index.step ?? 0,
@@ -241,10 +250,19 @@ async function summarise(
       losses_sha256: known.log.sha256(),
       samples_seen: steps * config.batch.global,
       recoveries: known.recoveries,
+      ...(await communication(known.log.path)),
     };
   } finally {
     await reader.close();
   }
+}
+
+/** Bytes between ranks over all steps, interrupted ones of a resumed run included. */
+async function communication(metrics: string): Promise<Pick<RunSummary, 'comm_bytes' | 'comm_bytes_saved'>> {
+  const lines = await readMetrics(metrics);
+  const total = (key: string) => lines.reduce((sum, line) => sum + Number(line[key] ?? 0), 0);
+  const saved = total('comm_bytes_saved');
+  return { comm_bytes: total('comm_bytes'), ...(saved === 0 ? {} : { comm_bytes_saved: saved }) };
 }
 
 function instructionNames({ plan }: PreparedRun) {

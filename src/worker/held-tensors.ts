@@ -7,6 +7,9 @@ export const tensorName = {
   param: (path: string): string => `param/${path}`,
   state: (path: string): string => `state/${path}`,
   slot: (slot: string, path: string): string => `optim/${slot}/${path}`,
+  /** What each data rank has its own of. */
+  replica: (data: number, name: string): string => `replica/${data}/${name}`,
+  residual: (path: string): string => `residual/${path}`,
 };
 
 /** A tensor that lasts from step to step, as held by a rank: a parameter, an optimizer slot or module state. */
@@ -16,6 +19,8 @@ export interface HeldTensor {
   readonly shape: readonly number[];
   /** Whether it is this rank that writes it to checkpoints, of all that hold it. */
   readonly writes: boolean;
+  /** It is zero where its source does not have it: a run may go on with another mesh or other settings. */
+  readonly optional?: boolean;
   /** The value as it is now: another handle after each step. Float32. */
   tensor(): DeviceTensor;
   /** Gives it its first value. */
@@ -43,6 +48,17 @@ export function heldTensors(groups: readonly ParamGroup[], program: Program): He
           param.tensor = tensor;
         },
       });
+      if (param.residual)
+        held.push({
+          name: tensorName.replica(data, tensorName.residual(param.path)),
+          shape,
+          writes: true,
+          optional: true,
+          tensor: () => param.residual as DeviceTensor,
+          set: (tensor) => {
+            param.residual = tensor;
+          },
+        });
       if (param.keepsSlots === false) continue;
       for (const [i, slot] of param.slotNames.entries())
         held.push({

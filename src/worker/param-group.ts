@@ -15,6 +15,8 @@ export interface HeldParam extends Named<ParamSpec> {
    * replicas: true on the one that keeps it, false on the others, whose `slots` are empty.
    */
   readonly keepsSlots?: boolean;
+  /** What top-k compression has left out of this rank's gradients so far; absent without it. Zero at first. */
+  residual?: DeviceTensor;
 }
 
 /** A state tensor as held by a rank. */

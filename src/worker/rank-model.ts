@@ -186,6 +186,7 @@ export function leavesOf(program: Program, what: 'dense' | 'experts', rank = pro
 function groupMaker({ job, optimizer, space }: RankModelOptions, updates: CompiledUpdates, layer: number) {
   const leaves = job.train.microbatches;
   const exact = job.numerics === 'exact';
+  const residuals = job.compression?.gradients === 'topk' && job.train.mesh.data > 1;
   return (
     name: string,
     fn: Pick<LayerFunction, 'params' | 'state'>,
@@ -197,7 +198,7 @@ function groupMaker({ job, optimizer, space }: RankModelOptions, updates: Compil
     expert,
     params: fn.params.map((named): HeldParam => {
       const slotNames = optimizer.slots(paramInfo(named));
-      return { ...named, slotNames, slots: [], tensor: UNSET };
+      return { ...named, slotNames, slots: [], tensor: UNSET, ...(residuals ? { residual: UNSET } : {}) };
     }),
     state: fn.state.map((named) => ({ ...named, tensor: UNSET })),
     leaves: range,

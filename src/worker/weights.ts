@@ -30,6 +30,8 @@ export interface InitialSource {
    * tensor's own.
    */
   read(name: string, shape: readonly number[]): Promise<HostTensor>;
+  /** Whether it has a tensor. Where this is absent, it has all. */
+  has?(name: string): boolean | Promise<boolean>;
 }
 
 /** Draws initial parameters; optimizer state starts at zero. Values depend on the seed and the paths only. */
@@ -41,6 +43,7 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
       param.tensor = engine.upload(params[param.path] as HostTensor);
       const slots = param.keepsSlots === false ? [] : param.slotNames;
       param.slots = slots.map(() => engine.upload(zeros('float32', param.spec.shape)));
+      if (param.residual) param.residual = engine.upload(zeros('float32', param.spec.shape));
     }
     for (const held of group.state) held.tensor = engine.upload(state[held.path] as HostTensor);
   }
@@ -51,7 +54,11 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
  * @throws what the source throws; CheckpointMismatch if a tensor has another shape or type
  */
 export async function loadHeld(engine: Engine, held: readonly HeldTensor[], source: InitialSource): Promise<void> {
-  for (const { name, shape, set } of held) {
+  for (const { name, shape, optional, set } of held) {
+    if (optional && (await source.has?.(name)) === false) {
+      set(engine.upload(zeros('float32', shape)));
+      continue;
+    }
     const tensor = await source.read(name, shape);
     if (tensor.dtype !== 'float32' || String(tensor.shape) !== String(shape))
       throw new CheckpointMismatch(
@@ -75,6 +82,7 @@ export async function openCheckpoint(folder: string): Promise<InitialSource & { 
   const readers = new Map<string, Promise<SafetensorsReader>>();
   return {
     step: index.step,
+    has: (name) => fileOf.has(name),
     async read(name, shape) {
       const file = fileOf.get(name);
       if (file === undefined)

@@ -68,7 +68,7 @@ export class ErrorFeedback {
   readonly #keep: number;
 
   /** Keeps `ratio` of the elements, at least one. */
-  constructor(elements: number, ratio: number, residual = new Float32Array(elements)) {
+  constructor(elements: number, ratio: number, residual: Float32Array = new Float32Array(elements)) {
     if (!(ratio > 0 && ratio <= 1)) throw new RangeError(`top-k keeps a ratio above 0 and up to 1, not ${ratio}`);
     this.residual = residual;
     this.#keep = Math.max(1, Math.round(elements * ratio));

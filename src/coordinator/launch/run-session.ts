@@ -1,3 +1,4 @@
+import { compresses } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
 import type { StepReport } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
@@ -186,6 +187,8 @@ export class RunSession implements Session {
       perSecond: (config.batch.global * tokensPerExample * 1000) / ms,
       stepMs: Math.max(...reports.map((report) => report.stepMs)),
       commMs: Math.max(...reports.map((report) => report.commMs)),
+      commBytes: reports.reduce((sum, report) => sum + report.commBytes, 0),
+      commBytesSaved: reports.reduce((sum, report) => sum + report.commBytesSaved, 0),
       metrics,
     };
   }
@@ -200,6 +203,8 @@ export class RunSession implements Session {
       [`${this.#parts.unit}_per_s`]: Math.round(event.perSecond * 10) / 10,
       step_ms: Math.round(event.stepMs * 1000) / 1000,
       comm_ms: Math.round(event.commMs * 1000) / 1000,
+      comm_bytes: event.commBytes,
+      ...(compresses(this.config.comm.compression) ? { comm_bytes_saved: event.commBytesSaved } : {}),
       ...others,
     });
   }

@@ -25,6 +25,9 @@ export interface RunSummary {
   readonly samples_seen: number;
   /** Times that the run went on after losing a worker. */
   readonly recoveries: number;
+  /** Bytes of tensors that ranks sent each other in training steps, and bytes that codecs spared (without any, absent). */
+  readonly comm_bytes?: number;
+  readonly comm_bytes_saved?: number;
 }
 
 /** Writes `summary.json`. */

@@ -1,6 +1,7 @@
 import { allReduceTree, memberIndex, type TreeUnit } from '../../comm/index.ts';
 import { float32 } from '../../tensor/index.ts';
-import { type ParamGroup, summedSizes } from '../param-group.ts';
+import { reduceCompressed } from '../compressed-reduction.ts';
+import { type HeldParam, type ParamGroup, summedSizes } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import { leavesOf } from '../rank-model.ts';
 import type { Cell, TensorSpace } from '../tensor-space.ts';
@@ -16,11 +17,15 @@ export const allReduce: Handler<'AllReduce'> = async (run, { what, group: id, st
   const me = memberIndex(transport, group);
   const held = [];
   for (const paramGroup of groups) held.push(await open(space, paramGroup, me));
-  const sums = await allReduceTree(transport, group, tag, {
+  const reduction = {
     leaves: exact ? program.microbatches : group.ranks.length,
     ranges: group.ranks.map((rank, i) => (exact ? leavesOf(program, what, rank) : { start: i, end: i + 1 })),
     units: held.map(({ unit }) => unit),
-  });
+  };
+  const params = groups.map((g) => g.gradientOf.map((i) => g.params[i] as HeldParam));
+  const sums = await ((job.compression?.gradients ?? 'none') !== 'none'
+    ? reduceCompressed(run.parts, group, tag, { ...reduction, params })
+    : allReduceTree(transport, group, tag, reduction));
   held.forEach(({ paramGroup, cells, unit }, u) => {
     const sum = sums[u];
     const first = unit.nodes[0]?.value;
