@@ -1,5 +1,6 @@
 import { type ZodType, z } from 'zod';
 import type { RunEvent } from './events.ts';
+import type { Execution } from './execute.ts';
 import type { Session } from './session.ts';
 
 /**
@@ -10,6 +11,11 @@ export interface Scheduler<C = unknown> {
   readonly name: string;
   readonly config: ZodType<C>;
   run(session: Session, config: C): AsyncIterable<RunEvent>;
+  /**
+   * For strategies whose work is not that of ranks of a mesh (federated clients): is given the run before any rank is launched,
+   * in place of `run`, and yields all of its events from then on.
+   */
+  alone?(execution: Execution, config: C): AsyncGenerator<RunEvent, void>;
 }
 
 /** The `scheduler` section of a config: the strategy's name and its own keys. */

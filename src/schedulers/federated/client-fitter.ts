@@ -14,7 +14,7 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
-import { TreeSum } from './tree-sum.ts';
+import { RunningTreeSum } from './tree-sum.ts';
 
 /** What the fits of a round share on one thread. */
 interface Start {
@@ -80,7 +80,7 @@ export class ClientFitter {
     const start = this.#open(task.start);
     const size = this.sizes.params + this.sizes.state;
     const out = new Float32Array(task.into);
-    const sum = new TreeSum(task.clients.length);
+    const sum = new RunningTreeSum(task.clients.length);
     const reports: ClientReport[] = [];
     for (const [i, client] of task.clients.entries()) {
       const each = task.mode === 'each';

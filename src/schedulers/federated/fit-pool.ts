@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { Piscina } from 'piscina';
+import type { Piscina } from 'piscina';
 import type { SplitName } from '../../data/index.ts';
 import type { ClientFit, ClientReport, EvaluateReport, FitJob, FitTask, SharedStart } from './fit-task.ts';
-import { TreeSum } from './tree-sum.ts';
+import { RunningTreeSum } from './tree-sum.ts';
 
 /** How a pool is made. */
 export interface FitPoolOptions {
@@ -47,6 +47,8 @@ export class FitPool {
 
   /** Starts the threads and waits until each is ready. @throws what making the model or the engine throws */
   static async start({ job, threads, startDeadlineMs = 300_000 }: FitPoolOptions): Promise<FitPool> {
+    // Loaded when it is used: other commands start without it.
+    const { Piscina } = await import('piscina');
     const piscina = new Piscina({
       filename: fileURLToPath(threadUrl()),
       workerData: job,
@@ -86,7 +88,7 @@ export class FitPool {
     { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
   ): Promise<CohortSum> {
     const block = blockSize(cohort.length, this.threads);
-    const total = new TreeSum(cohort.length);
+    const total = new RunningTreeSum(cohort.length);
     const reports: ClientReport[] = [];
     const tasks = Array.from({ length: Math.ceil(cohort.length / block) }, (_, i) =>
       cohort.slice(i * block, (i + 1) * block),
@@ -134,7 +136,7 @@ export class FitPool {
   /** The weighted sum of updates that came one by one, with the bits that `sum` gives. Those with a problem are left out. */
   add(updates: readonly { readonly update: Float32Array; readonly report: ClientReport }[]): Float32Array | null {
     if (updates.length === 0) return null;
-    const total = new TreeSum(updates.length);
+    const total = new RunningTreeSum(updates.length);
     for (const [i, { update, report }] of updates.entries())
       total.add(i + 1, report.problem === null ? update.map((value) => value * report.weight) : null);
     return total.total();

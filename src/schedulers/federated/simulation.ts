@@ -13,7 +13,7 @@ export interface LocalWork {
 }
 
 /** What a simulation in rounds is made of. */
-export interface SimulationOptions {
+export interface RoundSimulationOptions {
   readonly pool: FitPool;
   readonly partition: Partition;
   readonly server: FederatedServer;
@@ -62,14 +62,14 @@ export interface RoundReport {
  * round): neither threads nor time play a part, so a run can be repeated and resumed to the bit. Costs grow with the cohort,
  * never with the number of registered clients.
  */
-export class Simulation {
+export class RoundSimulation {
   readonly params: Float32Array;
   readonly state: Float32Array;
-  readonly #options: SimulationOptions;
+  readonly #options: RoundSimulationOptions;
   #round: number;
 
   /** `params` and `state` are those of the server, and are changed by rounds. */
-  constructor(options: SimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
+  constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
     this.#options = options;
     this.params = params;
     this.state = state;

@@ -5,7 +5,7 @@ import { addArrays, splitPoint } from '../../comm/index.ts';
  * time, and the sum has the bits of the whole tree. A part may be the sum of an aligned run of positions that was added up
  * elsewhere.
  */
-export class TreeSum {
+export class RunningTreeSum {
   readonly #size: number;
   /** Sums of complete subtrees, leftmost first; what comes next begins where the last one ends. */
   readonly #nodes: { start: number; end: number; sum: Float32Array | null }[] = [];

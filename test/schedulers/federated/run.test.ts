@@ -1,0 +1,88 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ConfigError, complete, type RunEvent, resume, train } from '../../../src/index.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'plexus-federated-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const config = (id: string, scheduler: object, more: object = {}) => ({
+  seed: 5,
+  model: { name: 'mlp', args: { hidden: [16] } },
+  data: { name: 'mnist', limit: 1000, validation: 0.1 },
+  optim: { name: 'sgd', lr: 0.1, momentum: 0 },
+  train: { steps: 6, eval_every: 3 },
+  run: { dir, id },
+  scheduler: { clients: 20, cohort: 5, local_batch: 8, threads: 2, ...scheduler },
+  ...more,
+});
+
+async function run(id: string, scheduler: object, more: object = {}) {
+  const events: RunEvent[] = [];
+  const finished = await complete(train(config(id, scheduler, more)), (event) => events.push(event));
+  return { finished, events, summary: finished.summary };
+}
+
+const metricsOf = (id: string) =>
+  readFileSync(join(dir, id, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+
+describe('a federated run', () => {
+  it('learns, evaluates and writes what other runs write', async () => {
+    const { summary, events } = await run('plain', { name: 'fedavg' });
+    expect(summary?.steps).toBe(6);
+    expect(events.filter(({ type }) => type === 'evaluated')).toHaveLength(2);
+    expect(summary?.accuracy).toBeGreaterThan(0.4);
+    const lines = metricsOf('plain');
+    expect(lines.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(lines[0]).toMatchObject({ clients: 5, dropped: 0, counted: true });
+    expect(lines[0].bytes_up).toBe(lines[0].bytes_down);
+  });
+
+  it.each(['fedavg', 'scaffold', 'fedadam', 'krum'])(
+    'has the same bits with one thread, with two, and when it was interrupted: %s',
+    async (name) => {
+      const whole = await run(`${name}-1`, { name, threads: 1 });
+      const two = await run(`${name}-2`, { name, threads: 2 });
+      expect(two.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
+      const stop = new AbortController();
+      for await (const event of train(config(`${name}-3`, { name }), { signal: stop.signal }))
+        if (event.type === 'step' && event.step === 4) stop.abort();
+      const rest = await complete(resume(join(dir, `${name}-3`)));
+      expect(rest.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
+      expect(rest.summary?.losses_sha256).toBe(whole.summary?.losses_sha256);
+    },
+  );
+
+  it('names who was dropped and why, and goes on', async () => {
+    const { summary } = await run('faults', {
+      name: 'fedavg',
+      cohort: 12,
+      behaviour: { dropout: 0.3, availability: 0.8, speed_spread: 20 },
+      round_deadline_s: 0.2,
+    });
+    expect(summary?.steps).toBe(6);
+    const dropped = metricsOf('faults').flatMap((line) => line.dropped_clients);
+    for (const why of [/could not be reached/, /left in the middle/, /the deadline is 0.2 s/])
+      expect(dropped.some(({ reason }: { reason: string }) => why.test(reason))).toBe(true);
+  });
+
+  it('does not change the parameters when too few answer', async () => {
+    const { summary } = await run('quorum', { name: 'fedavg', quorum: 6 });
+    expect(summary?.steps).toBe(6);
+    expect(metricsOf('quorum').every(({ counted }) => counted === false)).toBe(true);
+  });
+
+  it('refuses a partition that cannot be made', async () => {
+    const scheduler = { name: 'fedavg', clients: 500, partition: { name: 'dirichlet', alpha: 0.01, min_size: 5 } };
+    await expect(run('bad', scheduler)).rejects.toThrow(ConfigError);
+    await expect(run('bad', scheduler)).rejects.toThrow(/scheduler.partition/);
+    await expect(run('bad', { name: 'fedavg', cohrt: 3 })).rejects.toThrow(/cohort/);
+  });
+});
