@@ -120,12 +120,12 @@ function reader({ step, tensors, arrived }: InitialTensors): InitialSource {
   return {
     step,
     async read(name: string, shape: readonly number[]): Promise<HostTensor> {
+      await here;
       const found = byName.get(name);
       if (!found)
         throw new Error(`the coordinator named no source of "${name}" [${shape}] for step ${step}: restart the run`);
       if (String(found.shape) !== String(shape))
         throw new Error(`the source of "${name}" has shape [${found.shape}], but the model wants [${shape}]`);
-      await here;
       const size = shape.reduce((product, dim) => product * dim, 1);
       return { dtype: 'float32', shape, data: new Float32Array(found.buffer, found.offset, size) };
     },

@@ -1,4 +1,7 @@
 export * from './model.ts';
+export type { AgentOptions } from './options.ts';
 export * from './protocol.ts';
 export * from './refusal.ts';
+export * from './run-agent.ts';
+export type { SlotPatience } from './slot.ts';
 export * from './version.ts';

@@ -1,3 +1,4 @@
+import type { LinkAddress, LinkKind } from '../../comm/index.ts';
 import type { DataConfig } from '../../data/index.ts';
 import type { EngineOptions } from '../../engine/index.ts';
 import type { MeshShape, Program } from '../../plan/index.ts';
@@ -83,9 +84,6 @@ export interface PositionRecord {
   readonly generation: number;
 }
 
-/** How two ranks can be linked. `local`: threads of one process. `host`: shared memory of one machine. */
-export type LinkKind = 'local' | 'host' | 'unix' | 'tcp' | 'nats';
-
 /** An agent that is there. */
 export interface MemberRecord {
   readonly id: string;
@@ -124,13 +122,8 @@ export interface RemoteJob extends Omit<WorkerJob, 'data' | 'engine' | 'checkpoi
 }
 
 /** Where the links of one slot can be reached. */
-export interface SlotAddresses {
+export interface SlotAddresses extends LinkAddress {
   readonly slot: number;
-  readonly hostId: string;
-  readonly tcp: { readonly host: string; readonly port: number } | null;
-  readonly unix: string | null;
-  /** Whether this process can map shared memory. */
-  readonly host: boolean;
 }
 
 /** A copy of a rank's tensors after `step` completed steps, in the memory of an agent. */

@@ -34,7 +34,7 @@ interface Thread {
   readonly worker: Worker;
   readonly gone: Promise<void>;
   /** The rank that it runs, or runs to its end. */
-  busy: { readonly id: number; readonly free: () => void } | null;
+  busy: { readonly id: number; readonly free: () => void; readonly ended: Promise<void> } | null;
 }
 
 /**
@@ -63,6 +63,11 @@ export class Slot {
     return this.#retired.size;
   }
 
+  /** Resolves when the slot can take a rank: the one before has let go, or its thread was replaced. */
+  get free(): Promise<void> {
+    return this.#thread?.busy?.ended ?? Promise.resolve();
+  }
+
   /**
    * Starts a rank. The rank before, if there was one, has been aborted; the thread comes to the new one when it has let go.
    * @param crashed called if the thread ends without having said why
@@ -77,7 +82,7 @@ export class Slot {
     const ended = new Promise<void>((resolve) => {
       free = resolve;
     });
-    thread.busy = { id, free };
+    thread.busy = { id, free, ended };
     const onError = (error: Error) => crashed(error);
     const onExit = (code: number) => {
       if (!this.#closed && thread.busy?.id === id)
@@ -159,7 +164,7 @@ export class Slot {
 
   #spawn(): Thread {
     const worker = new Worker(workerEntryUrl(), { name: `plexus slot ${this.index}`, workerData: null });
-    let ended = () => undefined as void;
+    let ended: () => void = () => undefined;
     const gone = new Promise<void>((resolve) => {
       ended = resolve;
     });

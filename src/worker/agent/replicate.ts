@@ -1,0 +1,125 @@
+import type { ControlRequester } from '../../comm/index.ts';
+import { tensorBytes } from '../snapshot-layout.ts';
+import { clusterSubjects, type ReplicaOffer, type SnapshotInfo } from './protocol.ts';
+import { type FetchRange, gather } from './restore.ts';
+import { compact, type SnapshotStore } from './snapshot-store.ts';
+
+/** How long the other agent may take to copy a snapshot, in milliseconds. */
+const COPY_MS = 30_000;
+
+/** Where a rank's tensors are copied to, and which. */
+export interface ReplicaTarget {
+  readonly to: string;
+  readonly names: readonly string[];
+}
+
+/** What copying needs. */
+export interface ReplicatorOptions {
+  /** This agent's id. */
+  readonly agent: string;
+  readonly job: string;
+  readonly generation: number;
+  readonly rank: number;
+  readonly target: ReplicaTarget;
+  readonly store: SnapshotStore;
+  readonly requester: ControlRequester;
+  readonly log: (line: string) => void;
+  /** Ends with the generation. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Sees to it that another agent has a copy of a rank's newest snapshot: one at a time, and what becomes old while one is
+ * under way is left out.
+ */
+export class Replicator {
+  readonly #options: ReplicatorOptions;
+  #busy = false;
+  #copied = -1;
+  #failing = false;
+
+  constructor(options: ReplicatorOptions) {
+    this.#options = options;
+  }
+
+  /** There is a new snapshot. */
+  poke(): void {
+    if (!this.#busy && !this.#options.signal.aborted) void this.#run();
+  }
+
+  async #run(): Promise<void> {
+    const { agent, job, generation, rank, target, store, requester, log, signal } = this.#options;
+    this.#busy = true;
+    for (;;) {
+      const newest = signal.aborted ? null : store.newest(generation, rank, this.#copied);
+      if (!newest) break;
+      const { info, held } = newest;
+      const names = new Set(target.names);
+      const snapshot: SnapshotInfo = { ...info, tensors: info.tensors.filter(({ name }) => names.has(name)) };
+      const offer: ReplicaOffer = { owner: agent, generation, snapshot };
+      try {
+        await requester.request(clusterSubjects(job).replicas(target.to), offer, { deadlineMs: COPY_MS, signal });
+        this.#copied = info.step;
+        if (this.#failing) log(`rank ${rank}: its snapshots are copied to ${target.to} again`);
+        this.#failing = false;
+      } catch (error) {
+        if (!signal.aborted && !this.#failing)
+          log(`rank ${rank}: its snapshot could not be copied to ${target.to}: ${(error as Error).message}`);
+        this.#failing = true;
+        // (The next snapshot tries again.)
+        break;
+      } finally {
+        held.release();
+      }
+    }
+    this.#busy = false;
+  }
+}
+
+/** Copies another agent's snapshot into this one's memory, unless one of that rank is being copied already. */
+export class ReplicaKeeper {
+  readonly #own: string;
+  readonly #store: SnapshotStore;
+  readonly #copying = new Set<string>();
+
+  constructor(own: string, store: SnapshotStore) {
+    this.#own = own;
+    this.#store = store;
+  }
+
+  /** @throws what the fetch throws */
+  async keep(owner: string, snapshot: SnapshotInfo, fetch: FetchRange, signal: AbortSignal): Promise<void> {
+    const key = `${owner}/${snapshot.rank}`;
+    if (this.#copying.has(key) || this.#store.hasReplica(owner, snapshot)) return;
+    this.#copying.add(key);
+    try {
+      const sources = snapshot.tensors.map((tensor) => ({ ...tensor, owner, blob: snapshot.blob }));
+      const gathering = gather(this.#own, sources, this.#store, fetch);
+      await gathering.arrived;
+      signal.throwIfAborted();
+      const buffer = packed(gathering.tensors, snapshot.tensors);
+      gathering.release();
+      this.#store.addReplica(owner, snapshot, buffer.tensors, buffer.buffer);
+    } finally {
+      this.#copying.delete(key);
+    }
+  }
+}
+
+/** One piece of memory for all tensors: the one that they came in if it holds nothing else. */
+function packed(
+  placed: ReturnType<typeof gather>['tensors'],
+  wanted: SnapshotInfo['tensors'],
+): { readonly tensors: SnapshotInfo['tensors']; readonly buffer: SharedArrayBuffer } {
+  const first = placed[0]?.buffer;
+  if (first && placed.every(({ buffer }) => buffer === first))
+    return { tensors: placed.map(({ name, shape, offset }) => ({ name, shape, offset })), buffer: first };
+  const { tensors, bytes } = compact(wanted);
+  const buffer = new SharedArrayBuffer(bytes);
+  const byName = new Map(placed.map((tensor) => [tensor.name, tensor]));
+  for (const { name, shape, offset } of tensors) {
+    const from = byName.get(name);
+    if (from) new Uint8Array(buffer).set(new Uint8Array(from.buffer, from.offset, tensorBytes(shape)), offset);
+  }
+  return { tensors, buffer };
+}

@@ -1,0 +1,109 @@
+import { tensorBytes } from '../snapshot-layout.ts';
+import type { TensorSource } from './protocol.ts';
+import type { HeldBytes, SnapshotStore } from './snapshot-store.ts';
+
+/** Fetches a range of a blob into memory. */
+export type FetchRange = (range: {
+  readonly owner: string;
+  readonly blob: string;
+  readonly offset: number;
+  readonly length: number;
+  readonly into: Uint8Array;
+}) => Promise<unknown>;
+
+/** A tensor in shared memory. */
+export interface PlacedTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly buffer: SharedArrayBuffer;
+  /** In bytes. */
+  readonly offset: number;
+}
+
+/** Where the tensors are going to lie, and when they do. */
+export interface Gathering {
+  readonly tensors: readonly PlacedTensor[];
+  /** Everything is there. @throws what a fetch throws, or an error naming a snapshot of this agent that is gone */
+  readonly arrived: Promise<void>;
+  /** Lets go of this agent's own snapshots. */
+  release(): void;
+}
+
+/** Gaps up to so many bytes are fetched along: a range of its own costs a round trip. */
+const GAP_BYTES = 4096;
+
+interface Range {
+  readonly owner: string;
+  readonly blob: string;
+  readonly offset: number;
+  end: number;
+  readonly sources: TensorSource[];
+}
+
+/**
+ * Brings tensors from wherever they are into shared memory: what lies in this agent's own memory is used where it is, the
+ * rest is fetched, neighbours in one range, all ranges at the same time.
+ */
+export function gather(
+  own: string,
+  sources: readonly TensorSource[],
+  store: Pick<SnapshotStore, 'hold'>,
+  fetch: FetchRange,
+): Gathering {
+  const held = new Map<string, HeldBytes>();
+  const release = () => {
+    for (const view of held.values()) view.release();
+    held.clear();
+  };
+  const tensors: PlacedTensor[] = [];
+  for (const source of sources) {
+    if (source.owner !== own) continue;
+    let view = held.get(source.blob);
+    if (!view) {
+      const found = store.hold(source.blob);
+      if (!found) {
+        release();
+        const arrived = Promise.reject(new Error(`snapshot ${source.blob} of agent ${own} is not there any more`));
+        arrived.catch(() => undefined);
+        return { tensors: [], arrived, release };
+      }
+      view = found.held;
+      held.set(source.blob, view);
+    }
+    const { name, shape, offset } = source;
+    tensors.push({ name, shape, buffer: view.buffer, offset });
+  }
+  const ranges = rangesOf(sources.filter((source) => source.owner !== own));
+  const fetches = ranges.map((range) => {
+    const buffer = new SharedArrayBuffer(range.end - range.offset);
+    for (const { name, shape, offset } of range.sources)
+      tensors.push({ name, shape, buffer, offset: offset - range.offset });
+    const { owner, blob, offset } = range;
+    return fetch({ owner, blob, offset, length: buffer.byteLength, into: new Uint8Array(buffer) });
+  });
+  const arrived = Promise.all(fetches).then(() => undefined);
+  arrived.catch(() => undefined);
+  return { tensors, arrived, release };
+}
+
+/** Neighbouring tensors of a blob in one range. */
+export function rangesOf(sources: readonly TensorSource[]): Range[] {
+  const ranges: Range[] = [];
+  const ordered = [...sources].sort(
+    (a, b) => compare(a.owner, b.owner) || compare(a.blob, b.blob) || a.offset - b.offset,
+  );
+  for (const source of ordered) {
+    const { owner, blob, offset, shape } = source;
+    const end = offset + tensorBytes(shape);
+    const last = ranges[ranges.length - 1];
+    if (last && last.owner === owner && last.blob === blob && offset - last.end <= GAP_BYTES) {
+      last.sources.push(source);
+      last.end = Math.max(last.end, end);
+    } else ranges.push({ owner, blob, offset, end, sources: [source] });
+  }
+  return ranges;
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
