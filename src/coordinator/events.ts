@@ -1,5 +1,6 @@
 import type { SplitName } from '../data/index.ts';
 import type { MeshShape } from '../plan/index.ts';
+import type { GenerationRecord } from '../worker/index.ts';
 import type { RunFailure } from './failure.ts';
 import type { Metrics } from './metrics.ts';
 import type { RunSummary } from './run/index.ts';
@@ -88,8 +89,36 @@ export interface CheckpointedEvent {
   readonly waitMs: number;
 }
 
+/** What happens in a run on agents besides what happens in any run. */
+export type ClusterEvent =
+  /** Workers (slots of agents) that are there, and that must be. */
+  | { readonly type: 'waiting'; readonly have: number; readonly need: number }
+  /** A generation begins; members by rank, links by rank and rank. `fromStep`: completed steps. */
+  | ({ readonly type: 'generation' } & GenerationRecord)
+  /** An agent is gone, and with it these ranks. `detectedMs`: since its last sign of life, or the first sign of trouble. */
+  | {
+      readonly type: 'lost';
+      readonly agent: string;
+      readonly ranks: readonly number[];
+      readonly reason: string;
+      readonly detectedMs: number;
+    }
+  /**
+   * The first step after a loss is complete. `detectionMs`: from the last sign of life to the decision; `recoveryMs`: from
+   * there to that step.
+   */
+  | {
+      readonly type: 'recovered';
+      readonly generation: number;
+      readonly step: number;
+      readonly detectionMs: number;
+      readonly recoveryMs: number;
+    }
+  | { readonly type: 'joined'; readonly agent: string; readonly slots: number };
+
 /** What happens in a run, in order. The last one is `finished` or `failed`. */
 export type RunEvent =
+  | ClusterEvent
   /** Something that takes a moment before the workers start. */
   | { readonly type: 'preparing'; readonly what: 'data' | 'model' | 'plan' | 'workers' }
   | StartedEvent

@@ -13,7 +13,7 @@ import {
   resolveConfig,
 } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import { execute } from './execute.ts';
+import { type Execution, execute } from './execute.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
@@ -38,6 +38,9 @@ export interface RunOptions {
 /** What `train` takes: a YAML file, an object with the same keys, or a config that is resolved already. */
 export type ConfigInput = string | Readonly<Record<string, unknown>> | ResolvedConfig;
 
+/** Runs what has been prepared, in its folder: in this process, or on agents. */
+export type Runner = (execution: Execution) => AsyncIterable<RunEvent>;
+
 /**
  * Trains from a config. Yields what happens; the last event is `finished` (completed or interrupted) or `failed`, after
  * which the failure is thrown. Ending the iteration early ends the run at once, without a checkpoint.
@@ -46,7 +49,22 @@ export type ConfigInput = string | Readonly<Record<string, unknown>> | ResolvedC
 export async function* train(source: ConfigInput, options: RunOptions = {}): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
   const config = resolveConfig(source, options.overrides);
+  if (config.comm.control !== 'local')
+    throw config.origin.fail([
+      {
+        path: ['comm', 'control'],
+        message: `comm.control is ${config.comm.control}: workers on other machines need trainCluster (plexus train --nats URL)`,
+      },
+    ]);
   checkMachine(config);
+  yield* trainNew(config, { began, signal: options.signal ?? null, run: execute });
+}
+
+/** Trains in a new run folder, wherever the workers are. */
+export async function* trainNew(
+  config: ResolvedConfig,
+  { began, signal, run }: { readonly began: number; readonly signal: AbortSignal | null; readonly run: Runner },
+): AsyncGenerator<RunEvent, void> {
   const prepared = yield* prepareRun(config);
   checkEvaluation(prepared);
   const folder = await createRunFolder(config.run.dir, config.name, config.run.id).catch((error: unknown) => {
@@ -54,21 +72,25 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
     throw config.origin.fail([{ path: ['run', error.key], message: error.message }], error);
   });
   const unlock = await lockRun(folder.path);
-  let stepped = false;
+  let worthKeeping = false;
   try {
     const model = await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
     await writeModelFile(folder, model);
     await writeFileAtomically(folder.config, formatConfig(config));
     const tokenizer = tokenizerOf(prepared.data);
     if (tokenizer) await saveTokenizer(tokenizer, join(folder.path, TOKENIZER_FILE));
-    for await (const event of execute({ prepared, folder, model, began, signal: options.signal ?? null, from: null })) {
-      stepped ||= event.type === 'step' || event.type === 'checkpointed';
+    for await (const event of run({ prepared, folder, model, began, signal, from: null })) {
+      worthKeeping ||= event.type === 'step' || event.type === 'checkpointed';
       yield event;
     }
+  } catch (error) {
+    // Whoever leads the job now goes on in this folder.
+    worthKeeping ||= (error as Error).name === 'LeaderLost';
+    throw error;
   } finally {
     await unlock();
     // A run that never made a step leaves nothing worth keeping.
-    if (!stepped) await rm(folder.path, { recursive: true, force: true });
+    if (!worthKeeping) await rm(folder.path, { recursive: true, force: true });
   }
 }
 
@@ -82,12 +104,24 @@ export async function* resume(
   change: readonly (string | Override)[] | ConfigInput = [],
   options: RunOptions & { readonly step?: number } = {},
 ): AsyncGenerator<RunEvent, void> {
+  yield* trainOn(run, change, { ...options, run: execute, control: 'local' });
+}
+
+/** Continues a run wherever its workers are: `resume` with something else than threads of this process. */
+export async function* trainOn(
+  run: string,
+  change: readonly (string | Override)[] | ConfigInput,
+  options: RunOptions & { readonly step?: number; readonly run: Runner; readonly control: Config['comm']['control'] },
+): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
   const given = isOverrides(change) ? null : resolveConfig(change, options.overrides);
   const folder = await findRunFolder(run, given?.run.dir);
   const stored = resolveConfig(folder.config);
-  const config = given ?? changedConfig(stored, [...(change as readonly Override[]), ...(options.overrides ?? [])]);
-  checkMachine(config);
+  const config = withControl(
+    given ?? changedConfig(stored, [...(change as readonly Override[]), ...(options.overrides ?? [])]),
+    options.control,
+  );
+  if (options.control === 'local') checkMachine(config);
   const unlock = await lockRun(folder.path);
   try {
     const usable = await newestCheckpoint(folder.checkpoints, options.step);
@@ -106,7 +140,7 @@ export async function* resume(
     } finally {
       await reader.close();
     }
-    for await (const event of execute({
+    for await (const event of options.run({
       prepared,
       folder,
       model,
@@ -138,6 +172,11 @@ export async function complete(
   }
   if (!finished) throw new Error('the run ended without saying how');
   return finished;
+}
+
+/** The config of a run whose workers are threads of this process, or agents. */
+export function withControl(config: ResolvedConfig, control: Config['comm']['control']): ResolvedConfig {
+  return { ...config, comm: { ...config.comm, control } };
 }
 
 /** Tensors of a checkpoint besides the parameters that going on needs. */

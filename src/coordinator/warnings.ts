@@ -7,6 +7,8 @@ import type { ResolvedConfig } from './config/index.ts';
 
 /** Tells of cores that stay idle because `numerics: exact` gives each worker one thread, and how to use them. */
 export function idleCores(config: ResolvedConfig): string[] {
+  // Agents on other machines: their cores are not these.
+  if (config.comm.control !== 'local') return [];
   const [cores, workers] = [availableParallelism(), worldSize(config.parallel)];
   if (config.engine.threads > 0 || config.numerics !== 'exact' || config.engine.device !== 'cpu' || workers * 2 > cores)
     return [];

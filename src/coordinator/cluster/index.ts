@@ -1,0 +1,11 @@
+export * from './choose-links.ts';
+export * from './choose-mesh.ts';
+export * from './choose-restore.ts';
+export * from './choose-seats.ts';
+export * from './errors.ts';
+export { type JobPlace, leaderSubject } from './lead.ts';
+export { type LogLine, tailLogs } from './logs.ts';
+export * from './replica-plan.ts';
+export * from './status.ts';
+export * from './tensor-needs.ts';
+export * from './train-cluster.ts';

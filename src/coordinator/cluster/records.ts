@@ -1,0 +1,191 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type KV, Kvm } from '@nats-io/kv';
+import type { NatsConnection } from '@nats-io/transport-node';
+import { clusterKeys, type MemberRecord } from '../../worker/index.ts';
+import { ClusterError } from './errors.ts';
+
+/** A record as the server has it. */
+export interface Stored<T> {
+  readonly value: T;
+  readonly revision: number;
+  /** When it was put, by the server's clock, in milliseconds since 1970. */
+  readonly at: number;
+}
+
+/**
+ * The records of a job in its JetStream KV bucket. Every call is repeated until the server answers or the deadline passes;
+ * a bucket that is gone (memory storage and a restarted server) is made again with all that was put from here.
+ */
+export class Records {
+  readonly connection: NatsConnection;
+  readonly job: string;
+  readonly #deadlineMs: number;
+  readonly #signal: AbortSignal;
+  readonly #use: 'take part' | 'look';
+  readonly #own = new Map<string, unknown>();
+  #bucket: Promise<KV> | null = null;
+
+  /**
+   * @param deadlineMs how long a call may take, a server that is away included
+   * @param use who only looks makes no bucket where there is none
+   */
+  constructor(
+    connection: NatsConnection,
+    job: string,
+    deadlineMs: number,
+    signal: AbortSignal,
+    use: 'take part' | 'look' = 'take part',
+  ) {
+    this.connection = connection;
+    this.job = job;
+    this.#deadlineMs = deadlineMs;
+    this.#signal = signal;
+    this.#use = use;
+  }
+
+  async get<T>(key: string): Promise<Stored<T> | null> {
+    const entry = await this.#insist(`read '${key}'`, (kv) => kv.get(key));
+    if (entry?.operation !== 'PUT') return null;
+    return { value: parse<T>(entry.value, key), revision: entry.revision, at: entry.created.getTime() };
+  }
+
+  /** Puts a record; if the bucket has to be made again later, so is this. */
+  async put(key: string, value: unknown): Promise<number> {
+    this.#own.set(key, value);
+    return this.#insist(`write '${key}'`, (kv) => kv.put(key, JSON.stringify(value)));
+  }
+
+  /** Puts a record that is still at `revision` (null: does not exist). Null if somebody else was quicker. */
+  async exchange(key: string, value: unknown, revision: number | null): Promise<number | null> {
+    const text = JSON.stringify(value);
+    return this.#insist(`write '${key}'`, async (kv) => {
+      try {
+        return await (revision === null ? kv.create(key, text) : kv.update(key, text, revision));
+      } catch (error) {
+        if (!isConflict(error)) throw error;
+        // The answer to an earlier attempt may have been lost: what is there may be this very value.
+        const entry = await kv.get(key);
+        return entry?.operation === 'PUT' && entry.string() === text ? entry.revision : null;
+      }
+    });
+  }
+
+  /** Milliseconds since 1970 by the server's clock, with which the times of records can be compared. */
+  async serverNow(): Promise<number> {
+    const key = 'clock';
+    const revision = await this.put(key, 0);
+    const entry = await this.#insist('read the clock', (kv) => kv.get(key, { revision }).catch(() => kv.get(key)));
+    return entry?.created.getTime() ?? Date.now();
+  }
+
+  /** All records of members that were ever put and not deleted. */
+  async members(): Promise<Stored<MemberRecord>[]> {
+    const keys = await this.#insist('list the members', async (kv) => {
+      const found: string[] = [];
+      for await (const key of await kv.keys(clusterKeys.member('>'))) found.push(key);
+      return found;
+    });
+    const stored = await Promise.all(keys.map((key) => this.get<MemberRecord>(key)));
+    return stored.filter((entry) => entry !== null);
+  }
+
+  /** Forgets a member that will not come back. */
+  async forget(id: string): Promise<void> {
+    await this.#insist(`delete '${clusterKeys.member(id)}'`, (kv) => kv.delete(clusterKeys.member(id)));
+  }
+
+  /**
+   * Follows the members' records from now on. What is put into a bucket is a message on a subject like any other: listening
+   * there, rather than through a consumer of the stream, goes on by itself after a reconnect.
+   * @param onPut a record, or null where it was deleted
+   */
+  followMembers(onPut: (id: string, record: MemberRecord | null) => void): () => void {
+    const prefix = `$KV.${clusterKeys.bucket(this.job)}.${clusterKeys.member('')}`;
+    const subscription = this.connection.subscribe(`${prefix}>`, {
+      callback: (error, message) => {
+        if (error) return;
+        const id = message.subject.slice(prefix.length);
+        const operation = message.headers?.get('KV-Operation') ?? '';
+        if (operation !== '' || message.data.length === 0) return onPut(id, null);
+        try {
+          onPut(id, parse<MemberRecord>(message.data, id));
+        } catch {
+          // What is no record is no member; whoever wrote it is not one of ours.
+        }
+      },
+    });
+    return () => subscription.unsubscribe();
+  }
+
+  async #insist<T>(what: string, call: (kv: KV) => Promise<T>): Promise<T> {
+    const until = performance.now() + this.#deadlineMs;
+    for (;;) {
+      this.#signal.throwIfAborted();
+      try {
+        this.#bucket ??= this.#open();
+        return await call(await this.#bucket);
+      } catch (error) {
+        this.#bucket = null;
+        if (this.#use === 'look' && isMissing(error)) throw new NoSuchJob(this.job, error);
+        if (this.connection.isClosed() || performance.now() > until || isRefusal(error))
+          throw new ClusterError(
+            `the records of job '${this.job}' cannot be reached (${what}): ${messageOf(error)}; ` +
+              'is the NATS server up, with JetStream (nats-server -js), and may this user use the bucket?',
+            { cause: error },
+          );
+        await sleep(100, undefined, { signal: this.#signal });
+      }
+    }
+  }
+
+  async #open(): Promise<KV> {
+    const name = clusterKeys.bucket(this.job);
+    if (this.#use === 'look') return new Kvm(this.connection).open(name);
+    const kv = await new Kvm(this.connection).create(name, { history: 1 });
+    const { values } = await kv.status();
+    if (values === 0) for (const [key, value] of this.#own) await kv.put(key, JSON.stringify(value));
+    return kv;
+  }
+}
+
+/** Nobody has ever used a job of that name on this server. */
+export class NoSuchJob extends ClusterError {
+  override readonly name = 'NoSuchJob';
+
+  constructor(job: string, cause: unknown) {
+    super(`the server knows no job '${job}': has a worker or coordinator of it been started?`, { cause });
+  }
+}
+
+function isMissing(error: unknown): boolean {
+  return /stream not found|no stream matches/i.test((error as Error).message);
+}
+
+function parse<T>(bytes: Uint8Array, key: string): T {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes)) as T;
+  } catch (error) {
+    throw new ClusterError(`the record '${key}' is not valid JSON: was it written by another program?`, {
+      cause: error,
+    });
+  }
+}
+
+function isConflict(error: unknown): boolean {
+  const { code, message } = error as { code?: unknown; message?: string };
+  return code === 10071 || /wrong last sequence|already exists/i.test(message ?? '');
+}
+
+/** What no repetition mends. */
+function isRefusal(error: unknown): boolean {
+  const { name, message } = error as Error;
+  if (error instanceof ClusterError) return true;
+  return (
+    /Permission|Authorization/.test(name ?? '') || /not enabled|insufficient|maximum .* exceeded/i.test(message ?? '')
+  );
+}
+
+function messageOf(error: unknown): string {
+  const { name, message } = error as Error;
+  return name === 'NoRespondersError' || /no responders/.test(message ?? '') ? 'nobody answers for JetStream' : message;
+}

@@ -1,0 +1,332 @@
+import type { SplitName } from '../../data/index.ts';
+import type {
+  LeafValues,
+  ShardReport,
+  SnapshotCommand,
+  SnapshotInfo,
+  StepReport,
+  WorkerCommand,
+  WorkerEvent,
+} from '../../worker/index.ts';
+import type { Workers, WorkersSnapshot } from '../launch/workers.ts';
+import { finishMetrics } from '../metrics.ts';
+import { Answers } from './answers.ts';
+import type { Seat } from './choose-seats.ts';
+import { ClusterError, SourceGone } from './errors.ts';
+import type { RankSnapshot } from './snapshot-writer.ts';
+
+/** The ranks of one generation, ready to run. */
+export interface Crew {
+  readonly generation: number;
+  readonly seats: readonly Seat[];
+  /** Completed steps from which it goes on. */
+  readonly fromStep: number;
+  /** Sends a command to a rank, after those that were sent before. */
+  send(rank: number, command: WorkerCommand | SnapshotCommand): void;
+}
+
+/** What stands behind the workers. */
+export interface WorkersBackground {
+  readonly exact: boolean;
+  readonly microbatches: number;
+  /** Completed steps that are known of: the first generation goes on from one of them. */
+  readonly step: number;
+  /** What an earlier coordinator has noted of the steps before, to compare with. */
+  readonly past: readonly { readonly loss: number; readonly gradNorm: number }[];
+  /** Makes sure that this coordinator still leads. */
+  confirm(): Promise<void>;
+  /** Writes the shards of a snapshot. @throws SourceGone */
+  writeShards(dir: string, snapshots: readonly RankSnapshot[]): Promise<ShardReport[]>;
+  /** Lets go of the ranks' copies. */
+  free(snapshots: readonly RankSnapshot[]): void;
+  /** Everything that was asked has been answered, and no step is under way. */
+  quiet(): void;
+  /** A step or another answer is complete. */
+  progress(completed: number): void;
+  terminate(): Promise<void>;
+}
+
+interface Operation {
+  readonly id: number;
+  /** Completed steps at which it must be done. */
+  readonly at: number;
+  readonly command: WorkerCommand | SnapshotCommand;
+  /** The ranks of the present generation have been asked. */
+  started: boolean;
+  readonly resolve: (answers: unknown[]) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/**
+ * The ranks of a run behind agents, for a session that need not know about generations: what is in flight when one ends is
+ * done again by the next, from a step that all of it has completed. Steps that were reported before are compared with what
+ * they were then.
+ */
+export class RemoteWorkers implements Workers {
+  readonly #background: WorkersBackground;
+  #crew: Crew | null = null;
+  #answers = new Answers(0);
+  #held = false;
+  #granted: number;
+  #sent = 0;
+  /** Steps that every rank has reported. */
+  #completed: number;
+  readonly #losses: { readonly loss: number; readonly gradNorm: number; readonly generation: number }[] = [];
+  readonly #finished = new Map<number, StepReport[]>();
+  readonly #waiting = new Map<number, (reports: StepReport[]) => void>();
+  #operations: Operation[] = [];
+  #ids = 0;
+  #begun = false;
+  #stopping = false;
+  readonly #failed: Promise<never>;
+  #rejectFailed: (error: Error) => void = () => undefined;
+
+  constructor(background: WorkersBackground) {
+    this.#background = background;
+    this.#granted = background.step;
+    this.#completed = background.step;
+    for (const { loss, gradNorm } of background.past) this.#losses.push({ loss, gradNorm, generation: 0 });
+    this.#failed = new Promise((_, reject) => {
+      this.#rejectFailed = reject;
+    });
+    this.#failed.catch(() => undefined);
+  }
+
+  get world(): number {
+    return this.#crew?.seats.length ?? 0;
+  }
+
+  /** Completed steps that were reported in full: what must not be rolled back to is later than this. */
+  get completed(): number {
+    return this.#completed;
+  }
+
+  /** Whether nothing is under way. */
+  get isQuiet(): boolean {
+    return !this.#operations.some(({ started }) => started) && this.#completed >= this.#sent;
+  }
+
+  /** Rejects when nothing will be answered any more. */
+  get failed(): Promise<never> {
+    return this.#failed;
+  }
+
+  get stopping(): boolean {
+    return this.#stopping;
+  }
+
+  // What the session calls.
+
+  grant(until: number): void {
+    this.#granted = Math.max(this.#granted, until);
+    if (!this.#held) this.#sendRun(this.#granted);
+  }
+
+  async step(step: number): Promise<StepReport[]> {
+    const reports = await this.#orFailure(
+      new Promise<StepReport[]>((resolve) => {
+        const there = this.#finished.get(step);
+        if (there) resolve(there);
+        else this.#waiting.set(step, resolve);
+      }),
+    );
+    this.#waiting.delete(step);
+    this.#finished.delete(step);
+    await this.#background.confirm();
+    return reports;
+  }
+
+  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>[]> {
+    const id = this.#ids++;
+    return this.#operate(id, this.#granted, { type: 'evaluate', id, split, maxMicrobatches });
+  }
+
+  async snapshot(): Promise<WorkersSnapshot> {
+    const step = this.#granted;
+    let taken = await this.#snapshotAt(step);
+    return {
+      step,
+      write: async (dir) => {
+        for (let attempt = 1; ; attempt++)
+          try {
+            return await this.#background.writeShards(dir, taken);
+          } catch (error) {
+            if (!(error instanceof SourceGone) || attempt === 5) throw error;
+            taken = await this.#snapshotAt(step);
+          }
+      },
+      release: () => this.#background.free(taken),
+    };
+  }
+
+  async stop(): Promise<unknown[]> {
+    this.#stopping = true;
+    const traces = await this.#operate<unknown>(this.#ids++, this.#granted, { type: 'stop' });
+    await this.#background.terminate();
+    return traces;
+  }
+
+  terminate(): Promise<void> {
+    return this.#background.terminate();
+  }
+
+  // What the supervisor calls.
+
+  /** A generation is ready. Everything that is unanswered is asked again. */
+  begin(crew: Crew): void {
+    // The session begins where the first generation does, and repeats nothing itself.
+    if (!this.#begun) this.#granted = this.#completed = crew.fromStep;
+    this.#begun = true;
+    this.#crew = crew;
+    this.#answers = new Answers(crew.seats.length);
+    this.#held = false;
+    this.#sent = crew.fromStep;
+    const operations = this.#operations.sort((a, b) => a.at - b.at || a.id - b.id);
+    this.#operations = [];
+    for (const operation of operations) operation.started = false;
+    for (const operation of operations) {
+      if (operation.at < crew.fromStep) {
+        operation.reject(
+          new SourceGone(
+            `the run went on from step ${crew.fromStep}, and what was asked of step ${operation.at} can no longer be done`,
+          ),
+        );
+        continue;
+      }
+      this.#sendRun(operation.at);
+      this.#start(operation);
+    }
+    this.#sendRun(this.#granted);
+  }
+
+  /** The generation has ended: nothing that its ranks still say counts. */
+  end(): void {
+    this.#crew = null;
+  }
+
+  /** Gives no further permission, so that all ranks come to rest at the same step. */
+  hold(): void {
+    this.#held = true;
+    if (this.isQuiet) this.#background.quiet();
+  }
+
+  /** Nothing will be answered any more. */
+  fail(error: Error): void {
+    this.#rejectFailed(error);
+    for (const { reject } of this.#operations.splice(0)) reject(error);
+  }
+
+  /** Gives up waiting for the ranks' good-byes: one of them was lost, and there is nothing else to lose. */
+  endStop(): void {
+    for (const { resolve } of this.#operations.splice(0)) resolve([]);
+  }
+
+  /** Takes what a rank of the present generation says. */
+  receive(rank: number, event: WorkerEvent): void {
+    if (!this.#crew) return;
+    if (event.type === 'step') this.#stepped(rank, event.report);
+    if (event.type === 'evaluated') this.#answered(event.id, rank, event.metrics);
+    if (event.type === 'stopped') {
+      const stop = this.#operations.find(({ command }) => command.type === 'stop');
+      if (stop) this.#answered(stop.id, rank, event.trace);
+    }
+  }
+
+  /** Takes a snapshot that a rank was asked for. */
+  receiveSnapshot(rank: number, id: number, agent: string, snapshot: SnapshotInfo): void {
+    if (this.#crew) this.#answered(id, rank, { agent, rank, snapshot } satisfies RankSnapshot);
+  }
+
+  #snapshotAt(step: number): Promise<RankSnapshot[]> {
+    const id = this.#ids++;
+    return this.#operate(id, step, { type: 'snapshot', id });
+  }
+
+  #operate<T>(id: number, at: number, command: WorkerCommand | SnapshotCommand): Promise<T[]> {
+    return this.#orFailure(
+      new Promise<T[]>((resolve, reject) => {
+        const operation: Operation = {
+          id,
+          at,
+          command,
+          started: false,
+          resolve: (answers) => resolve(answers as T[]),
+          reject,
+        };
+        // What is past cannot be asked of ranks that have gone on; a generation that begins earlier can.
+        if (at < this.#sent && this.#crew)
+          reject(new SourceGone(`the ranks have gone on beyond step ${at} and no longer have its state`));
+        else if (this.#crew && !this.#held) this.#start(operation);
+        else this.#operations.push(operation);
+      }),
+    );
+  }
+
+  #start(operation: Operation): void {
+    operation.started = true;
+    this.#operations.push(operation);
+    const { seats, send } = this.#crew as Crew;
+    for (const rank of seats.keys()) send(rank, operation.command);
+  }
+
+  #sendRun(until: number): void {
+    if (!this.#crew || until <= this.#sent) return;
+    this.#sent = until;
+    const { seats, send } = this.#crew;
+    for (const rank of seats.keys()) send(rank, { type: 'run', until });
+  }
+
+  #answered(id: number, rank: number, answer: unknown): void {
+    const all = this.#answers.put(`operation ${id}`, rank, answer);
+    const operation = this.#operations.find((other) => other.id === id);
+    if (!all || !operation) return;
+    this.#operations = this.#operations.filter((other) => other !== operation);
+    operation.resolve(all);
+    this.#progressed();
+  }
+
+  #stepped(rank: number, report: StepReport): void {
+    const all = this.#answers.put(`step ${report.step}`, rank, report);
+    if (!all) return;
+    const { step } = report;
+    if (!this.#agrees(step, all)) return;
+    if (step === this.#completed) {
+      this.#completed += 1;
+      this.#finished.set(step, all);
+      this.#waiting.get(step)?.(all);
+    }
+    this.#progressed();
+  }
+
+  #progressed(): void {
+    this.#background.progress(this.#completed);
+    if (this.#held && this.isQuiet) this.#background.quiet();
+  }
+
+  /** Whether a step that was completed before has the same result again; if not, everything ends. */
+  #agrees(step: number, reports: readonly StepReport[]): boolean {
+    const { loss } = finishMetrics(
+      reports.map(({ metrics }) => metrics),
+      this.#background.microbatches,
+    );
+    const generation = this.#crew?.generation ?? 0;
+    const now = { loss: loss as number, gradNorm: reports[0]?.gradNorm as number, generation };
+    const before = this.#losses[step];
+    this.#losses[step] ??= now;
+    if (!before || !this.#background.exact) return true;
+    if (Object.is(before.loss, now.loss) && Object.is(before.gradNorm, now.gradNorm)) return true;
+    this.fail(
+      new ClusterError(
+        `step ${step + 1} was computed twice with different results: loss ${before.loss}, gradient norm ${before.gradNorm} ` +
+          `in generation ${before.generation}; loss ${now.loss}, gradient norm ${now.gradNorm} in generation ${now.generation}. ` +
+          'Do all machines have the same processor features and engine version? (numerics: fast does without this check)',
+      ),
+    );
+    return false;
+  }
+
+  #orFailure<T>(promise: Promise<T>): Promise<T> {
+    promise.catch(() => undefined);
+    return Promise.race([promise, this.#failed]);
+  }
+}
