@@ -1,4 +1,5 @@
 export * from './build.ts';
+export * from './glob.ts';
 export * from './optimizer.ts';
 export * from './schedule.ts';
 export * from './schema.ts';

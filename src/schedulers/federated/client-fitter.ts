@@ -2,7 +2,8 @@ import { openDataset, type Split } from '../../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
 import { buildModel, layerKey, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
-import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed } from '../local/index.ts';
+import { float32 } from '../../tensor/index.ts';
+import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed, type Place } from '../local/index.ts';
 import { clientBatches } from './client-batches.ts';
 import { Evaluator } from './evaluator.ts';
 import type {
@@ -15,6 +16,9 @@ import type {
   SharedStart,
 } from './fit-task.ts';
 import { RunningTreeSum } from './tree-sum.ts';
+
+/** Name of the values that stay with a client, among what it keeps. */
+export const PERSONAL = 'personal';
 
 /** What the fits of a round share on one thread. */
 interface Start {
@@ -37,6 +41,8 @@ export class ClientFitter {
   readonly #objective: LocalObjective;
   readonly #optimizer: OptimizerPlan;
   readonly #split: Split;
+  /** Places of parameters, then of module state, that stay with the client. */
+  readonly #personal: readonly [Place[], Place[]];
   #start: Start | null = null;
 
   private constructor(parts: {
@@ -55,6 +61,8 @@ export class ClientFitter {
     this.#objective = parts.objective;
     this.#optimizer = parts.optimizer;
     this.#split = parts.split;
+    const stays = ({ path, shape }: Place) => parts.objective.personal?.({ path, shape, decay: false }) ?? false;
+    this.#personal = [parts.trainer.layout.places.filter(stays), parts.trainer.stateLayout.places.filter(stays)];
   }
 
   static async create(job: FitJob): Promise<ClientFitter> {
@@ -126,8 +134,9 @@ export class ClientFitter {
       const size = shape === 'param' ? this.sizes.params : shape.reduce((product, dim) => product * dim, 1);
       tensors.set(name, this.#trainer.objectiveTensors(name, client.kept[name] ?? new Float32Array(size)));
     }
+    const first = this.#personalised(start, client.kept[PERSONAL]);
     const { state, losses } = await this.#trainer.train(
-      start.state,
+      first,
       {
         split: this.#split,
         batches,
@@ -137,37 +146,73 @@ export class ClientFitter {
       tensors,
     );
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
-    const norm = await this.#update(start, state, update, scale, client.clipNorm);
+    const { norm, personal } = await this.#update(start, state, update, scale, client.clipNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) return failed(`its training diverged: the loss is ${loss}`);
     const lr = this.#optimizer.lrAt(client.firstStep);
-    const kept = Object.fromEntries(await this.#trainer.after(start.state, state, tensors, batches.length, lr));
+    const after = await this.#trainer.after(first, state, tensors, batches.length, lr);
+    const kept = { ...Object.fromEntries(after), ...(personal ? { [PERSONAL]: personal } : {}) };
     return { ...base, loss, norm, kept, ms: performance.now() - began, problem: null };
   }
 
-  /** Writes the clipped and scaled difference to the start; returns the norm of the parameters' part before that. */
+  /** What a client begins with: the server's values, and its own where it keeps some. */
+  #personalised(start: Start, own: Float32Array | undefined): LocalState {
+    const [params, state] = this.#personal;
+    if (!own || params.length + state.length === 0) return start.state;
+    let at = 0;
+    const replaced = (tensors: readonly DeviceTensor[], all: readonly Place[], places: readonly Place[]) => {
+      const result = [...tensors];
+      for (const place of places) {
+        const values = own.slice(at, at + place.size);
+        at += place.size;
+        result[all.indexOf(place)] = this.#engine.upload(float32(values, place.shape));
+      }
+      return result;
+    };
+    return {
+      params: replaced(start.state.params, this.#trainer.layout.places, params),
+      slots: start.state.slots,
+      state: replaced(start.state.state, this.#trainer.stateLayout.places, state),
+    };
+  }
+
+  /**
+   * Writes the clipped and scaled difference to the start, zeros where the client keeps its own values. Returns those, and the
+   * norm of the parameters' part before it was clipped.
+   */
   async #update(
     start: Start,
     end: LocalState,
     update: Float32Array,
     scale: number,
     clipNorm: number | null,
-  ): Promise<number> {
+  ): Promise<{ readonly norm: number; readonly personal: Float32Array | null }> {
     const { params } = this.sizes;
     await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
     await this.#trainer.vector(end.state, this.#trainer.stateLayout, update.subarray(params));
-    let squares = 0;
-    for (let i = 0; i < params; i++) {
-      const difference = Math.fround((update[i] as number) - (start.params[i] as number));
-      squares += difference * difference;
-      update[i] = difference;
+    const [ownParams, ownState] = this.#personal;
+    const stays = [
+      ...ownParams.map((place) => ({ place, from: 0 })),
+      ...ownState.map((place) => ({ place, from: params })),
+    ];
+    const personal = new Float32Array(stays.reduce((sum, { place }) => sum + place.size, 0));
+    let at = 0;
+    for (const { place, from } of stays) {
+      const part = update.subarray(from + place.offset, from + place.offset + place.size);
+      personal.set(part, at);
+      at += place.size;
     }
-    const norm = Math.sqrt(squares);
+    let squares = 0;
+    for (let i = 0; i < params; i++) update[i] = (update[i] as number) - (start.params[i] as number);
     for (let i = params; i < update.length; i++)
       update[i] = (update[i] as number) - (start.moduleState[i - params] as number);
+    for (const { place, from } of stays) update.fill(0, from + place.offset, from + place.offset + place.size);
+    for (let i = 0; i < params; i++) squares += (update[i] as number) ** 2;
+    const norm = Math.sqrt(squares);
     if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
     // Weighted after it was rounded, as an update that was sent by itself is.
     if (scale !== 1) scaleBy(update, scale, update.length);
-    return norm;
+    const finite = personal.every((value) => Number.isFinite(value));
+    return { norm: finite ? norm : Number.NaN, personal: stays.length === 0 ? null : personal };
   }
 
   #open(shared: SharedStart): Start {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { tf } from '../../engine/index.ts';
+import { pathMatcher } from '../../optim/index.ts';
 import { type LocalObjective, plainObjective } from './objective.ts';
 import { registerObjective } from './registry.ts';
 
@@ -55,6 +56,12 @@ export function dynamic(alpha: number): LocalObjective {
   };
 }
 
+/** Parameters and module state of these paths (`*` for any characters) stay with whose data it is. */
+export function personalLayers(paths: readonly string[]): LocalObjective {
+  const matchers = paths.map(pathMatcher);
+  return { name: 'personal-layers', personal: ({ path }) => matchers.some((matches) => matches(path)) };
+}
+
 registerObjective({ name: 'none', config: z.object({}), make: () => plainObjective });
 registerObjective({ name: 'proximal', config: z.object({ mu: z.number().min(0) }), make: ({ mu }) => proximal(mu) });
 registerObjective({ name: 'control-variates', config: z.object({}), make: controlVariates });
@@ -62,4 +69,9 @@ registerObjective({
   name: 'dynamic',
   config: z.object({ alpha: z.number().positive() }),
   make: ({ alpha }) => dynamic(alpha),
+});
+registerObjective({
+  name: 'personal-layers',
+  config: z.object({ paths: z.array(z.string()) }),
+  make: ({ paths }) => personalLayers(paths),
 });

@@ -42,16 +42,17 @@ beforeAll(async () => {
   data = await prepareData(dataSchema.parse({ name: 'mnist', limit: 1000, validation: 0.1 }));
 });
 
+const pools: FitPool[] = [];
+afterAll(async () => {
+  for (const each of pools) await each.close();
+});
+
 describe('clients trained on a pool of threads', () => {
-  const pools: FitPool[] = [];
   const pool = async (threads: number, objective?: FitJob['objective']) => {
     const made = await FitPool.start({ job: job(objective), threads });
     pools.push(made);
     return made;
   };
-  afterAll(async () => {
-    for (const each of pools) await each.close();
-  });
 
   it('give the same bits with one thread, with two, and one by one', async () => {
     const cohort = cohortOf(Array.from({ length: 13 }, (_, i) => i));
@@ -116,6 +117,41 @@ describe('clients trained on a pool of threads', () => {
     const nobody = await made.sum(shared, [{ ...poisoned, examples: new Int32Array(0) }]);
     expect(nobody.sum).toBeNull();
     expect(nobody.reports[0]?.problem).toMatch(/no examples/);
+  });
+});
+
+describe('layers of a client of its own', () => {
+  it('are never sent, and are what its next fit begins with', async () => {
+    const fitter = await ClientFitter.create(job({ name: 'personal-layers', config: { paths: ['head.*'] } }));
+    const params = start(fitter.sizes.params);
+    const made = pools[0] as FitPool;
+    const shared = made.publish(params, start(0));
+    const [client] = cohortOf([3]) as [ClientFit];
+    const into = new SharedArrayBuffer(4 * params.length);
+    const head = 10 + 16 * 10;
+    const [first] = await fitter.fit({ start: shared, clients: [client], mode: 'each', into });
+    const update = new Float32Array(into).slice();
+    // Path order puts the head first.
+    expect(update.subarray(0, head).every((value) => value === 0)).toBe(true);
+    expect(update.subarray(head).some((value) => value !== 0)).toBe(true);
+    const own = first?.kept.personal as Float32Array;
+    expect(own).toHaveLength(head);
+    expect(own.some((value, i) => value !== params[i])).toBe(true);
+    // The same as plain training that begins with these values there.
+    const [second] = await fitter.fit({
+      start: shared,
+      clients: [{ ...client, kept: { personal: own } }],
+      mode: 'each',
+      into,
+    });
+    const plain = await ClientFitter.create(job());
+    const mixed = params.map((value, i) => own[i] ?? value);
+    const other = new SharedArrayBuffer(4 * params.length);
+    await plain.fit({ start: made.publish(mixed, start(0)), clients: [client], mode: 'each', into: other });
+    expect(new Float32Array(into).subarray(head)).toEqual(new Float32Array(other).subarray(head));
+    expect(second?.loss).toBeLessThan(first?.loss ?? 0);
+    await fitter.dispose();
+    await plain.dispose();
   });
 });
 
