@@ -93,15 +93,14 @@ export function addClusterCommands({ streams, done, calls, sub }: CommandSetting
   ).action(async (options) => done(await (await import('./ps.ts')).ps(options, streams, calls)));
 
   addNatsFlags(
-    sub('logs', 'show the lines of all processes of a job')
-      .option('-f, --follow', 'go on as new lines come')
+    sub('logs', 'show the lines that the processes of a job write from now on, for two seconds')
+      .option('-f, --follow', 'go on until interrupted')
       .option(...JSON_FLAG),
   ).action(async (options) => done(await (await import('./logs.ts')).logs(options, streams, calls)));
 
   addNatsFlags(
     sub('stop', "end a job's run after its step, with a checkpoint")
       .argument('[job]', 'name of the job, instead of --job')
-      .option('--workers', 'end its workers as well')
       .option(...JSON_FLAG),
   ).action(async (job, options) => done(await (await import('./stop.ts')).stop(job, options, streams, calls)));
 

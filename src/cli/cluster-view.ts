@@ -1,4 +1,4 @@
-import type { ClusterEvent } from './cluster-calls.ts';
+import type { ClusterEvent } from '../coordinator/index.ts';
 
 /** `0.35 s`, `12 s`. */
 export function seconds(ms: number): string {

@@ -1,4 +1,5 @@
-import type { ClusterCalls, DebugReport } from './cluster-calls.ts';
+import type { DebugReport } from '../coordinator/index.ts';
+import type { ClusterCalls } from './cluster-calls.ts';
 import { seconds } from './cluster-view.ts';
 import { type Culprit, findCulprit } from './culprit.ts';
 import { type ExitCode, exitCodes } from './exit.ts';

@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from 'node:util';
 import type { ClusterCalls } from './cluster-calls.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
@@ -21,10 +22,16 @@ export async function logs(
       streams.out.write(
         options.json
           ? `${JSON.stringify({ at, from, line })}\n`
-          : `${new Date(at).toISOString().slice(11, 23)} [${from}] ${line}\n`,
+          : `${new Date(at).toISOString().slice(11, 23)} [${plain(from)}] ${plain(line)}\n`,
       );
     return interrupt.signal.aborted ? interrupt.code() : exitCodes.ok;
   } finally {
     interrupt.dispose();
   }
+}
+
+/** Text of another process, without what a terminal would take for orders. */
+function plain(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is to go
+  return stripVTControlCharacters(text).replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '');
 }

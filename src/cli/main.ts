@@ -31,7 +31,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
     '\nExit codes: 0 done, 1 run failed, 2 usage or config, 3 data or checkpoint, 4 unfit (doctor), 5 no NATS server, 70 internal, 130 or 143 interrupted',
   );
 
-  const calls = async () => (await import('./load-calls.ts')).clusterCalls();
+  const calls = async () => (await import('./cluster-calls.ts')).clusterCalls();
   const SET = ['--set <key=value>', 'set a key of the config, e.g. parallel.data=2 (repeatable)', collect] as const;
   const sub = (name: string, description: string): Command =>
     program

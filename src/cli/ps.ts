@@ -1,4 +1,5 @@
-import type { ClusterCalls, ClusterStatus } from './cluster-calls.ts';
+import type { ClusterStatus } from '../coordinator/index.ts';
+import type { ClusterCalls } from './cluster-calls.ts';
 import { linkCounts, seconds } from './cluster-view.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
 import { type NatsFlags, natsPlace } from './nats-flags.ts';

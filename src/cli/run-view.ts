@@ -1,6 +1,5 @@
 import type { RunEvent } from '../coordinator/index.ts';
 import { expertShares } from './balance.ts';
-import type { ClusterEvent } from './cluster-calls.ts';
 import { ClusterNarrator } from './cluster-view.ts';
 import { ProgressLine } from './progress.ts';
 import { formatEnding } from './summary.ts';
@@ -8,7 +7,7 @@ import { formatBytes, formatCount, isInteractive, painter, type Streams } from '
 
 /** How the events of a run are shown. */
 export interface View {
-  event(event: RunEvent | ClusterEvent): void;
+  event(event: RunEvent): void;
   note(text: string): void;
   end(): void;
 }

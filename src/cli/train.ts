@@ -1,4 +1,5 @@
 import {
+  type ClusterOptions,
   findRunFolder,
   type Override,
   type ResolvedConfig,
@@ -8,7 +9,7 @@ import {
   train as start,
 } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
-import type { ClusterCalls, ClusterEvent, ClusterRunOptions } from './cluster-calls.ts';
+import type { ClusterCalls } from './cluster-calls.ts';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { type Interrupt, listenForInterrupt } from './interrupt.ts';
 import { type NatsFlags, type NatsPlace, natsPlace, wantsNats } from './nats-flags.ts';
@@ -32,7 +33,7 @@ export interface TrainOptions extends NatsFlags {
 export interface Outside {
   /** Stops the run as Ctrl-C does. */
   readonly signal?: AbortSignal;
-  readonly onEvent?: (event: RunEvent | ClusterEvent) => void;
+  readonly onEvent?: (event: RunEvent) => void;
 }
 
 /**
@@ -48,8 +49,6 @@ export async function train(
 ): Promise<ExitCode> {
   if (file === undefined && options.resume === undefined)
     throw new UsageError('give a config to train (e.g. configs/quickstart.yaml), or a run to go on with (--resume)');
-  const place = wantsNats(options) ? natsPlace(options) : null;
-  checkWorkers(options, place !== null);
   const source = file ?? (await findRunFolder(options.resume as string)).config;
   const changes: (string | Override)[] = [...options.set];
   const notes: string[] = [];
@@ -58,6 +57,9 @@ export async function train(
     changes.push(...overrides);
     notes.push(explanation);
   }
+  const config = resolveConfig(source, changes);
+  const place = placeOf(options, config, file !== undefined);
+  checkWorkers(options, place !== null);
   const view = options.json
     ? jsonView(streams)
     : humanView({ config: file ?? null, ...(options.quiet ? { quiet: true } : {}), ...shownPlace(place) }, streams);
@@ -67,12 +69,16 @@ export async function train(
   );
   try {
     const signal = outside.signal ? AbortSignal.any([interrupt.signal, outside.signal]) : interrupt.signal;
-    const config = file === undefined ? null : resolveConfig(file, changes);
-    const run = { ...options, change: config ?? changes, config };
+    const wanted: Wanted = {
+      config,
+      // Of a run that goes on with its own config, only what is changed.
+      change: file === undefined ? changes : config,
+      ...(options.resume === undefined ? {} : { resume: options.resume }),
+    };
     const events = place
-      ? clusterRun(await calls(), run, { nats: place.nats, job: place.job, ...pick(options), signal })
-      : localRun(run, signal);
-    const to = (event: RunEvent | ClusterEvent): void => {
+      ? clusterRun(await calls(), wanted, { nats: place.nats, job: place.job, ...pick(options), signal })
+      : localRun(wanted, signal);
+    const to = (event: RunEvent): void => {
       outside.onEvent?.(event);
       view.event(event);
     };
@@ -84,44 +90,55 @@ export async function train(
 }
 
 async function show(
-  events: AsyncIterable<RunEvent | ClusterEvent>,
-  to: (event: RunEvent | ClusterEvent) => void,
+  events: AsyncIterable<RunEvent>,
+  to: (event: RunEvent) => void,
   interrupt: Interrupt,
 ): Promise<ExitCode> {
   let code: ExitCode = exitCodes.ok;
   for await (const event of events) {
     to(event);
-    if (event.type === 'finished' && event.status === 'interrupted') code = interrupt.code();
+    if (event.type === 'finished' && event.status === 'interrupted')
+      // (Without a signal it was somebody else, with `plexus stop`.)
+      code = interrupt.signal.aborted ? interrupt.code() : exitCodes.terminated;
   }
   return code;
 }
 
 /** What to train: a config, a run to go on with, or both. */
 interface Wanted {
-  readonly config: ResolvedConfig | null;
+  readonly config: ResolvedConfig;
   readonly resume?: string;
   readonly change: ResolvedConfig | readonly (string | Override)[];
 }
 
 function localRun({ config, resume: run, change }: Wanted, signal: AbortSignal): AsyncIterable<RunEvent> {
   if (run !== undefined) return resume(run, change, { signal });
-  return start(config as ResolvedConfig, { signal });
+  return start(config, { signal });
 }
 
 function clusterRun(
   calls: ClusterCalls,
   { config, resume: run, change }: Wanted,
-  options: ClusterRunOptions,
-): AsyncIterable<RunEvent | ClusterEvent> {
+  options: ClusterOptions,
+): AsyncIterable<RunEvent> {
   if (run !== undefined) return calls.resumeCluster(run, change, options);
-  return calls.trainCluster(config as ResolvedConfig, options);
+  return calls.trainCluster(config, options);
 }
 
-const pick = ({ minWorkers, maxWorkers, standby }: TrainOptions): Partial<ClusterRunOptions> => ({
+const pick = ({ minWorkers, maxWorkers, standby }: TrainOptions): Partial<ClusterOptions> => ({
   ...(minWorkers === undefined ? {} : { minWorkers }),
   ...(maxWorkers === undefined ? {} : { maxWorkers }),
   ...(standby ? { standby } : {}),
 });
+
+/** The server to lead workers over, or null where the workers are threads of this process. */
+function placeOf(options: TrainOptions, { comm }: ResolvedConfig, given: boolean): NatsPlace | null {
+  if (wantsNats(options)) return natsPlace(options);
+  if (comm.control !== 'nats') return null;
+  if (comm.nats.url !== null) return natsPlace({ ...options, nats: comm.nats.url });
+  // The config of a run that was led over `--nats` says so, but can be gone on with anywhere.
+  return given ? natsPlace(options) : null;
+}
 
 /** What the view needs to suggest commands that find the same server. */
 function shownPlace(place: NatsPlace | null): { join?: string; flags?: string } {

@@ -1,11 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { ClusterStatus } from '../../src/cli/cluster-calls.ts';
 import { ClusterNarrator, linkCounts } from '../../src/cli/cluster-view.ts';
 import { findCulprit } from '../../src/cli/culprit.ts';
 import { formatDebug } from '../../src/cli/debug.ts';
 import { formatStatus } from '../../src/cli/ps.ts';
 import { formatTable } from '../../src/cli/table.ts';
+import type { ClusterEvent, ClusterStatus } from '../../src/coordinator/index.ts';
 
 const links = [
   ['-', 'local', 'tcp'],
@@ -44,7 +44,7 @@ describe('what is told of a membership', () => {
   it('is one line for a recovery: who, what then, how long', () => {
     const narrator = new ClusterNarrator('');
     narrator.lines(generation);
-    const shrunk = {
+    const shrunk: ClusterEvent = {
       ...generation,
       generation: 2,
       mesh: { data: 2, pipeline: 1, expert: 1 },
@@ -152,7 +152,7 @@ describe('who holds up a job', () => {
 describe('ps', () => {
   const status: ClusterStatus = {
     job: 'night',
-    leader: { id: 'l', term: 2, host: 'n0', pid: 4711, leaseMs: 5000 },
+    leader: { id: 'l', term: 2, host: 'n0', pid: 4711, leaseMs: 5000, since: '', ageMs: 100 },
     record: {
       job: 'night',
       runId: 'moe-1',
@@ -162,9 +162,10 @@ describe('ps', () => {
       status: 'running',
       minWorkers: 1,
       maxWorkers: 3,
+      firstGeneration: 1,
     },
     generation: { ...generation, links: links.map((row) => [...row]) },
-    position: { step: 120, steps: 2000, loss: 3.45678, checkpoint: 100, generation: 1 },
+    position: { step: 120, steps: 2000, loss: 3.45678, checkpoint: 100, generation: 1, wall_s: 60, recoveries: 0 },
     members: ['a', 'b'].map((id, index) => ({
       id,
       life: 'x',

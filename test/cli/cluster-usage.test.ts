@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CliResult, runCli } from './run-cli.ts';
+import { tinyConfig } from './tiny-run.ts';
 
 /** Refused before anything is started: one message, no stack, code 2 unless said otherwise. */
 function expectRefused(result: CliResult, message: RegExp, code = 2): void {
@@ -14,6 +15,8 @@ function expectRefused(result: CliResult, message: RegExp, code = 2): void {
 
 const folder = mkdtempSync(join(tmpdir(), 'plexus-usage-'));
 const hosts = join(folder, 'hosts');
+const config = join(folder, 'config.yaml');
+writeFileSync(config, tinyConfig);
 writeFileSync(hosts, 'node1 slots=two\n');
 let other: Server;
 let port: number;
@@ -70,14 +73,11 @@ describe('flags', () => {
     [['worker', '--nats', 'x', '--lease', '0.1'], /expected a number of at least 0.5/],
     [['worker', '--nats', 'x', '--name', 'a.b'], /--name 'a.b': 1 to 64 letters/],
     [['worker', '--nats', 'x', '--nats-creds', '/nowhere'], /--nats-creds '\/nowhere' cannot be read: ENOENT/],
+    [['train', config, '--min-workers', '2'], /--min-workers is for workers on other machines: name their NATS server/],
+    [['train', config, '--standby'], /--standby is for workers on other machines/],
+    [['train', config, '--job', 'j'], /--job is for workers on other machines/],
     [
-      ['train', 'c.yaml', '--min-workers', '2'],
-      /--min-workers is for workers on other machines: name their NATS server/,
-    ],
-    [['train', 'c.yaml', '--standby'], /--standby is for workers on other machines/],
-    [['train', 'c.yaml', '--job', 'j'], /--job is for workers on other machines/],
-    [
-      ['train', 'c.yaml', '--nats', 'x', '--min-workers', '3', '--max-workers', '2'],
+      ['train', config, '--nats', 'x', '--min-workers', '3', '--max-workers', '2'],
       /--min-workers 3 is more than --max-workers 2/,
     ],
     [['train', '--nats', 'c.yaml'], /give a config to train/],

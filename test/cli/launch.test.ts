@@ -4,10 +4,10 @@ import { delimiter, join } from 'node:path';
 import { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { ClusterCalls, ClusterRunOptions } from '../../src/cli/cluster-calls.ts';
+import type { ClusterCalls } from '../../src/cli/cluster-calls.ts';
 import { type LaunchOptions, launch } from '../../src/cli/launch.ts';
 import { describeEnd, RemoteWorker, remoteScript } from '../../src/cli/remote.ts';
-import type { RunEvent } from '../../src/coordinator/index.ts';
+import type { ClusterOptions, RunEvent } from '../../src/coordinator/index.ts';
 import { tinyConfig } from './tiny-run.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'plexus-launch-test-'));
@@ -98,7 +98,7 @@ const finished = (status: 'completed' | 'interrupted'): RunEvent => ({
 /** Launches with the library's run replaced. */
 async function run(
   options: Partial<LaunchOptions>,
-  lead: (signal: AbortSignal, options: ClusterRunOptions) => AsyncIterable<RunEvent>,
+  lead: (signal: AbortSignal, options: ClusterOptions) => AsyncIterable<RunEvent>,
 ) {
   rmSync(join(folder, 'pids'), { force: true });
   rmSync(join(folder, 'calls'), { force: true });
@@ -122,7 +122,7 @@ describe('plexus launch', () => {
   it('starts a worker a slot, leads the run, and ends them all', async () => {
     let servers: unknown;
     const result = await run({ device: 'cuda', env: ['EXTRA=a b'], job: 'night' }, async function* (_, options) {
-      servers = options.nats.servers;
+      servers = options.nats?.servers;
       await until('three workers', threeThere);
       yield finished('completed');
     });
