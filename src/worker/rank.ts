@@ -10,6 +10,7 @@ import {
 import { createEngine, type Engine } from '../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/index.ts';
+import { averagedMicrobatches } from '../plan/index.ts';
 import { bytesPerElement, type HostTensor, scalar } from '../tensor/index.ts';
 import { explainNonFinite } from './diagnose.ts';
 import { failureReport } from './failure.ts';
@@ -36,6 +37,8 @@ export interface RankOverrides {
   readonly dataset?: Dataset;
   /** Where the tensors come from, in place of the seed or the job's checkpoint. */
   readonly initial?: InitialSource | undefined;
+  /** Snapshots that there is memory for; 1 is enough where they are taken one by one. Default `SNAPSHOT_SLOTS`. */
+  readonly snapshotSlots?: number | undefined;
 }
 
 /** What a rank says when it is ready. */
@@ -89,13 +92,13 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
     model: built,
     optimizer,
     layerCount: model.layers.length,
-    objectiveSeed: space.borrow(engine.upload(scalar(Math.fround(1 / job.train.microbatches)))),
+    objectiveSeed: space.borrow(engine.upload(scalar(Math.fround(1 / averagedMicrobatches(job.train))))),
     peerPaths: new Map(),
   };
   const { executables, cacheHits } = engine.compileStatistics();
   const compile = { executables, cacheHits, totalMs: performance.now() - started };
   const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, ...sizesOf(built.groups) };
-  return new JobRank(parts, held, dataset, model, ready, overrides.engine === undefined);
+  return new JobRank(parts, held, dataset, model, ready, overrides);
 }
 
 /** Gives all tensors their first values. Returns the completed steps that these are of. */
@@ -158,6 +161,7 @@ class JobRank implements Rank {
   readonly ready: ReadyReport;
   readonly #parts: RankParts;
   readonly #held: readonly HeldTensor[];
+  readonly #slots: number | undefined;
   #ring: SnapshotRing | null = null;
   readonly #dataset: Dataset;
   readonly #model: Model;
@@ -172,7 +176,7 @@ class JobRank implements Rank {
     dataset: Dataset,
     model: Model,
     ready: ReadyReport,
-    ownsEngine: boolean,
+    { engine, snapshotSlots }: RankOverrides,
   ) {
     const { job } = parts;
     this.rank = job.rank;
@@ -185,7 +189,8 @@ class JobRank implements Rank {
     this.#position = new Position(job.progress);
     this.#position.flight?.watch(() => parts.transport.pending());
     this.#trace = job.trace ? new TraceRecorder(job.rank) : null;
-    this.#ownsEngine = ownsEngine;
+    this.#ownsEngine = engine === undefined;
+    this.#slots = snapshotSlots;
   }
 
   async step(step: number): Promise<StepReport> {
@@ -242,7 +247,7 @@ class JobRank implements Rank {
 
   #snapshotRing(): SnapshotRing {
     const { space, job } = this.#parts;
-    this.#ring ??= new SnapshotRing(space.engine, this.#held, job.train);
+    this.#ring ??= new SnapshotRing(space.engine, this.#held, job.train, this.#slots);
     return this.#ring;
   }
 

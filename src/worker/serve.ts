@@ -4,6 +4,7 @@ import { failureReport } from './failure.ts';
 import { Position } from './position.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
 import { createRank, type Rank, type RankOverrides } from './rank.ts';
+import { SNAPSHOT_SLOTS } from './snapshot-layout.ts';
 
 /** What a rank does besides what it is told. */
 export interface ServeOptions {
@@ -27,7 +28,9 @@ export async function serve(
   const post = (event: WorkerEvent) => port.postMessage(event);
   let rank: Rank | null = null;
   try {
-    rank = await createRank(job, transport, overrides);
+    // Without snapshots of its own accord there is only ever the one that was asked for last.
+    const snapshotSlots = options.snapshotEvery === undefined ? 1 : SNAPSHOT_SLOTS;
+    rank = await createRank(job, transport, { snapshotSlots, ...overrides });
     post({ type: 'ready', ...rank.ready });
     await obey(rank, commands, new Snapshots(rank, post, options.snapshotEvery ?? null), post);
   } catch (error) {

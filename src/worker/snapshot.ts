@@ -24,19 +24,22 @@ export class SnapshotRing {
   readonly #engine: Engine;
   readonly #held: readonly HeldTensor[];
   readonly #flags: Int32Array;
+  /** The newest ones that are there to stay while there is other memory. */
+  readonly #keep: number;
   /** By slot, then tensor. */
   readonly #views: readonly (readonly Float32Array[])[];
   /** What other threads are given. */
   readonly share: SnapshotShare;
 
-  /** Reserves memory, which is spent only as slots are first written to. */
-  constructor(engine: Engine, held: readonly HeldTensor[], program: Program) {
+  /** Reserves memory for `count` snapshots, which is spent only as slots are first written to. */
+  constructor(engine: Engine, held: readonly HeldTensor[], program: Program, count = SNAPSHOT_SLOTS) {
+    this.#keep = Math.min(2, count - 1);
     this.#engine = engine;
     this.#held = held;
     const { offsets, bytes } = layOut(held.map(({ shape }) => shape));
     const tensors = held.map(({ name, shape, writes }, i) => ({ name, shape, offset: offsets[i] as number, writes }));
-    const slots = Array.from({ length: SNAPSHOT_SLOTS }, () => new SharedArrayBuffer(bytes));
-    const flags = new SharedArrayBuffer(SNAPSHOT_SLOTS * FIELDS * Int32Array.BYTES_PER_ELEMENT);
+    const slots = Array.from({ length: count }, () => new SharedArrayBuffer(bytes));
+    const flags = new SharedArrayBuffer(count * FIELDS * Int32Array.BYTES_PER_ELEMENT);
     this.#flags = new Int32Array(flags);
     this.#views = slots.map((slot) =>
       tensors.map(({ shape, offset }) => new Float32Array(slot, offset, tensorBytes(shape) / 4)),
@@ -46,7 +49,7 @@ export class SnapshotRing {
 
   /**
    * Copies everything as it is after `step` completed steps. Returns the copy that is there already, if one is; null if
-   * all memory is being read but for the newest snapshot, which is not given up for one that is only about to be.
+   * all memory is being read, but for the newest snapshot, which is not given up for one that is only about to be.
    */
   async take(step: number): Promise<SnapshotTaken | null> {
     const slots = readFlags(this.#flags);
@@ -54,8 +57,12 @@ export class SnapshotRing {
     const there = ready.find((slot) => slot.step === step);
     if (there) return { step, slot: there.slot };
     const free = slots.filter(({ use }) => use === SLOT_USE.free);
-    // The newest two are kept while there is anything else.
-    for (const { slot, use } of [...ready.slice(2).reverse(), ...free, ...ready.slice(1, 2)]) {
+    for (const { slot, use } of [
+      ...ready.slice(this.#keep).reverse(),
+      ...free,
+      // The newest is never given up where one is to be kept.
+      ...ready.slice(1, this.#keep),
+    ]) {
       if (use > SLOT_USE.ready) continue;
       const at = slot * FIELDS + USE;
       // Whoever has begun to read it since has it.

@@ -17,11 +17,11 @@ const moe: JobOptions = {
 };
 
 /** A ring over one tensor whose value is changed by hand. */
-function ringOf(values: Float32Array) {
+function ringOf(values: Float32Array, slots?: number) {
   const tensor = engine.upload({ dtype: 'float32', shape: [values.length], data: values });
   const held = [{ name: 'param/w', shape: [values.length], writes: true, tensor: () => tensor, set: () => undefined }];
   const program = { rank: 0, mesh: { data: 1, pipeline: 1, expert: 1 } };
-  const ring = new SnapshotRing(engine, held, program as never);
+  const ring = new SnapshotRing(engine, held, program as never, slots);
   return { ring, shelf: new SnapshotShelf(ring.share) };
 }
 
@@ -93,6 +93,17 @@ describe('a snapshot', () => {
     second.release();
     await take(14);
     expect(shelf.steps()).toEqual([14, 13, 12, 5]);
+  });
+
+  it('can have memory for one only, which is written over unless it is read', async () => {
+    const { ring, shelf } = ringOf(new Float32Array(5), 1);
+    await ring.take(1);
+    expect(await ring.take(2)).toEqual({ step: 2, slot: 0 });
+    const view = shelf.acquire(2)!;
+    expect(await ring.take(3)).toBeNull();
+    view.release();
+    expect(await ring.take(3)).not.toBeNull();
+    expect(shelf.steps()).toEqual([3]);
   });
 
   it('of a step that is there is not copied again', async () => {
