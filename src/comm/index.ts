@@ -1,5 +1,9 @@
 export { ADD, addArrays, type Postfix, sumArrays } from './adder.ts';
 export * from './all-reduce.ts';
+export * from './blob.ts';
+export { BlobServer, type BlobServerOptions } from './blob-server.ts';
+export type { BlobSource } from './blob-shelf.ts';
+export { BlobGone, BlobTimeout } from './blob-wire.ts';
 export * from './codec/index.ts';
 export * from './collectives.ts';
 export * from './control.ts';

@@ -7,7 +7,11 @@ export interface LossyBus {
   readonly counts: { published: number; lost: number };
   /** Decides which messages are lost, by subject and number. */
   lose: (subject: string, n: number) => boolean;
+  /** What timeouts are multiplied by, so that tests do not wait. */
+  hurry: number;
 }
+
+let requests = 0;
 
 type Listener = (error: Error | null, message: Msg) => void;
 
@@ -16,6 +20,7 @@ export function lossyBus(maxPayload = 4096): LossyBus {
   const bus: LossyBus = {
     counts: { published: 0, lost: 0 },
     lose: () => false,
+    hurry: 1,
     connect() {
       let closed = false;
       const connection = {
@@ -36,6 +41,26 @@ export function lossyBus(maxPayload = 4096): LossyBus {
           setImmediate(() => {
             for (const listener of listeners.get(subject) ?? [])
               listener(null, { subject, data: copy, reply: options.reply } as Msg);
+          });
+        },
+        request(subject: string, data: Uint8Array, { timeout }: { timeout: number }) {
+          return new Promise<Msg>((resolve, reject) => {
+            const reply = `reply.${requests++}`;
+            const over = () => {
+              clearTimeout(timer);
+              subscription.unsubscribe();
+            };
+            const timer = setTimeout(() => {
+              over();
+              reject(Object.assign(new Error('timeout'), { name: 'TimeoutError' }));
+            }, timeout * bus.hurry);
+            const subscription = connection.subscribe(reply, {
+              callback: (_error, message) => {
+                over();
+                resolve(message);
+              },
+            });
+            connection.publish(subject, data, { reply });
           });
         },
         subscribe(subject: string, { callback }: { callback: Listener }) {
