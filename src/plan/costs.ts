@@ -100,7 +100,9 @@ export function modelCosts(
         }
         case 'AllReduce': {
           const members = program.groups[i.group]?.ranks.length ?? 1;
-          return (2 * (members - 1) * gradientBytes(program, stages[i.stage] as Stage)[i.what]) / members;
+          const { dense, experts } = gradientBytes(program, stages[i.stage] as Stage);
+          const bytes = { dense, experts, changes: dense + experts }[i.what];
+          return (2 * (members - 1) * bytes) / members;
         }
         case 'AllGather': {
           const members = program.groups[i.group]?.ranks.length ?? 1;

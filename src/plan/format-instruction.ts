@@ -27,7 +27,7 @@ export function formatInstruction(i: Instruction): string {
     case 'Broadcast':
       return `Broadcast from rank ${i.root} in ${i.group} [${i.tag}]`;
     case 'Optimize':
-      return `Optimize ${i.stages.map((stage) => `s${stage}`).join(' ')}`;
+      return `Optimize ${i.outer ? 'outer ' : ''}${i.stages.map((stage) => `s${stage}`).join(' ')}`;
     case 'Barrier':
       return `Barrier in ${i.group} [${i.tag}]`;
   }

@@ -10,6 +10,7 @@ export * from './format-instruction.ts';
 export * from './format-plan.ts';
 export * from './groups.ts';
 export * from './layer-cost.ts';
+export * from './local.ts';
 export * from './lower.ts';
 export * from './mesh.ts';
 export * from './placement.ts';

@@ -98,11 +98,12 @@ export type Instruction =
     }
   /**
    * Finishes the canonical tree of gradients of a stage over a group: `dense` over the data ranks (with the state
-   * contributions), `experts` over the ranks that hold the same experts. Follows the last backward of the stage.
+   * contributions), `experts` over the ranks that hold the same experts. Follows the last backward of the stage. `changes`
+   * averages over the data ranks what the local steps of a round have changed (see `Program.local`).
    */
   | {
       readonly op: 'AllReduce';
-      readonly what: 'dense' | 'experts';
+      readonly what: 'dense' | 'experts' | 'changes';
       readonly group: string;
       readonly stage: number;
       readonly tag: string;
@@ -114,7 +115,8 @@ export type Instruction =
    */
   | { readonly op: 'AllGather'; readonly what: 'norms' | 'params'; readonly group: string; readonly tag: string }
   | { readonly op: 'Broadcast'; readonly group: string; readonly root: number; readonly tag: string }
-  | { readonly op: 'Optimize'; readonly stages: readonly number[] }
+  /** `outer`: with the outer optimizer, from the averaged changes. */
+  | { readonly op: 'Optimize'; readonly stages: readonly number[]; readonly outer?: true }
   | { readonly op: 'Barrier'; readonly group: string; readonly tag: string }
   /**
    * Drops what is kept of a microbatch on a stage. Implied by the last Backward (or BackwardWeight); the programs that
@@ -141,4 +143,9 @@ export interface Program {
   readonly totalStages: number;
   readonly groups: Readonly<Record<string, Group>>;
   readonly instructions: readonly Instruction[];
+  /**
+   * Set where each data rank takes optimizer steps of its own, over its share of the microbatches: the instructions from
+   * `from` on, which average the changes, belong to every `every`-th step only.
+   */
+  readonly local?: { readonly every: number; readonly from: number };
 }

@@ -50,6 +50,18 @@ export class CompiledUpdates {
     );
   }
 
+  /** `(a_1..a_k, b_1..b_k) -> scale (a_i - b_i)`. */
+  changes(signatures: readonly Signature[], scale: number): Promise<Executable> {
+    const count = signatures.length;
+    const own = signatures.map(({ dtype, shape }) => ({ dtype, shape }));
+    return this.#compile(`changes ${scale} ${key(own)}`, [...own, ...own], 'changes of a round', (...inputs) =>
+      inputs.slice(0, count).map((before, i) => {
+        const change = tf.sub(before, inputs[count + i] as tf.Tensor);
+        return scale === 1 ? change : tf.mul(change, scale);
+      }),
+    );
+  }
+
   /** Sum of squares of each of the tensors, as one vector `[k]`. */
   squaredNorms(signatures: readonly Signature[]): Promise<Executable> {
     return this.#compile(`norms ${key(signatures)}`, signatures, 'gradient norms', (...inputs) =>

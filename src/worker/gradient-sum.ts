@@ -18,21 +18,25 @@ export class GradientSum {
   readonly #compiled: CompiledUpdates;
   readonly #tree: TreeAccumulator<readonly Cell[]>;
   readonly #exact: boolean;
+  readonly #first: number;
   #running: readonly Cell[] | null = null;
 
-  constructor(space: TensorSpace, compiled: CompiledUpdates, leaves: number, exact: boolean) {
+  /** @param first microbatch that is leaf 0 */
+  constructor(space: TensorSpace, compiled: CompiledUpdates, leaves: number, exact: boolean, first = 0) {
     this.#space = space;
     this.#compiled = compiled;
     this.#tree = new TreeAccumulator(leaves);
     this.#exact = exact;
+    this.#first = first;
   }
 
   /** Adds a microbatch's gradients, taking over the references; null if it has none (an expert without tokens). */
-  async add(leaf: number, value: readonly Cell[] | null): Promise<void> {
+  async add(microbatch: number, value: readonly Cell[] | null): Promise<void> {
     if (!this.#exact) {
       if (value) this.#running = this.#running ? await this.#sum(this.#running, value) : value;
       return;
     }
+    const leaf = microbatch - this.#first;
     let merge: Merge<readonly Cell[]> | null = this.#tree.offer({ start: leaf, end: leaf + 1 }, value);
     while (merge) merge = this.#tree.offer(merge.parent, await this.#sum(merge.left, merge.right));
   }

@@ -29,61 +29,73 @@ export interface HeldTensor {
 
 /**
  * All that a rank holds from step to step, in a fixed order. Optimizer slots that another replica keeps are not in it.
- * Of what several ranks hold the one with the lowest data index writes.
+ * Of what several ranks hold the one with the lowest data index writes. With local steps the parameters and state that go
+ * by their plain names are those that all replicas began the round with, and what each replica has made of them since
+ * goes by its number.
  */
 export function heldTensors(groups: readonly ParamGroup[], program: Program): HeldTensor[] {
   const { data } = positionOf(program.mesh, program.rank);
   const { group: expertGroup } = expertPosition(program.mesh, data);
+  const own = (name: string): string => (program.local ? tensorName.replica(data, name) : name);
   const held: HeldTensor[] = [];
   for (const group of groups) {
     const first = group.expert ? expertGroup === 0 : data === 0;
+    const writes = program.local ? true : first;
     for (const param of group.params) {
+      const { path } = param;
       const { shape } = param.spec;
-      held.push({
-        name: tensorName.param(param.path),
-        shape,
-        writes: first,
-        tensor: () => param.tensor,
-        set: (tensor) => {
-          param.tensor = tensor;
-        },
-      });
-      if (param.residual)
-        held.push({
-          name: tensorName.replica(data, tensorName.residual(param.path)),
-          shape,
-          writes: true,
-          optional: true,
-          tensor: () => param.residual as DeviceTensor,
-          set: (tensor) => {
-            param.residual = tensor;
-          },
-        });
+      const { outer } = param;
+      held.push({ name: own(tensorName.param(path)), shape, writes, ...property(param, 'tensor') });
+      if (outer) {
+        held.push({ name: tensorName.param(path), shape, writes: first, ...property(outer, 'anchor') });
+        for (const [i, slot] of outer.slotNames.entries())
+          held.push({
+            name: tensorName.slot(`outer.${slot}`, path),
+            shape,
+            writes: first,
+            tensor: () => outer.slots[i] as DeviceTensor,
+            set: (tensor) => {
+              outer.slots[i] = tensor;
+            },
+          });
+      }
+      if (param.residual) {
+        const name = tensorName.replica(data, tensorName.residual(path));
+        held.push({ name, shape, writes: true, optional: true, ...property(param as HasResidual, 'residual') });
+      }
       if (param.keepsSlots === false) continue;
+      // Sharded state has one keeper, whichever replica that is.
       for (const [i, slot] of param.slotNames.entries())
         held.push({
-          name: tensorName.slot(slot, param.path),
+          name: own(tensorName.slot(slot, path)),
           shape,
-          // Sharded state has one keeper, whichever replica that is.
-          writes: param.keepsSlots ?? first,
+          writes: param.keepsSlots ?? writes,
           tensor: () => param.slots[i] as DeviceTensor,
           set: (tensor) => {
             param.slots[i] = tensor;
           },
         });
     }
-    for (const state of group.state)
-      held.push({
-        name: tensorName.state(state.path),
-        shape: state.spec.shape,
-        writes: first,
-        tensor: () => state.tensor,
-        set: (tensor) => {
-          state.tensor = tensor;
-        },
-      });
+    for (const state of group.state) {
+      const { shape } = state.spec;
+      held.push({ name: own(tensorName.state(state.path)), shape, writes, ...property(state, 'tensor') });
+      if (state.outer)
+        held.push({ name: tensorName.state(state.path), shape, writes: first, ...property(state.outer, 'anchor') });
+    }
   }
   return held;
+}
+
+type HasResidual = { residual: DeviceTensor };
+
+/** Reads and sets a property of whoever holds a tensor. */
+function property<K extends string>(holder: { [key in K]: DeviceTensor }, key: K): Pick<HeldTensor, 'tensor' | 'set'> {
+  return {
+    tensor: () => holder[key],
+    set: (tensor) => {
+      (holder as Record<string, DeviceTensor>)[key] = tensor;
+    },
+  };
 }
 
 /** Name of the shard file that a rank writes. */

@@ -1,4 +1,4 @@
-import { formatInstruction, type Instruction } from '../plan/index.ts';
+import { formatInstruction, type Instruction, instructionsOf } from '../plan/index.ts';
 import { backward, backwardInput, backwardWeight } from './handlers/backward.ts';
 import { exchangeTokens } from './handlers/exchange.ts';
 import { forward } from './handlers/forward.ts';
@@ -53,7 +53,8 @@ const COMMUNICATION: ReadonlySet<Instruction['op']> = new Set<Instruction['op']>
 export async function interpret(run: ProgramRun, position: Position, trace: TraceRecorder | null): Promise<number> {
   const { instructions } = run.program;
   let communication = 0;
-  for (let index = 0; index < instructions.length; index++) {
+  const end = run.training ? instructionsOf(run.program, run.step) : instructions.length;
+  for (let index = 0; index < end; index++) {
     const instruction = instructions[index] as Instruction;
     position.begin(run, index);
     const start = performance.now();

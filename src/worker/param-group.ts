@@ -1,6 +1,7 @@
 import type { LeafRange } from '../comm/index.ts';
 import type { DeviceTensor } from '../engine/index.ts';
 import type { Named, ParamSpec, StateSpec } from '../modules/index.ts';
+import type { HostTensor } from '../tensor/index.ts';
 import type { GradientSum } from './gradient-sum.ts';
 import type { Cell } from './tensor-space.ts';
 
@@ -17,11 +18,15 @@ export interface HeldParam extends Named<ParamSpec> {
   readonly keepsSlots?: boolean;
   /** What top-k compression has left out of this rank's gradients so far; absent without it. Zero at first. */
   residual?: DeviceTensor;
+  /** With local steps: the value that all replicas began this round with, and the outer optimizer's state. */
+  readonly outer?: { anchor: DeviceTensor; readonly slotNames: readonly string[]; slots: DeviceTensor[] };
 }
 
 /** A state tensor as held by a rank. */
 export interface HeldState extends Named<StateSpec> {
   tensor: DeviceTensor;
+  /** With local steps: the value that all replicas began this round with. */
+  readonly outer?: { anchor: DeviceTensor };
 }
 
 /** Which expert a group of parameters belongs to. */
@@ -53,6 +58,8 @@ export interface ParamGroup {
   readonly gradients: GradientSum;
   /** The finished sums of this step; null before that. */
   reduced: readonly (Cell | null)[] | null;
+  /** With local steps: mean changes of parameters and state over the replicas, at the end of a round. */
+  changes?: readonly HostTensor[] | null;
 }
 
 /** Elements of each tensor that a group sums up. */

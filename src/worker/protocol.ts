@@ -14,6 +14,8 @@ export interface WorkerJob {
   readonly model: unknown;
   /** The resolved `optim` section. */
   readonly optim: unknown;
+  /** The optimizer of averaged changes, where data ranks take local steps (`Program.local`): an `optim` section. */
+  readonly outerOptim?: unknown;
   /** Steps of the whole run (`train.steps`), on which learning-rate schedules depend. */
   readonly totalSteps: number;
   readonly data: PreparedData;

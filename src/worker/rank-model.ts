@@ -8,8 +8,9 @@ import {
   modelFunctions,
   type TaskInfo,
 } from '../modules/index.ts';
-import type { Optimizer } from '../optim/index.ts';
+import { buildOptimizer, type OptimConfig, type Optimizer, type OptimizerPlan } from '../optim/index.ts';
 import {
+  averagedMicrobatches,
   expertMember,
   expertPosition,
   type MicrobatchRange,
@@ -49,6 +50,8 @@ export interface RankModel {
   /** Groups of parameters in a fixed order: layer by layer, experts after their layer. */
   readonly groups: readonly ParamGroup[];
   readonly updates: CompiledUpdates;
+  /** With local steps: the optimizer of averaged changes. */
+  readonly outer?: { readonly plan: OptimizerPlan; readonly updates: CompiledUpdates };
 }
 
 /** What building needs. */
@@ -72,7 +75,10 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
     evaluation ??= modelFunctions(model, info, job.batch.micro, 'evaluate');
     return evaluation;
   };
-  const updates = new CompiledUpdates(engine, optimizer, program.microbatches);
+  const updates = new CompiledUpdates(engine, optimizer, averagedMicrobatches(program));
+  const plan = job.outerOptim
+    ? buildOptimizer(job.outerOptim as OptimConfig, { totalSteps: job.totalSteps })
+    : undefined;
   const held = program.stages.flatMap((stage) => stage.layers);
   const splitWeight = program.instructions.some((instruction) => instruction.op === 'BackwardWeight');
   const layers = new Map<number, RankLayer>();
@@ -81,7 +87,7 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
     throwIfAborted(job.progress);
     const fn = functions[index];
     if (!fn) throw new RangeError(`the program has layer ${index}, but the model has ${functions.length} layers`);
-    const makeGroup = groupMaker(options, updates, index);
+    const makeGroup = groupMaker(options, updates, index, plan?.optimizer);
     const group = makeGroup(fn.name, fn, null, leavesOf(program, 'dense'));
     groups.push(group);
     const expertGroups = fn.expertCalls.map((call) => {
@@ -131,7 +137,8 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
       },
     });
   }
-  return { layers, groups, updates };
+  const outer = plan && { plan, updates: new CompiledUpdates(engine, plan.optimizer, 1) };
+  return { layers, groups, updates, ...(outer ? { outer } : {}) };
 }
 
 function activationsInto(functions: readonly LayerFunction[], index: number): number {
@@ -183,8 +190,14 @@ export function leavesOf(program: Program, what: 'dense' | 'experts', rank = pro
   return { start: share(first).start, end: share(first + mesh.expert - 1).end };
 }
 
-function groupMaker({ job, optimizer, space }: RankModelOptions, updates: CompiledUpdates, layer: number) {
-  const leaves = job.train.microbatches;
+function groupMaker(
+  { job, optimizer, space }: RankModelOptions,
+  updates: CompiledUpdates,
+  layer: number,
+  outer: Optimizer | undefined,
+) {
+  const { share, local } = job.train;
+  const leaves = averagedMicrobatches(job.train);
   const exact = job.numerics === 'exact';
   const residuals = job.compression?.gradients === 'topk' && job.train.mesh.data > 1;
   return (
@@ -198,13 +211,24 @@ function groupMaker({ job, optimizer, space }: RankModelOptions, updates: Compil
     expert,
     params: fn.params.map((named): HeldParam => {
       const slotNames = optimizer.slots(paramInfo(named));
-      return { ...named, slotNames, slots: [], tensor: UNSET, ...(residuals ? { residual: UNSET } : {}) };
+      return {
+        ...named,
+        slotNames,
+        slots: [],
+        tensor: UNSET,
+        ...(residuals ? { residual: UNSET } : {}),
+        ...(outer ? { outer: { anchor: UNSET, slotNames: outer.slots(paramInfo(named)), slots: [] } } : {}),
+      };
     }),
-    state: fn.state.map((named) => ({ ...named, tensor: UNSET })),
+    state: fn.state.map((named) => ({
+      ...named,
+      tensor: UNSET,
+      ...(outer ? { outer: { anchor: UNSET } } : {}),
+    })),
     leaves: range,
     gradientOf: [],
     contributionOf: [],
-    gradients: new GradientSum(space, updates, leaves, exact),
+    gradients: new GradientSum(space, updates, leaves, exact, local ? share.start : 0),
     reduced: null,
   });
 }

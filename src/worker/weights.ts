@@ -46,6 +46,12 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
       if (param.residual) param.residual = engine.upload(zeros('float32', param.spec.shape));
     }
     for (const held of group.state) held.tensor = engine.upload(state[held.path] as HostTensor);
+    // Each upload takes its memory over, so anchors get values of their own.
+    const anchors = { ...initParams(group.params, seed), ...initState(group.state) };
+    for (const { path, outer } of [...group.params, ...group.state])
+      if (outer) outer.anchor = engine.upload(anchors[path] as HostTensor);
+    for (const { outer, spec } of group.params)
+      if (outer) outer.slots = outer.slotNames.map(() => engine.upload(zeros('float32', spec.shape)));
   }
 }
 

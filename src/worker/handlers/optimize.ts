@@ -6,10 +6,12 @@ import type { ParamGroup } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import type { Cell } from '../tensor-space.ts';
 import { globalNorm, ownSquaredNorms } from './norms.ts';
+import { optimizeOuter } from './outer.ts';
 import { finishedSums, groupsOfStage } from './reduce.ts';
 
 /** Updates parameters, optimizer state and module state of the stages. New values take the place of old ones' memory. */
-export const optimize: Handler<'Optimize'> = async (run, { stages }) => {
+export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
+  if (outer) return optimizeOuter(run, stages);
   const { space, optimizer: plan } = run.parts;
   const squared = run.squaredNorms ?? (await ownSquaredNorms(run));
   run.gradNorm = globalNorm(squared);

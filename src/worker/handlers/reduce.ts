@@ -6,9 +6,12 @@ import type { Handler, ProgramRun } from '../program-run.ts';
 import { leavesOf } from '../rank-model.ts';
 import type { Cell, TensorSpace } from '../tensor-space.ts';
 import { groupNamed } from './group.ts';
+import { reduceChanges } from './outer.ts';
 
 /** Finishes the sums of gradients and state contributions of a stage over the ranks of a group. */
-export const allReduce: Handler<'AllReduce'> = async (run, { what, group: id, stage, tag }) => {
+export const allReduce: Handler<'AllReduce'> = async (run, instruction) => {
+  const { what, group: id, stage, tag } = instruction;
+  if (what === 'changes') return reduceChanges(run, instruction);
   const { transport, space, job } = run.parts;
   const { program } = run;
   const group = groupNamed(program, id);
