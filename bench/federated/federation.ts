@@ -1,0 +1,138 @@
+import {
+  behaviourSchema,
+  buildModel,
+  ClientStore,
+  clientBehaviour,
+  type Dataset,
+  dataSchema,
+  FitPool,
+  federatedStrategies,
+  initParams,
+  modelParams,
+  openDataset,
+  optimSchema,
+  type Partition,
+  type PreparedData,
+  partOf,
+  prepareData,
+  RoundSimulation,
+  type VectorLayout,
+  vectorLayout,
+} from '../../src/index.ts';
+
+/** What a benchmark trains, with as many threads as it says. */
+export interface Federation {
+  readonly dataset: Dataset;
+  readonly pool: FitPool;
+  readonly layout: VectorLayout;
+  readonly strategy: string;
+  readonly settings: object;
+  initial(seed: number): Float32Array;
+  /** Accuracy on the test images, in percent. */
+  accuracy(params: Float32Array): Promise<number>;
+}
+
+/** How a federation is made. */
+export interface FederationOptions {
+  readonly data: 'mnist' | 'fashion-mnist';
+  readonly hidden: readonly number[];
+  readonly lr: number;
+  readonly momentum?: number;
+  readonly batch: number;
+  readonly strategy?: string;
+  readonly settings?: object;
+  readonly threads?: number;
+}
+
+const prepared = new Map<string, Promise<PreparedData>>();
+
+/** Starts a pool for a perceptron on one of the image datasets, all 60,000 training images, pixels in [0, 1]. */
+export async function federation(options: FederationOptions): Promise<Federation> {
+  const { data: name, hidden, lr, momentum = 0, batch, strategy = 'fedavg', settings = {}, threads = 2 } = options;
+  const ready = prepared.get(name) ?? prepareData(dataSchema.parse({ name, validation: 0, normalise: false }));
+  prepared.set(name, ready);
+  const data = await ready;
+  const dataset = openDataset(data);
+  const model = { name: 'mlp', args: { hidden: [...hidden], init: 'pytorch' } };
+  const built = await buildModel(model as never, dataset.info);
+  const found = federatedStrategies().get(strategy);
+  if (!found) throw new Error(`there is no strategy ${strategy}`);
+  const own = found.config.parse(settings);
+  const params = modelParams(built.model);
+  const layout = vectorLayout(params);
+  const pool = await FitPool.start({
+    job: {
+      seed: 0,
+      model,
+      optim: optimSchema.parse({ name: 'sgd', lr, momentum }),
+      data,
+      engine: { kind: 'onnx', device: 'cpu', threads: 1 },
+      objective: found.objective?.(own as never) ?? { name: 'none', config: {} },
+      batch,
+    },
+    threads,
+  });
+  const none = new Float32Array(0);
+  const test = Int32Array.from({ length: dataset.split('test').examples }, (_, i) => i);
+  return {
+    dataset,
+    pool,
+    layout,
+    strategy,
+    settings: own,
+    initial: (seed) => {
+      const tensors = initParams(params, seed);
+      const vector = new Float32Array(layout.size);
+      for (const place of layout.places) partOf(vector, place).set(tensors[place.path]?.data as Float32Array);
+      return vector;
+    },
+    accuracy: async (vector) => {
+      const { correct, examples } = await pool.evaluate(pool.publish(vector, none), 'test', test);
+      return (100 * (correct ?? 0)) / examples;
+    },
+  };
+}
+
+/** Rounds of a federation over a partition. */
+export function rounds(
+  { pool, layout, strategy, settings, initial }: Federation,
+  partition: Partition,
+  options: { readonly seed: number; readonly cohort: number; readonly epochs: number; readonly batch: number },
+): RoundSimulation {
+  const { seed, cohort, epochs, batch } = options;
+  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed };
+  const server = federatedStrategies()
+    .get(strategy)
+    ?.server(settings as never, shape);
+  if (!server) throw new Error(`there is no strategy ${strategy}`);
+  return new RoundSimulation(
+    {
+      pool,
+      partition,
+      server,
+      behaviour: clientBehaviour(behaviourSchema.parse({}), seed),
+      store: new ClientStore(),
+      seed,
+      cohort,
+      quorum: 1,
+      local: { epochs, batch },
+      deadlineSeconds: null,
+      maxNorm: null,
+    },
+    initial(seed),
+    new Float32Array(0),
+  );
+}
+
+/** Where the training labels are. */
+export function sourceOf({ dataset }: Federation) {
+  const split = dataset.split('train');
+  return { examples: split.examples, labels: split.labels ?? null };
+}
+
+/** Mean and standard deviation over seeds. */
+export function spread(values: readonly number[]): { readonly mean: number; readonly deviation: number } {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const square = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return { mean, deviation: Math.sqrt(square / Math.max(1, values.length - 1)) };
+}
