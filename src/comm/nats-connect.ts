@@ -1,5 +1,4 @@
 import { existsSync, readFileSync } from 'node:fs';
-import type * as Client from '@nats-io/transport-node';
 import type { Authenticator, NatsConnection, NodeConnectionOptions, TlsOptions } from '@nats-io/transport-node';
 import { webSocketFactory } from './web-socket.ts';
 
@@ -47,9 +46,8 @@ let used: 'tcp' | 'WebSocket' | null = null;
 export async function connectNats(options: ConnectNatsOptions): Promise<NatsConnection> {
   const { creds, nkey, password, timeoutMs = 5000, servers, ...rest } = options;
   // Loaded when it is used: it takes a thread as long to start as all the rest of this room.
-  const loaded: typeof Client & { readonly default?: typeof Client } = await import('@nats-io/transport-node');
-  // A CommonJS package has only a default export once it has been joined into the bundle.
-  const client = loaded.default ?? loaded;
+  // (A CommonJS package has only a default export once it has been joined into the bundle.)
+  const { default: client } = await import('@nats-io/transport-node');
   const { urls, web, secure, login } = parseServers(servers);
   const way = web ? 'WebSocket' : 'tcp';
   if (used !== null && used !== way)
