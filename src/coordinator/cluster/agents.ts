@@ -107,6 +107,13 @@ export class Agents {
     return Promise.race([asked, this.#deserted(agent, deadlineMs)]);
   }
 
+  /** Lets an agent go; resolves when it has answered, or will not. */
+  async release(agent: string, generation: number, reason: string, deadlineMs: number): Promise<void> {
+    const told = this.ask(agent, generation, { type: 'release', reason }, deadlineMs);
+    // One that is gone needs no telling, and one that follows another leader takes no orders.
+    await Promise.race([told.catch(() => undefined), this.#deserted(agent, deadlineMs)]);
+  }
+
   /** Resolves with false when the server knows nobody who listens to an agent's subject; otherwise never. */
   async #deserted(agent: string, deadlineMs: number): Promise<false> {
     try {

@@ -25,7 +25,7 @@ const ASK_MS = 250;
 /** Where everybody lives, a rank's own report of what went wrong may still be on its way for this long. */
 const CAUSE_MS = 300;
 /** Generations are not begun more often than this only to take in a worker. */
-const GROW_MS = 3000;
+const GROW_MS = 2000;
 /** A run that could begin with fewer workers than configured waits this long for more. */
 const COMPANY_MS = 1500;
 /** Ranks come to rest within this time before a planned change, or it is made without. */
@@ -198,9 +198,7 @@ export class Supervisor {
     if (!this.#left) {
       const deadline = Math.min(2000, this.#options.deadlineMs);
       const members = this.#membership.here();
-      await Promise.allSettled(
-        members.map(({ id }) => this.#agents.ask(id, this.#generation, { type: 'release', reason }, deadline)),
-      );
+      await Promise.all(members.map(({ id }) => this.#agents.release(id, this.#generation, reason, deadline)));
     }
     this.#membership.stop();
     this.#unwatch();
@@ -312,7 +310,8 @@ export class Supervisor {
       send: (rank, command) => this.#send(formed, rank, command),
     });
     this.#firstReady({ ready, formed });
-    for (const { id } of this.#roster.leaving()) void this.#release(id, 'its ranks have moved to others');
+    for (const { id } of this.#roster.leaving())
+      void this.#agents.release(id, generation, 'its ranks have moved to others', 2000);
     return null;
   }
 
@@ -606,11 +605,7 @@ export class Supervisor {
     this.#options.emit({ type: 'joined', agent: member.id, slots: member.slots });
     // One that was given up and has come back still tries to do what nobody wants any more.
     if (member.generation !== null && this.#formed && !this.#formed.members.has(member.id))
-      void this.#release(member.id, 'it was given up for lost');
-  }
-
-  async #release(agent: string, reason: string): Promise<void> {
-    await this.#agents.ask(agent, this.#generation, { type: 'release', reason }, 2000).catch(() => undefined);
+      void this.#agents.release(member.id, this.#generation, 'it was given up for lost', 2000);
   }
 
   #trouble(trouble: Trouble): void {
