@@ -421,6 +421,17 @@ export class Script {
   }
 
   async close(): Promise<void> {
+    const entries = await this.kv.keys(clusterKeys.member('*'));
+    this.term += 1;
+    for await (const key of entries)
+      await this.ask(
+        key.slice(clusterKeys.member('').length),
+        0,
+        { type: 'stop', reason: 'the test is over' },
+        500,
+      ).catch(
+        () => undefined, // it has ended already
+      );
     for (const { abort } of this.#agents) abort.abort(new Error('the test is over'));
     await Promise.allSettled(this.#agents.map(({ done }) => done));
     this.#requester.close();

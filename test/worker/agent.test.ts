@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -169,11 +170,13 @@ describe('agents', () => {
 
   it('compile a module file of their own disk, and replace a thread that does not let go', async () => {
     const file = join(shop.folder, 'stuck.ts');
+    const stuck = join(shop.folder, 'stuck.flag');
     await writeFile(
       file,
-      `import { zoo } from 'plexus';
+      `import { writeFileSync } from 'node:fs';
+       import { zoo } from 'plexus';
        export async function model(args, info) {
-         if (args.stuck) for (;;) {}
+         if (args.stuck) for (writeFileSync(args.stuck, ''); ; ) {}
          const entry = zoo['transformer-lm'];
          return (await entry.build(entry.schema.parse({ layers: 2, dim: 8, heads: 2, moe: { experts: 2, top_k: 1, every: 2 } }), info)).model;
        }`,
@@ -184,12 +187,9 @@ describe('agents', () => {
     const work = await shop.work({});
     const seats = [{ agent: a.id, slot: 0 }];
     await script.begin(1, seats, work, () => 'tcp', {
-      change: (job) => ({ ...job, model: { ...resolved, args: { stuck: true } }, modelSha256 }),
+      change: (job) => ({ ...job, model: { ...resolved, args: { stuck } }, modelSha256 }),
     });
-    await script.until('the rank has begun', async () => {
-      const reply = await script.ask(a.id, 1, { type: 'debug' });
-      return reply.ok && reply.type === 'debug' && reply.ranks[0]?.doing === 'starting';
-    });
+    await script.until('the thread is stuck', () => existsSync(stuck));
     const begun = await script.begin(2, seats, work, () => 'tcp', {
       change: (job) => ({ ...job, model: resolved, modelSha256 }),
     });
@@ -227,6 +227,7 @@ describe('agents', () => {
       b.lines.some((line) => line.includes('is spare again: generation 2 began without it')),
     );
     // What is given up says good-bye: nobody is suspected, but the rank cannot go on.
+    await script.accepted(a.id, 1, { type: 'command', rank: 0, command: { type: 'run', until: 2 } });
     const { report } = await script.failed(1, 0);
     expect(report).toMatchObject({ name: 'CommClosed', secondary: true });
     expect(script.events.some(({ type }) => type === 'link-lost')).toBe(false);

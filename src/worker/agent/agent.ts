@@ -77,6 +77,8 @@ export class Agent {
   #highest = -1;
   #seq = 0;
   #hadRank = false;
+  /** Why it ends, when it does. */
+  #over: string | null = null;
   #leaving: { readonly moved: () => void } | null = null;
   /** Requests that change what runs here, one after another. */
   #turn: Promise<unknown> = Promise.resolve();
@@ -163,15 +165,16 @@ export class Agent {
 
   /** Ends everything: ranks, threads, links, the record, the connections. Nothing is left. */
   async close(reason: string): Promise<void> {
-    for (const responder of this.#responders) responder.close();
+    this.#over = reason;
     this.#records?.unsubscribe();
     await this.#turn.catch(() => undefined);
     this.#drop(reason);
     await Promise.all([...this.#closing]);
     await within(Promise.all([this.#events.drained(500), this.#beat?.stop(1000)]), CLOSE_MS);
+    // (Late, so that the request that ended it gets its answer.)
+    for (const responder of this.#responders) responder.close();
     this.#events.close();
     this.#requester.close();
-    this.#store.clear();
     await this.#blobs.close();
     await Promise.all(this.#slots.map((slot) => slot.close(CLOSE_MS)));
     await rm(this.#modelDir, { recursive: true, force: true });
@@ -214,6 +217,7 @@ export class Agent {
   }
 
   async #answer(request: AgentRequest): Promise<AgentReply> {
+    if (this.#over !== null) throw new AgentRefusal(`it ends: ${this.#over}`);
     const stale = this.#staleness(request);
     if (stale !== null) return { ok: false, stale: true, message: stale };
     // (Another leader counts its generations from where it likes.)
