@@ -54,7 +54,7 @@ it('two workers that lose each other, but not the server, go on through the serv
   expectUndisturbed(await run.outcome(90_000), await reference(options('auto')));
 }, 120_000);
 
-it('a link of 50 ms that is cut every two seconds', async () => {
+it('a slow link of 50 ms that is cut every two seconds', async () => {
   const on = await cluster();
   const { hostname, port } = new URL(on.nats.url);
   const proxy = await FaultProxy.start({ host: hostname, port: Number(port) });
@@ -64,7 +64,7 @@ it('a link of 50 ms that is cut every two seconds', async () => {
   const far = options('nats', { steps: 16 });
   const run = on.train(on.config(far));
   await run.reached(1);
-  await proxy.set({ delayMs: 50, cutEveryMs: 2000 });
+  await proxy.set({ delayMs: 50, cutEveryMs: 2000, bytesPerSecond: 2_000_000 });
   expectUndisturbed(await run.outcome(90_000), await reference(far));
   expect((await proxy.counts()).cuts).toBeGreaterThan(1);
 }, 120_000);

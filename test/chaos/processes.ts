@@ -115,7 +115,12 @@ export class Proc {
   /** Its last lines, and what was done to it. */
   describe(): string {
     const state = this.exit === null ? `running, pid ${this.child.pid}` : `ended: ${JSON.stringify(this.exit)}`;
-    const lines = this.lines.slice(-SHOWN).map((line) => `    ${line.slice(0, 400)}`);
+    // A server's banner tells nothing.
+    const shown = this.name.startsWith('nats-server') ? 6 : SHOWN;
+    // Of steps in a row only the last is of interest.
+    const isStep = (line: string | undefined) => line?.includes(' {"type":"step"');
+    const kept = this.lines.filter((line, index) => !(isStep(line) && isStep(this.lines[index + 1])));
+    const lines = kept.slice(-shown).map((line) => `    ${line.slice(0, 400)}`);
     return [`── ${this.name} (${state})`, ...this.history.slice(-12).map((line) => `  * ${line}`), ...lines].join('\n');
   }
 
@@ -196,9 +201,13 @@ export class Processes {
     return this.until(`the end of ${proc.name}`, deadlineMs, () => proc.exit ?? undefined);
   }
 
-  /** The last output of every process. */
+  /** The last output of every process that runs, and of the last ones that have ended. */
   describe(): string {
-    return this.all.map((proc) => proc.describe()).join('\n');
+    const ended = this.all.filter((proc) => !proc.running).slice(-8);
+    return this.all
+      .filter((proc) => proc.running || ended.includes(proc))
+      .map((proc) => proc.describe())
+      .join('\n');
   }
 
   /** Kills whatever still runs, and waits until it is gone. */

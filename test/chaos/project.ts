@@ -27,7 +27,7 @@ function corpus(): string {
 
 /** The config of a small language model with clipping and module state, as an object (JSON is YAML). */
 export function chaosConfig(folder: string, options: ProjectOptions = {}): Record<string, unknown> {
-  const { steps = 20, moe = false, dim = 16, layers = 2, microbatches = 6, context = 12 } = options;
+  const { steps = 20, moe = false, dim = 16, layers = 2, microbatches = 8, context = 12 } = options;
   const experts = { experts: 4, top_k: 2, every: 1, hidden: 16, bias_rate: 0.01 };
   return {
     name: 'chaos',

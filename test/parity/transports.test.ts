@@ -107,8 +107,8 @@ describe.skipIf(deno === null)('two processes under Node and one under Deno give
   afterAll(() => cluster?.close());
 
   it.each([
-    ['nats', ...cells[0]!],
-    ['tcp', ...cells[0]!],
+    ['nats', ...cells[1]!],
+    ['tcp', ...cells[2]!],
     ['unix', ...cells[1]!],
     ['host', ...cells[2]!],
     ['auto', ...cells[3]!],
