@@ -24,7 +24,11 @@ const MATRIX_LIMIT = 16;
 /** A job for people to read. */
 export function formatStatus(status: ClusterStatus, colour: boolean): string {
   const paint = painter(colour);
-  const { leader, record, generation, position, members } = status;
+  const { leader, record, members } = status;
+  // What an earlier run of the job has left says nothing of this one.
+  const own = (of: number): boolean => record === null || of >= record.firstGeneration;
+  const generation = status.generation && own(status.generation.generation) ? status.generation : null;
+  const position = status.position && own(status.position.generation) ? status.position : null;
   const rows: [string, string][] = [];
   const state = record?.status ?? 'no run yet';
   if (record) rows.push(['run', `${record.runId}  ${shownPath(record.runDir)}`]);

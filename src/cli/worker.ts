@@ -1,3 +1,4 @@
+import { hostname } from 'node:os';
 import type { ClusterCalls } from './cluster-calls.ts';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
@@ -35,6 +36,10 @@ export async function worker(
     ? (line: string) => streams.out.write(`${JSON.stringify({ type: 'log', at: Date.now(), line })}\n`)
     : (line: string) => streams.err.write(`${line}\n`);
   const interrupt = listenForInterrupt(() => write('leaving after this step; Ctrl-C again ends at once'));
+  const devices = [...new Set(plan.devices.map((device) => device ?? "the config's device"))].join(', ');
+  write(
+    `joining job '${place.job}' at ${place.shown}: host ${hostname()}, ${plan.slots} slot${plan.slots === 1 ? '' : 's'} on ${devices}`,
+  );
   try {
     const { runAgent } = await calls();
     await runAgent({
