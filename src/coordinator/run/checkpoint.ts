@@ -10,7 +10,8 @@ import { CheckpointError } from './errors.ts';
 
 const FORMAT = 1;
 
-const indexSchema = z.object({
+/** Schema of `index.json`. */
+export const checkpointIndexSchema = z.object({
   format: z.literal(FORMAT),
   /** Completed steps. The data cursor is a function of it: the next example is number `step * batch.global`. */
   step: z.int().min(0),
@@ -26,7 +27,7 @@ const indexSchema = z.object({
 });
 
 /** `index.json` of a checkpoint. */
-export type CheckpointIndex = z.infer<typeof indexSchema>;
+export type CheckpointIndex = z.infer<typeof checkpointIndexSchema>;
 
 /** What the coordinator knows of a checkpoint when the shards have been written. */
 export type CheckpointInfo = Omit<CheckpointIndex, 'format' | 'shards'>;
@@ -36,6 +37,11 @@ const stepOf = (name: string): number | null => {
   const match = /^step-(\d+)$/.exec(name);
   return match ? Number(match[1]) : null;
 };
+
+/** Folder of the checkpoint of a step. */
+export function checkpointPath(folder: string, step: number): string {
+  return join(folder, nameOf(step));
+}
 
 /**
  * Writes a checkpoint so that its name appears only when everything is on the disk: `write` puts the shards into a
@@ -125,7 +131,7 @@ export async function verifyCheckpoint(path: string): Promise<CheckpointIndex> {
       `${indexPath} is not valid JSON (${(error as Error).message}): the file is truncated or damaged`,
     );
   }
-  const result = indexSchema.safeParse(parsed);
+  const result = checkpointIndexSchema.safeParse(parsed);
   if (!result.success) {
     const format = (parsed as { format?: unknown } | null)?.format;
     const other =

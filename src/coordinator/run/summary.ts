@@ -28,6 +28,8 @@ export interface RunSummary {
   /** Bytes of tensors that ranks sent each other in training steps, and bytes that codecs spared (without any, absent). */
   readonly comm_bytes?: number;
   readonly comm_bytes_saved?: number;
+  /** With local steps: bytes that exchanging gradients in every step would have taken, without a codec. */
+  readonly comm_bytes_synchronous?: number;
 }
 
 /** Writes `summary.json`. */

@@ -1,2 +1,3 @@
 export * from './folder.ts';
+export { fetchRun, type NatsStore, type NatsStoreOptions, natsStore, storedRuns } from './nats.ts';
 export * from './store.ts';
