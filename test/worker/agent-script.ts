@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import {
+  BlobGone,
   ControlRequester,
   connectNats,
   EventReceiver,
@@ -380,6 +381,18 @@ export class Script {
         event.event.type === 'failed',
     );
     return found.event as Extract<WorkerEventOf['event'], { type: 'failed' }>;
+  }
+
+  /** Whether an agent offers a blob. */
+  async offers(owner: string, blob: string): Promise<boolean> {
+    const one = { owner, blob, offset: 0, length: 1, nats: this.#nats, job: this.job };
+    try {
+      await fetchBlob({ ...one, secret: this.#secret, deadlineMs: 5000 });
+      return true;
+    } catch (error) {
+      if (error instanceof BlobGone) return false;
+      throw error;
+    }
   }
 
   /** Everything that a rank holds now, read through its snapshot, which is freed. */

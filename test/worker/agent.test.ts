@@ -82,13 +82,17 @@ describe('agents', () => {
       replicate: (rank) => (rank === 1 ? { to: a.id, names: narrow.names } : null),
     });
     const before = lossesOf(await script.run(begun, 3), narrow);
-    await script.until('the copy is there', () => b.lines.length >= 0);
+    await script.until('the copy is there', () => script.offers(a.id, `replica-${b.id}-1-1-3`));
+    const told = await script.event((event) => event.type === 'snapshots' && event.agent === a.id);
+    expect(told).toMatchObject({ snapshots: [{ rank: 1, tensors: expect.any(Array) }] });
     b.leave();
     await script.event((event) => event.type === 'leaving' && event.agent === b.id);
     const single = await shop.work({});
     const next = await script.begin(2, [{ agent: a.id, slot: 0 }], single, () => 'tcp', { restore: { step: 3 } });
+    const first = await script.worker(1, 0, 'ready');
     const ready = await script.worker(2, 0, 'ready');
     expect(ready.step).toBe(3);
+    expect(ready.compile.cacheHits).toBeGreaterThan(first.compile.cacheHits + first.compile.executables / 2);
     const after = lossesOf(await script.run(next, 6), single);
     expect([...before, ...after]).toEqual(serial.losses);
     expect(await parametersOf(next)).toEqual(serialParameters());

@@ -27,6 +27,7 @@ import {
   clusterSubjects,
   type GenerationRecord,
   type ReplicaOffer,
+  type SnapshotInfo,
 } from './protocol.ts';
 import type { EventBody } from './rank-run.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -42,9 +43,13 @@ const PROBE_MS = 1500;
 const FETCH_MS = 120_000;
 /** Answers that are kept for requests that come again. */
 const ANSWERS_KEPT = 256;
-/** How long an agent that leaves waits for the others to go on without it, and then for them to fetch what it holds. */
+/**
+ * How long an agent that leaves waits for the others to go on without it; then for them to fetch what it holds, if it was
+ * not asked to stay for that; and if it was, for its release.
+ */
 const LEAVE_MS = 8000;
 const LINGER_MS = 2000;
+const HANDOVER_MS = 15_000;
 /** How long the end of anything may take: threads, connections, the record. */
 const CLOSE_MS = 3000;
 /** How long a fixed port of the generation before may take to be free again. */
@@ -77,6 +82,8 @@ export class Agent {
   #highest = -1;
   #seq = 0;
   #hadRank = false;
+  /** Ranks of others of which the coordinator knows that a copy is here. */
+  readonly #announced = new Set<string>();
   /** Why it ends, when it does. */
   #over: string | null = null;
   #leaving: { readonly moved: () => void } | null = null;
@@ -160,7 +167,7 @@ export class Agent {
     }
     await within(Promise.race([moved, this.#ended]), LEAVE_MS);
     // Others may be restoring from what lies here; a release ends the wait.
-    if (this.#current) await within(this.#ended, LINGER_MS);
+    if (this.#current) await within(this.#ended, this.#current.ranks.length === 0 ? HANDOVER_MS : LINGER_MS);
   }
 
   /** Ends everything: ranks, threads, links, the record, the connections. Nothing is left. */
@@ -240,11 +247,9 @@ export class Agent {
           this.#beat?.set({ generation: generation.number, ranks: generation.ranks });
           return accepted;
         });
-      case 'replicate': {
-        const { fetch, signal } = this.#generation(request);
-        await this.#keeper.keep(request.owner, request.snapshot, fetch, signal);
+      case 'replicate':
+        await this.#copy(request.owner, request.snapshot, this.#generation(request));
         return accepted;
-      }
       case 'command':
         this.#generation(request).command(request.rank, request.command);
         return accepted;
@@ -304,6 +309,8 @@ export class Agent {
     });
     this.#current = generation;
     this.#blobs.secret = secret;
+    this.#announced.clear();
+    this.#leaving?.moved();
     return { ok: true, type: 'prepared', addresses: generation.addresses, snapshots: this.#store.list() };
   }
 
@@ -318,8 +325,17 @@ export class Agent {
       throw new AgentRefusal(
         `agent ${this.id} is in generation ${current?.number ?? 'none'}, the snapshot of ${owner} is of generation ${generation}`,
       );
-    await this.#keeper.keep(owner, snapshot, current.fetch, current.signal);
+    await this.#copy(owner, snapshot, current);
     return { ok: true };
+  }
+
+  /** Copies a snapshot of another agent; the first one of a rank is told, since it says where that rank could go. */
+  async #copy(owner: string, snapshot: SnapshotInfo, { fetch, signal }: Generation): Promise<void> {
+    const kept = await this.#keeper.keep(owner, snapshot, fetch, signal);
+    const key = `${owner}/${snapshot.rank}`;
+    if (!kept || this.#announced.has(key)) return;
+    this.#announced.add(key);
+    this.#emit({ type: 'snapshots', snapshots: [kept] });
   }
 
   /** The generation that a request is about. @throws AgentRefusal if it was not prepared */

@@ -119,6 +119,7 @@ function reader({ step, tensors, arrived }: InitialTensors): InitialSource {
   here.catch(() => undefined);
   return {
     step,
+    has: (name) => here.then(() => byName.has(name)),
     async read(name: string, shape: readonly number[]): Promise<HostTensor> {
       await here;
       const found = byName.get(name);

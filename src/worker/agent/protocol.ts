@@ -250,7 +250,7 @@ export type AgentEvent = {
 } & (
   | { readonly type: 'worker'; readonly rank: number; readonly event: WorkerEvent }
   | { readonly type: 'snapshot'; readonly rank: number; readonly id: number; readonly snapshot: SnapshotInfo }
-  /** Which snapshots are there now, and which copies of others'. */
+  /** Copies of others' tensors that are here from now on: told once for each rank and generation, kept up to date since. */
   | { readonly type: 'snapshots'; readonly snapshots: readonly SnapshotInfo[] }
   /** A link of a rank ended: who is suspected, before any lease has run out. */
   | { readonly type: 'link-lost'; readonly rank: number; readonly peer: number; readonly reason: string }

@@ -87,10 +87,15 @@ export class ReplicaKeeper {
     this.#store = store;
   }
 
-  /** @throws what the fetch throws */
-  async keep(owner: string, snapshot: SnapshotInfo, fetch: FetchRange, signal: AbortSignal): Promise<void> {
+  /** Returns the copy; null if none was made. @throws what the fetch throws */
+  async keep(
+    owner: string,
+    snapshot: SnapshotInfo,
+    fetch: FetchRange,
+    signal: AbortSignal,
+  ): Promise<SnapshotInfo | null> {
     const key = `${owner}/${snapshot.rank}`;
-    if (this.#copying.has(key) || this.#store.hasReplica(owner, snapshot)) return;
+    if (this.#copying.has(key) || this.#store.hasReplica(owner, snapshot)) return null;
     this.#copying.add(key);
     try {
       const sources = snapshot.tensors.map((tensor) => ({ ...tensor, owner, blob: snapshot.blob }));
@@ -99,7 +104,7 @@ export class ReplicaKeeper {
       signal.throwIfAborted();
       const buffer = packed(gathering.tensors, snapshot.tensors);
       gathering.release();
-      this.#store.addReplica(owner, snapshot, buffer.tensors, buffer.buffer);
+      return this.#store.addReplica(owner, snapshot, buffer.tensors, buffer.buffer);
     } finally {
       this.#copying.delete(key);
     }

@@ -101,7 +101,12 @@ export class SnapshotStore {
   }
 
   /** Keeps a copy of another agent's snapshot; of the copies of a rank the newest two stay. */
-  addReplica(owner: string, of: SnapshotInfo, tensors: SnapshotInfo['tensors'], buffer: SharedArrayBuffer): void {
+  addReplica(
+    owner: string,
+    of: SnapshotInfo,
+    tensors: SnapshotInfo['tensors'],
+    buffer: SharedArrayBuffer,
+  ): SnapshotInfo {
     const key = `${owner}/${of.rank}`;
     this.#dropReplicas((replica) => replica.owner === owner && sameSnapshot(replica.info, of));
     const known = this.#replicas.get(key) ?? [];
@@ -112,6 +117,7 @@ export class SnapshotStore {
     known.sort((a, b) => a.info.generation - b.info.generation || a.info.step - b.info.step);
     for (const old of known.splice(0, known.length - REPLICAS_KEPT)) old.withdraw();
     this.#replicas.set(key, known);
+    return info;
   }
 
   /** Whether a copy of this snapshot or a newer one is there already. */
