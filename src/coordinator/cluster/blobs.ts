@@ -15,6 +15,8 @@ export class Blobs {
   readonly #server: BlobServer;
   readonly #offers = new Map<string, () => void>();
   #secret = '';
+  /** Ends with the generation: what is fetched for longer is not there any more. */
+  #generation = new AbortController();
 
   constructor(nats: NatsConnection, job: string, deadlineMs: number, signal: AbortSignal) {
     this.#nats = nats;
@@ -24,9 +26,11 @@ export class Blobs {
     this.#server = new BlobServer({ nats, job, owner: COORDINATOR });
   }
 
-  /** Only those who know the secret are given anything, or give. */
+  /** A generation begins: only those who know its secret are given anything, or give. What is under way is given up. */
   useSecret(secret: string): void {
     this.#secret = secret;
+    this.#generation.abort(new SourceGone('the generation has ended'));
+    this.#generation = new AbortController();
     this.#server.secret = secret;
   }
 
@@ -51,7 +55,7 @@ export class Blobs {
         length,
         secret: this.#secret,
         deadlineMs: this.#deadlineMs,
-        signal: this.#signal,
+        signal: AbortSignal.any([this.#signal, this.#generation.signal]),
       });
     } catch (error) {
       throw new SourceGone(`${blob} of ${owner} could not be fetched: ${(error as Error).message}`, { cause: error });

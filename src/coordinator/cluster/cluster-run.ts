@@ -5,6 +5,7 @@ import { type Execution, execute, type Launched } from '../execute.ts';
 import type { MetricsLine } from '../run/index.ts';
 import { Blobs } from './blobs.ts';
 import { type CheckpointSource, newestUpTo, openCheckpointSource } from './checkpoint-source.ts';
+import { SourceGone } from './errors.ts';
 import type { Lead } from './lead.ts';
 import { MeshPlans } from './mesh-plans.ts';
 import { RemoteWorkers } from './remote-workers.ts';
@@ -94,10 +95,21 @@ export async function* runOnAgents(
   };
   const stop = async (): Promise<void> => supervisor?.stop('the run was ended');
   let putAt = 0;
-  const putPosition = async (now: boolean): Promise<void> => {
-    if (!now && performance.now() - putAt < POSITION_MS) return;
+  let putting = false;
+  // Nobody waits for it: a server that is away must not hold back the steps.
+  const putPosition = (now: boolean): void => {
+    if (putting || (!now && performance.now() - putAt < POSITION_MS)) return;
     putAt = performance.now();
-    await records.put(clusterKeys.position, position);
+    putting = true;
+    records
+      .put(clusterKeys.position, position)
+      .catch((error: Error) => warn(error))
+      .finally(() => {
+        putting = false;
+      });
+  };
+  const warn = ({ message }: Error): void => {
+    if (!lead.signal.aborted) side.push({ type: 'warning', message });
   };
   const began = performance.now();
   try {
@@ -110,14 +122,16 @@ export async function* runOnAgents(
         const past = { wall: inherited?.wall ?? 0, recoveries: inherited?.recoveries ?? 0 };
         const wall_s = past.wall + (performance.now() - began) / 1000;
         position = { ...position, wall_s, recoveries: past.recoveries + recoveries };
-        // Nobody waits for it: a server that is away must not hold back the steps.
-        void putPosition(event.type === 'checkpointed').catch((error: Error) =>
-          side.push({ type: 'warning', message: error.message }),
-        );
+        putPosition(event.type === 'checkpointed');
       }
       if (event.type === 'finished') {
-        await putPosition(true);
-        await status(event.status);
+        try {
+          await records.put(clusterKeys.position, position);
+          await status(event.status);
+        } catch (error) {
+          // The run itself is done, and its folder says so.
+          yield { type: 'warning', message: (error as Error).message };
+        }
       }
       yield event;
     }
@@ -143,13 +157,19 @@ async function launchOn(
   const blobs = new Blobs(records.connection, records.job, deadlineMs, lead.signal);
   let source: CheckpointSource | null = null;
   const background = {
-    exact: config.numerics === 'exact',
+    // What is sent with losses depends on who sends it to whom.
+    exact: config.numerics === 'exact' && !JSON.stringify(config.comm.compression).match(/topk|int8|f16|bf16/),
     microbatches: plan.batch.microbatches,
     step: inherited ? inherited.lines.length : (from?.index.step ?? 0),
     past: inherited?.lines.map(({ loss, grad_norm }) => ({ loss, gradNorm: Number(grad_norm) })) ?? [],
     confirm: () => lock.confirm(),
     writeShards: (dir: string, snapshots: Parameters<typeof writeShards>[1]) =>
-      writeShards(dir, snapshots, supervisor.formed?.plan.mesh ?? plan.mesh, (...range) => blobs.fetch(...range)),
+      writeShards(dir, snapshots, supervisor.formed?.plan.mesh ?? plan.mesh, async (...range) => {
+        const [first] = snapshots;
+        // With its generation a snapshot is let go of.
+        if (first?.snapshot.generation !== supervisor.generation) throw new SourceGone('the generation has ended');
+        return blobs.fetch(...range);
+      }),
     free: (snapshots: Parameters<typeof writeShards>[1]) => {
       for (const { agent, rank, snapshot } of snapshots)
         supervisor.agents

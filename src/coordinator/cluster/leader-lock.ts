@@ -151,6 +151,7 @@ export class LeaderLock {
       const again = await this.#records.exchange(clusterKeys.leader, this.entry, found?.revision ?? null);
       if (again === null) throw this.giveUp('its lock was taken');
       this.#revision = again;
+      if (!found) await this.#records.restore();
     } else this.#revision = revision;
     this.#freshUntil = asked + this.entry.leaseMs;
   }

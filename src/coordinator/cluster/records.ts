@@ -55,6 +55,11 @@ export class Records {
     return this.#insist(`write '${key}'`, (kv) => kv.put(key, JSON.stringify(value)));
   }
 
+  /** Puts what was put from here and is not there any more: the bucket was lost with its server's memory. */
+  async restore(): Promise<void> {
+    for (const [key, value] of this.#own) if (!(await this.get(key))) await this.put(key, value);
+  }
+
   /** Puts a record that is still at `revision` (null: does not exist). Null if somebody else was quicker. */
   async exchange(key: string, value: unknown, revision: number | null): Promise<number | null> {
     const text = JSON.stringify(value);
@@ -141,10 +146,7 @@ export class Records {
   async #open(): Promise<KV> {
     const name = clusterKeys.bucket(this.job);
     if (this.#use === 'look') return new Kvm(this.connection).open(name);
-    const kv = await new Kvm(this.connection).create(name, { history: 1 });
-    const { values } = await kv.status();
-    if (values === 0) for (const [key, value] of this.#own) await kv.put(key, JSON.stringify(value));
-    return kv;
+    return new Kvm(this.connection).create(name, { history: 1 });
   }
 }
 

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ControlRequester, connectNats } from '../../comm/index.ts';
 import {
@@ -48,11 +49,11 @@ export function clusterStatus(place: JobPlace): Promise<ClusterStatus> {
 /** Asks every agent of a job what each of its ranks is doing, and since when. */
 export function debugJob(place: JobPlace): Promise<DebugReport> {
   return visiting(place, async ({ records, requester, job }) => {
-    const { members, leader, generation } = await readStatus(records);
+    const { members } = await readStatus(records);
+    const about = await visitorAbout(records);
     const silent: { agent: string; reason: string }[] = [];
     const states = await Promise.all(
       members.map(async ({ id }) => {
-        const about = { term: leader?.term ?? 0, generation: generation?.generation ?? 0, seq: 0 };
         const request: AgentRequest = { ...about, type: 'debug' };
         try {
           const subject = clusterSubjects(job).agent(id);
@@ -86,11 +87,15 @@ export function stopJob(place: JobPlace, options: { readonly workers?: boolean }
   return visiting(place, async (visit) => {
     const run = await stopRun(visit);
     if (!options.workers) return { run, workers: 0 };
-    const { members, leader, generation } = await readStatus(visit.records);
-    const about = { term: leader?.term ?? 0, generation: generation?.generation ?? 0, seq: 0 };
+    const { members } = await readStatus(visit.records);
+    const about = await visitorAbout(visit.records);
     const told = await Promise.allSettled(
       members.map(({ id }) => {
-        const request: AgentRequest = { ...about, type: 'stop', reason: 'plexus stop --workers' };
+        const request: AgentRequest = {
+          ...about,
+          type: 'stop',
+          reason: 'plexus stop --workers',
+        };
         return visit.requester.request(clusterSubjects(visit.job).agent(id), request, { deadlineMs: ANSWER_MS });
       }),
     );
@@ -145,6 +150,19 @@ async function visiting<T>(place: JobPlace, visit: (visit: Visit) => Promise<T>)
     ending.abort(new ClusterError('the visit is over'));
     await connection.close();
   }
+}
+
+/** What a request of somebody who does not lead carries: a number that no leader uses, so that it is a request of its own. */
+async function visitorAbout(records: Records) {
+  const [leader, generation] = await Promise.all([
+    records.get<LeaderEntry>(clusterKeys.leader),
+    records.get<GenerationRecord>(clusterKeys.generation),
+  ]);
+  return {
+    term: leader?.value.term ?? 0,
+    generation: generation?.value.generation ?? 0,
+    seq: -randomInt(1, 2 ** 47),
+  };
 }
 
 async function readStatus(records: Records): Promise<ClusterStatus> {

@@ -20,8 +20,9 @@ import { describeTrouble, failureKey, isOwn, looksOwn, type Trouble, unmadeLink 
 
 /** Signs that belong together come in this short a time, in milliseconds. */
 const GATHER_MS = 10;
-/** A suspected agent must answer within this time. */
+/** A suspected agent must answer within this time, in milliseconds; one against which nothing speaks may take longer. */
 const ASK_MS = 250;
+const CALM_ASK_MS = 1000;
 /** Where everybody lives, a rank's own report of what went wrong may still be on its way for this long. */
 const CAUSE_MS = 300;
 /** Generations are not begun more often than this only to take in a worker. */
@@ -211,7 +212,7 @@ export class Supervisor {
 
   async #run(): Promise<void> {
     try {
-      let reason = 'the run begins';
+      let reason = this.#options.firstGeneration === null ? 'the run begins' : 'another coordinator leads';
       for (;;) {
         const formed = await this.#form(reason);
         reason = await this.#watch(formed);
@@ -372,32 +373,41 @@ export class Supervisor {
     await this.#pause(GATHER_MS);
     this.#endIfOwn(formed);
     await this.#steady();
-    const asked = [...new Set(seats.map(({ agent }) => agent))];
     const gone = new Map<string, { reason: string; at: number }>();
     for (const trouble of this.#troubles)
       if (trouble.kind === 'gone') gone.set(trouble.agent, { reason: trouble.reason, at: trouble.at });
     const first = Math.min(...this.#troubles.map(({ at }) => at));
-    const trust = performance.now() - this.#upAt > 2000;
-    await Promise.all(
-      asked
-        .filter((id) => !gone.has(id))
-        .map(async (id) => {
-          const here = this.#membership.get(id) !== null;
-          if (here && (await this.#agents.answers(id, this.#generation, trust ? ASK_MS : 2000, trust))) return;
-          const cause = this.#troubles.find(
-            (trouble) =>
-              (trouble.kind === 'link' && seats[trouble.peer]?.agent === id) ||
-              (trouble.kind === 'silent' && trouble.agent === id),
-          );
-          gone.set(id, {
-            reason: cause ? `it does not answer (${describeTrouble(cause)})` : 'it does not answer',
-            at: first,
-          });
-        }),
-    );
+    const suspects = new Map<string, string>();
+    for (const trouble of this.#troubles) {
+      const suspect =
+        trouble.kind === 'link' ? seats[trouble.peer]?.agent : trouble.kind === 'silent' ? trouble.agent : undefined;
+      if (suspect !== undefined) suspects.set(suspect, describeTrouble(trouble));
+    }
+    const unasked = (ids: Iterable<string>): string[] => [...ids].filter((id) => !gone.has(id));
+    const ask = async (ids: readonly string[], deadlineMs: number): Promise<void> => {
+      const silent = await this.#silent(ids, deadlineMs);
+      for (const id of silent)
+        gone.set(id, { reason: ['it does not answer', suspects.get(id)].filter(Boolean).join(': '), at: first });
+    };
+    await ask(unasked(suspects.keys()), ASK_MS);
+    // If it was none of these, it may be anybody. (Of others, forming the next generation finds out.)
+    if (gone.size === 0) await ask(unasked(new Set(seats.map(({ agent }) => agent))), CALM_ASK_MS);
     this.#workers.end();
     if (gone.size > 0) return this.#lost(formed, gone);
     return this.#nobodyLost(formed, first);
+  }
+
+  /** Those of some agents that do not answer in time. */
+  async #silent(ids: readonly string[], deadlineMs: number): Promise<string[]> {
+    // After a reconnect of this process or of the server, agents may be about to come back.
+    const settled = performance.now() - this.#upAt > 2000;
+    const answers = await Promise.all(
+      ids.map((id) => {
+        if (this.#membership.get(id) === null) return false;
+        return this.#agents.answers(id, this.#generation, settled ? deadlineMs : 2000, settled);
+      }),
+    );
+    return ids.filter((_, i) => !answers[i]);
   }
 
   #lost(formed: Formed, gone: ReadonlyMap<string, { reason: string; at: number }>): string {

@@ -135,7 +135,9 @@ async function* takeOver(
   limits: WorkerLimits,
   began: number,
 ): AsyncGenerator<RunEvent, void> {
-  const config = withControl(resolveConfig(folder.config), 'nats');
+  const stored = resolveConfig(folder.config);
+  // (It names every key; of settings without effect the run was warned when it began.)
+  const config = withControl({ ...stored, origin: { ...stored.origin, given: new Set() } }, 'nats');
   if (!sameRun(config, given))
     throw new ClusterError(
       `job '${lead.job}' has an unfinished run, ${folder.path}, of another config: end it with plexus stop --job ${lead.job}, ` +
