@@ -1,4 +1,5 @@
 import { DataError, type SplitName } from '../data/index.ts';
+import { optimSchema } from '../optim/index.ts';
 import { workerEntryUrl } from '../worker/index.ts';
 import { checkMachine, resolveConfig } from './config/index.ts';
 import { jobsOf } from './execute.ts';
@@ -44,6 +45,10 @@ export async function evaluateRun(run: string, options: EvaluateRunOptions = {})
   const split = options.split ?? stored.train.eval_split;
   const config = {
     ...stored,
+    // Only parameters and module state are needed, from whatever strategy, optimizer and mesh.
+    scheduler: { name: 'sync' },
+    optim: optimSchema.parse({ name: 'sgd', momentum: 0 }),
+    comm: { ...stored.comm, compression: { ...stored.comm.compression, gradients: 'none' as const } },
     train: { ...stored.train, eval_split: split === 'train' ? stored.train.eval_split : split },
   };
   const usable = await newestCheckpoint(folder.checkpoints, options.step);

@@ -1,5 +1,5 @@
 import type { ResolvedModel } from '../modules/index.ts';
-import { formatInstruction, type MeshShape, type Program } from '../plan/index.ts';
+import { formatInstruction, gradientExchangeBytes, type MeshShape, type Program } from '../plan/index.ts';
 import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
@@ -9,8 +9,9 @@ import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
   CheckpointReader,
-  folderStore,
   MetricsLog,
+  type NatsPlace,
+  openStore,
   type RunFolder,
   type RunSummary,
   readMetrics,
@@ -31,6 +32,8 @@ export interface Execution {
   /** The checkpoint to continue from, or null. */
   readonly from: UsableCheckpoint | null;
   /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
+  /** The connection that the run has anyway, if it has one. */
+  readonly nats?: NatsPlace;
   readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
 }
 
@@ -61,6 +64,7 @@ export function jobsOf(
     seed: config.seed,
     model: options.model,
     optim: config.optim,
+    ...(prepared.local ? { outerOptim: prepared.local.optim } : {}),
     totalSteps: config.train.steps,
     data,
     engine,
@@ -94,6 +98,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   };
   for (const message of prepared.warnings) yield { type: 'warning', message };
   const wall = (): number => before.wall + (performance.now() - began) / 1000;
+  const opened = await openStore(config, folder, execution.nats ?? null);
   let log: MetricsLog | null = null;
   let workers: Workers | null = null;
   let session: RunSession | null = null;
@@ -132,7 +137,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       {
         config,
         pool: started.workers,
-        store: folderStore(folder.checkpoints),
+        store: opened.store,
         log,
         signal,
         step: before.step,
@@ -227,10 +232,11 @@ async function launchThreads(execution: Execution, signal: AbortSignal): Promise
 }
 
 async function summarise(
-  { config, dataset }: PreparedRun,
+  prepared: PreparedRun,
   session: RunSession,
   known: { baselines: Readonly<Record<string, number>>; log: MetricsLog; wall_s: number; recoveries: number },
 ): Promise<RunSummary> {
+  const { config, dataset } = prepared;
   const path = session.checkpointPath;
   if (path === null) throw new Error('the scheduler ended without a checkpoint of the last step');
   const reader = await CheckpointReader.open(path, await verifyCheckpoint(path));
@@ -251,6 +257,7 @@ async function summarise(
       samples_seen: steps * config.batch.global,
       recoveries: known.recoveries,
       ...(await communication(known.log.path)),
+      ...(prepared.local ? { comm_bytes_synchronous: steps * gradientExchangeBytes(prepared.plan) } : {}),
     };
   } finally {
     await reader.close();

@@ -21,6 +21,7 @@ import {
 import { buildOptimizer, unusedGroups } from '../optim/index.ts';
 import {
   compilePlan,
+  localPlan,
   type ModelSummary,
   type ParamSummary,
   type Plan,
@@ -30,6 +31,7 @@ import {
 } from '../plan/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
+import { type LocalRounds, schedulerNamed } from './scheduler.ts';
 import { compressionNotes, idleCores, repeatedExamples, unusedRemat } from './warnings.ts';
 
 /** A config with everything that is derived from it before workers are launched. */
@@ -39,6 +41,8 @@ export interface PreparedRun {
   readonly dataset: Dataset;
   readonly model: Model;
   readonly plan: Plan;
+  /** Set where data ranks take steps of their own; the plan is made for it. */
+  readonly local: LocalRounds | null;
   /** All parameters of the model, experts included. */
   readonly params: readonly ParamSummary[];
   readonly unit: 'tokens' | 'examples';
@@ -73,7 +77,9 @@ export async function* prepareRun(
   yield { type: 'preparing', what: 'plan' };
   const optimizer = buildOptimizer(config.optim, { totalSteps: config.train.steps });
   const summary = await summariseModel(built.model, data.info, config.batch.micro, optimizer.optimizer);
-  const plan = planned(config, summary);
+  const { name, ...own } = config.scheduler;
+  const local = schedulerNamed(name).local?.(own) ?? null;
+  const plan = planned(config, summary, local);
   const params = summary.layers.flatMap((layer) => [
     ...layer.params,
     ...layer.expertCalls.flatMap((call) => call.experts.flat()),
@@ -88,6 +94,7 @@ export async function* prepareRun(
     dataset,
     model: built.model,
     plan,
+    local,
     params,
     unit: dataset.tokensPerExample > 1 ? 'tokens' : 'examples',
     engine: { ...config.engine, threads: threadsOf(config) },
@@ -168,10 +175,13 @@ export function baselinesOf({
 }
 
 /** A plan that cannot be made is something wrong with the config, at the key that the error names. */
-function planned(config: ResolvedConfig, summary: ModelSummary): Plan {
-  const { parallel, batch, origin } = config;
+function planned(config: ResolvedConfig, summary: ModelSummary, local: LocalRounds | null): Plan {
+  const { parallel, batch, comm, origin } = config;
+  // On NATS a state of which there are copies survives the loss of a worker; compressed sums go to every rank anyway.
+  const shard = comm.control === 'local' && comm.compression.gradients === 'none';
   try {
-    return compilePlan({ summary, parallel, batch, baseDir: origin.directory });
+    const plan = compilePlan({ summary, parallel, batch, zero: shard ? 1 : 0, baseDir: origin.directory });
+    return local ? localPlan(plan, local.every) : plan;
   } catch (error) {
     if (!(error instanceof PlanError)) throw error;
     throw origin.fail([{ path: error.key?.split('.') ?? ['parallel'], message: error.message }], error);

@@ -1,4 +1,6 @@
 import { type ZodType, z } from 'zod';
+import type { OptimConfig } from '../optim/index.ts';
+import type { Config, Finding } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import type { Execution } from './execute.ts';
 import type { Session } from './session.ts';
@@ -11,11 +13,23 @@ export interface Scheduler<C = unknown> {
   readonly name: string;
   readonly config: ZodType<C>;
   run(session: Session, config: C): AsyncIterable<RunEvent>;
+  /** What is wrong between its own keys and others of the config. */
+  check?(config: Config, own: C): readonly Finding[];
+  /** For strategies whose data ranks take steps of their own, with an exchange only now and then. */
+  local?(config: C): LocalRounds;
   /**
    * For strategies whose work is not that of ranks of a mesh (federated clients): is given the run before any rank is launched,
    * in place of `run`, and yields all of its events from then on.
    */
   alone?(execution: Execution, config: C): AsyncGenerator<RunEvent, void>;
+}
+
+/** Steps that each data rank takes by itself. */
+export interface LocalRounds {
+  /** Steps between two exchanges. */
+  readonly every: number;
+  /** The optimizer of the averaged changes. */
+  readonly optim: OptimConfig;
 }
 
 /** The `scheduler` section of a config: the strategy's name and its own keys. */

@@ -2,7 +2,6 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
 import { modelParams, namedState, prepareModel, type ResolvedModel } from '../modules/index.ts';
-import { buildOptimizer } from '../optim/index.ts';
 import { tensorName } from '../worker/index.ts';
 import {
   type Config,
@@ -14,6 +13,7 @@ import {
 } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { type Execution, execute } from './execute.ts';
+import { heldNames, heldOptions } from './held-names.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
@@ -180,15 +180,17 @@ export function withControl(config: ResolvedConfig, control: Config['comm']['con
 }
 
 /** Tensors of a checkpoint besides the parameters that going on needs. */
-function carriedState({ config, model }: PreparedRun): string[] {
-  const { optimizer } = buildOptimizer(config.optim, { totalSteps: config.train.steps });
-  const state = model.layers.flatMap(({ module, name }) => namedState(module, name));
-  return [
-    ...state.map(({ path }) => tensorName.state(path)),
-    ...modelParams(model).flatMap(({ path, spec }) =>
-      optimizer.slots({ path, shape: spec.shape, decay: spec.decay }).map((slot) => tensorName.slot(slot, path)),
-    ),
-  ];
+function carriedState(prepared: PreparedRun): string[] {
+  const { config, model } = prepared;
+  const params = modelParams(model).map(({ path, spec }) => ({ path, shape: spec.shape, decay: spec.decay }));
+  const state = model.layers
+    .flatMap(({ module, name }) => namedState(module, name))
+    .map(({ path, spec }) => ({ path, shape: spec.shape }));
+  const options = heldOptions(prepared);
+  const replicas = Array.from({ length: config.parallel.data }, (_, data) => heldNames(params, state, data, options));
+  const parameters = new Set(params.map(({ path }) => tensorName.param(path)));
+  const names = replicas.flat().flatMap(({ name, optional }) => (optional || parameters.has(name) ? [] : [name]));
+  return [...new Set(names)];
 }
 
 /** A stored config names every key; only what is changed now counts as given (for settings without effect). */

@@ -1,6 +1,7 @@
 import type { Plan } from './compile.ts';
 import { PlanError } from './errors.ts';
 import { groupsOf } from './groups.ts';
+import { paramsOfRank } from './placement.ts';
 import type { Instruction, Program } from './program.ts';
 
 /**
@@ -8,7 +9,8 @@ import type { Instruction, Program } from './program.ts';
  * its own share of the microbatches, and after every so many steps the changes of all replicas are averaged. So the
  * collectives over the data axis are left out, and each program ends with a part that only runs in the last step of a
  * round. All members of a group leave out the same collectives, and the pipelines of replicas have nothing in common
- * until the end, so programs that the verifier has passed still cannot hang.
+ * until the end, so programs that the verifier has passed still cannot hang. Each replica has all of the optimizer's
+ * state, whatever the plan says.
  * @throws PlanError if experts are sharded: replicas would need each other in every step
  */
 export function localPlan(plan: Plan, every: number): Plan {
@@ -17,16 +19,23 @@ export function localPlan(plan: Plan, every: number): Plan {
       `local steps need a whole model in each data rank, but parallel.expert ${plan.mesh.expert} shards experts over them: set parallel.expert to 1`,
       { key: 'parallel.expert' },
     );
-  return { ...plan, programs: plan.programs.map((program) => localProgram(program, every)) };
+  return { ...plan, zero: 0, programs: plan.programs.map((program) => localProgram(program, every)) };
 }
 
 function localProgram(program: Program, every: number): Program {
   const { data } = groupsOf(program.mesh, program.rank);
-  const inner = program.instructions.filter((instruction) => !isOverData(instruction));
+  const inner = program.instructions.filter((instruction) => !isOverData(instruction, data.id));
   const stages = program.stages.map(({ index }) => index);
   const outer: Instruction[] = [
-    ...stages.map(
-      (stage): Instruction => ({ op: 'AllReduce', what: 'changes', group: data.id, stage, tag: `outer/s${stage}` }),
+    ...program.stages.map(
+      ({ index: stage, layers }): Instruction => ({
+        op: 'AllReduce',
+        what: 'changes',
+        group: data.id,
+        stage,
+        layers,
+        tag: `outer/s${stage}`,
+      }),
     ),
     { op: 'Optimize', stages, outer: true },
   ];
@@ -35,6 +44,7 @@ function localProgram(program: Program, every: number): Program {
   const groups = { ...program.groups, [data.id]: data };
   return {
     ...program,
+    zero: 0,
     groups: Object.fromEntries(Object.entries(groups).filter(([id]) => used.has(id))),
     instructions,
     local: { every, from: inner.length },
@@ -42,8 +52,21 @@ function localProgram(program: Program, every: number): Program {
 }
 
 /** Whether an instruction combines what replicas have computed. */
-function isOverData(i: Instruction): boolean {
-  return i.op === 'AllReduce' || i.op === 'ReduceScatter' || (i.op === 'AllGather' && i.what !== 'norms');
+function isOverData(i: Instruction, data: string): boolean {
+  if (i.op === 'AllGather') return i.what === 'params' || i.group === data;
+  return i.op === 'AllReduce' || i.op === 'ReduceScatter';
+}
+
+/**
+ * Bytes that all ranks together send in a synchronous step to sum up their gradients: with d replicas each sends
+ * 2 (d - 1) / d of what it holds.
+ */
+export function gradientExchangeBytes(plan: Plan): number {
+  const { data } = plan.mesh;
+  return plan.programs.reduce((sum, _, rank) => {
+    const held = paramsOfRank(plan.summary, plan, rank).reduce((bytes, param) => bytes + param.bytes, 0);
+    return sum + Math.round((2 * (data - 1) * held) / data);
+  }, 0);
 }
 
 /** Instructions that a program executes in a step: all but, with local steps, those of the end of a round. */

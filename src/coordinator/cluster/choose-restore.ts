@@ -36,7 +36,11 @@ export function chooseRestore(
     .sort((a, b) => b - a);
   for (const step of steps) {
     const places = placesAt(snapshots, step);
-    if (needs.every((own) => own.every(({ name, shape }) => fitting(places, name, shape).length > 0)))
+    if (
+      needs.every((own) =>
+        own.every(({ name, shape, optional }) => optional || fitting(places, name, shape).length > 0),
+      )
+    )
       return { step, sources: sourcesOf(needs, seats, hosts, places) };
   }
   return null;
@@ -78,8 +82,10 @@ function sourcesOf(
     const agent = seats[rank]?.agent as string;
     const host = hosts.get(agent);
     const distance = (place: Place): number => (place.owner === agent ? 0 : place.hostId === host ? 1 : 2);
-    return own.map(({ name, shape, bytes }) => {
-      const best = fitting(places, name, shape).reduce((a, b) => {
+    return own.flatMap(({ name, shape, bytes }) => {
+      const found = fitting(places, name, shape);
+      if (found.length === 0) return [];
+      const best = found.reduce((a, b) => {
         const nearer = distance(b) - distance(a) || (served.get(b.owner) ?? 0) - (served.get(a.owner) ?? 0);
         return nearer < 0 ? b : a;
       });

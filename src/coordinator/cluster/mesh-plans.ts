@@ -1,9 +1,9 @@
 import { preparedDigest } from '../../data/index.ts';
 import type { ResolvedModel } from '../../modules/index.ts';
-import { buildOptimizer } from '../../optim/index.ts';
 import { compilePlan, type MeshShape, type Plan, PlanError } from '../../plan/index.ts';
 import { modelDigest, type RemoteJob } from '../../worker/index.ts';
 import { jobsOf } from '../execute.ts';
+import { heldOptions } from '../held-names.ts';
 import type { PreparedRun } from '../prepare.ts';
 import { type TensorNeed, tensorNeeds } from './tensor-needs.ts';
 
@@ -59,16 +59,15 @@ export class MeshPlans {
   }
 
   #make(mesh: MeshShape): MeshPlan | null {
-    const { config, model } = this.#prepared;
+    const { model } = this.#prepared;
     const plan = this.#compile(mesh);
     if (!plan) return null;
-    const { optimizer } = buildOptimizer(config.optim, { totalSteps: config.train.steps });
     const prepared = { ...this.#prepared, plan };
     const jobs = jobsOf(prepared, { runId: this.#runId, model: this.#model, checkpoint: null });
     return {
       mesh,
       plan,
-      needs: tensorNeeds(model, optimizer, plan),
+      needs: tensorNeeds(model, heldOptions(prepared), plan),
       jobs: jobs.map(({ data: _, checkpoint: _none, progress: _progress, ...job }) => ({ ...job, ...this.#shared })),
     };
   }
@@ -77,6 +76,8 @@ export class MeshPlans {
     const { config, plan: own } = this.#prepared;
     const same = (['data', 'pipeline', 'expert'] as const).every((axis) => mesh[axis] === own.mesh[axis]);
     if (same) return own;
+    // The number of replicas is part of the algorithm then, not of the mesh.
+    if (this.#prepared.local) return null;
     const { parallel, batch, origin } = config;
     const stages = mesh.pipeline === own.mesh.pipeline ? parallel.stages : 'auto';
     // A table is for one number of microbatches a rank; any schedule gives the same bits.
@@ -86,6 +87,7 @@ export class MeshPlans {
         summary: own.summary,
         parallel: { ...parallel, ...mesh, stages, schedule },
         batch,
+        zero: own.zero,
         baseDir: origin.directory,
       });
     } catch (error) {

@@ -1,5 +1,6 @@
 import { checkDevice, checkDeviceName, EngineError } from '../../engine/index.ts';
 import { batchPlan, checkMesh, PlanError, worldSize } from '../../plan/index.ts';
+import { schedulerNamed } from '../scheduler.ts';
 import type { Finding } from './read.ts';
 import type { ResolvedConfig } from './resolve.ts';
 import type { Config } from './schema.ts';
@@ -7,11 +8,13 @@ import type { Config } from './schema.ts';
 /** Constraints between keys, which no single key's schema can state; those of planner and engine, at the place of the value. */
 export function checkConfig(config: Config): Finding[] {
   const { batch, engine, parallel } = config;
+  const { name, ...own } = config.scheduler;
   const dividing = batch.global % batch.micro === 0;
   return [
     ...findingOf(['parallel', 'expert'], () => checkMesh(parallel)),
     ...findingOf(['engine', 'device'], () => checkDeviceName(engine)),
     ...findingOf(dividing ? ['parallel', 'data'] : ['batch', 'micro'], () => batchPlan(batch, parallel)),
+    ...(schedulerNamed(name).check?.(config, own) ?? []),
   ];
 }
 

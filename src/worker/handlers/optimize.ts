@@ -2,14 +2,17 @@ import type { DeviceTensor } from '../../engine/index.ts';
 import { clipScale } from '../../optim/index.ts';
 import { scalar } from '../../tensor/index.ts';
 import { NonFinite } from '../non-finite.ts';
-import type { ParamGroup } from '../param-group.ts';
+import { type HeldParam, type ParamGroup, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import type { Cell } from '../tensor-space.ts';
 import { globalNorm, ownSquaredNorms } from './norms.ts';
 import { optimizeOuter } from './outer.ts';
 import { finishedSums, groupsOfStage } from './reduce.ts';
 
-/** Updates parameters, optimizer state and module state of the stages. New values take the place of old ones' memory. */
+/**
+ * Updates parameters, optimizer state and module state of the stages, as far as this rank owns them. New values take the
+ * place of old ones' memory.
+ */
 export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
   if (outer) return optimizeOuter(run, stages);
   const { space, optimizer: plan } = run.parts;
@@ -31,6 +34,7 @@ export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
       await updateParams(run, group, sums, scalars, clip);
       await updateState(run, group, sums);
       for (const cell of sums) if (cell) space.release(cell);
+      run.reductions.updated(group);
     }
   for (const cell of scalars) space.release(cell);
 };
@@ -42,13 +46,15 @@ async function updateParams(
   scalars: readonly Cell[],
   clip: boolean,
 ): Promise<void> {
-  const { params, gradientOf } = group;
-  if (params.length === 0) return;
+  const { gradientOf } = group;
+  const indices = updatedHere(group);
+  if (indices.length === 0) return;
+  const params = indices.map((i) => group.params[i] as HeldParam);
   const { space, model } = run.parts;
   const executable = await model.updates.once(group, 'update', () => model.updates.update(params, clip));
   const borrowed: Cell[] = [];
-  const gradients = params.map(({ tensor }, i) => {
-    const position = gradientOf.indexOf(i);
+  const gradients = params.map(({ tensor }, at) => {
+    const position = gradientOf.indexOf(indices[at] as number);
     const cell = position < 0 ? null : sums[position];
     if (cell) return cell.tensor;
     const zeros = space.zeros(tensor);
@@ -74,6 +80,7 @@ async function updateParams(
 
 async function updateState(run: ProgramRun, group: ParamGroup, sums: readonly (Cell | null)[]): Promise<void> {
   const { space, model } = run.parts;
+  if (group.shards && group.shards.state !== group.shards.member) return;
   const contributed = group.contributionOf.flatMap((index, i) => {
     const sum = sums[group.gradientOf.length + i];
     const state = group.state[index];

@@ -7,8 +7,7 @@ import type { HeldParam, HeldState, ParamGroup } from '../param-group.ts';
 import type { InstructionOf, ProgramRun } from '../program-run.ts';
 import type { RankModel } from '../rank-model.ts';
 import type { TensorSpace } from '../tensor-space.ts';
-import { groupNamed } from './group.ts';
-import { groupsOfStage } from './reduce.ts';
+import { groupNamed, groupsOfStage } from './group.ts';
 
 /**
  * Averages over the replicas how far each of them has come in this round: the anchor (where all began) minus the values
