@@ -1,3 +1,4 @@
+import { compresses } from '../../comm/index.ts';
 import { clusterKeys, type JobRecord, PLEXUS_VERSION, type PositionRecord } from '../../worker/index.ts';
 import { type Config, formatConfig } from '../config/index.ts';
 import type { RunEvent } from '../events.ts';
@@ -113,7 +114,7 @@ export async function* runOnAgents(
   };
   const began = performance.now();
   try {
-    for await (const event of interleave(execute({ ...execution, launch }), side, stop)) {
+    for await (const event of interleave(execute({ ...execution, launch, nats: { connection: records.connection, job: lead.job } }), side, stop)) {
       if (event.type === 'generation') position = { ...position, generation: event.generation };
       if (event.type === 'step') position = { ...position, step: event.step, loss: event.loss };
       if (event.type === 'checkpointed') position = { ...position, checkpoint: event.step };
@@ -157,8 +158,8 @@ async function launchOn(
   const blobs = new Blobs(records.connection, records.job, deadlineMs, lead.signal);
   let source: CheckpointSource | null = null;
   const background = {
-    // What is sent with losses depends on who sends it to whom.
-    exact: config.numerics === 'exact' && !JSON.stringify(config.comm.compression).match(/topk|int8|f16|bf16/),
+    // What is lost in transit depends on who sends it to whom.
+    exact: config.numerics === 'exact' && !compresses(config.comm.compression),
     microbatches: plan.batch.microbatches,
     step: inherited ? inherited.lines.length : (from?.index.step ?? 0),
     past: inherited?.lines.map(({ loss, grad_norm }) => ({ loss, gradNorm: Number(grad_norm) })) ?? [],
