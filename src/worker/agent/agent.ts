@@ -1,7 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { hostname } from 'node:os';
 import type { NatsConnection, Subscription } from '@nats-io/transport-node';
 import {
   BlobServer,
@@ -17,6 +15,7 @@ import {
 import { Beat, openBucket } from './beat.ts';
 import { DataCache } from './data-cache.ts';
 import { Generation } from './generation.ts';
+import { ModelFolder } from './model.ts';
 import type { ResolvedAgentOptions } from './options.ts';
 import {
   type AgentEvent,
@@ -62,7 +61,7 @@ export class Agent {
   readonly #options: ResolvedAgentOptions;
   readonly #control: NatsConnection;
   readonly #bulk: NatsConnection;
-  readonly #modelDir: string;
+  readonly #models = new ModelFolder();
   readonly #slots: readonly Slot[];
   readonly #data = new DataCache();
   readonly #blobs: BlobServer;
@@ -90,13 +89,12 @@ export class Agent {
   /** Requests that change what runs here, one after another. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(options: ResolvedAgentOptions, control: NatsConnection, bulk: NatsConnection, modelDir: string) {
+  private constructor(options: ResolvedAgentOptions, control: NatsConnection, bulk: NatsConnection) {
     const subjects = clusterSubjects(options.job);
     this.id = `${options.name}-${randomBytes(3).toString('hex')}`;
     this.#options = options;
     this.#control = control;
     this.#bulk = bulk;
-    this.#modelDir = modelDir;
     this.#ended = new Promise((resolve) => {
       this.#end = resolve;
     });
@@ -129,7 +127,7 @@ export class Agent {
     try {
       bulk = await connectNats({ ...nats, name: `plexus ${job} worker ${name} bulk` });
       const kv = await openBucket(control, job);
-      const made = new Agent(options, control, bulk, await mkdtemp(join(tmpdir(), 'plexus-agent-')));
+      const made = new Agent(options, control, bulk);
       agent = made;
       const beat = new Beat(control, kv, job, made.#record(slots, leaseMs), {
         log: (line) => made.#log(line),
@@ -184,7 +182,7 @@ export class Agent {
     this.#requester.close();
     await this.#blobs.close();
     await Promise.all(this.#slots.map((slot) => slot.close(CLOSE_MS)));
-    await rm(this.#modelDir, { recursive: true, force: true });
+    await this.#models.remove();
     this.#log(`ends: ${reason}`);
     for (const connection of [this.#control, this.#bulk]) {
       if (!connection.isClosed()) await within(connection.flush(), 500);
@@ -300,7 +298,7 @@ export class Agent {
       requester: this.#requester,
       store: this.#store,
       data: this.#data,
-      modelDir: this.#modelDir,
+      models: this.#models,
       fetch: (signal) => this.#fetcher(secret, signal),
       emit: (event) => {
         if (this.#current === generation) this.#emit(event);

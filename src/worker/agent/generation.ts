@@ -4,6 +4,7 @@ import { type ControlRequester, type Endpoint, openEndpoint } from '../../comm/i
 import type { WorkerCommand } from '../protocol.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye } from './goodbye.ts';
+import type { ModelFolder } from './model.ts';
 import type { AgentRequest, RankState, SlotAddresses, SnapshotCommand } from './protocol.ts';
 import { type EventBody, RankRun } from './rank-run.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -29,7 +30,7 @@ export interface GenerationOptions {
   readonly requester: ControlRequester;
   readonly store: SnapshotStore;
   readonly data: DataCache;
-  readonly modelDir: string;
+  readonly models: ModelFolder;
   /** Fetches with this generation's secret, until the signal is raised. */
   readonly fetch: (signal: AbortSignal) => FetchRange;
   readonly emit: (event: EventBody) => void;
@@ -104,7 +105,7 @@ export class Generation {
     const ranks = request.ranks.map(({ job }) => job.rank);
     const local = portsBetween(ranks);
     for (const assignment of request.ranks) {
-      const { agent, job, slots: own, devices, data, modelDir, store, requester, emit, log } = this.#options;
+      const { agent, job, slots: own, devices, data, models, store, requester, emit, log } = this.#options;
       const run = new RankRun({
         agent,
         job,
@@ -118,7 +119,7 @@ export class Generation {
         localPorts: local.get(assignment.job.rank) as Map<number, MessagePort>,
         device: devices[assignment.slot] ?? null,
         data,
-        modelDir,
+        models,
         store,
         fetch: this.fetch,
         requester,

@@ -1,4 +1,4 @@
-export * from './model.ts';
+export { modelDigest } from './model.ts';
 export type { AgentOptions } from './options.ts';
 export * from './protocol.ts';
 export * from './refusal.ts';

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
-import { access, readFile } from 'node:fs/promises';
-import { dirname, isAbsolute, resolve } from 'node:path';
+import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { prepareModel, type ResolvedModel } from '../../modules/index.ts';
 import { AgentRefusal } from './refusal.ts';
 
@@ -23,16 +24,31 @@ export async function modelDigest(model: ResolvedModel): Promise<string | null> 
   return hash.digest('hex');
 }
 
+/** A temporary folder for compiled module files, made when there is one. */
+export class ModelFolder {
+  #made: Promise<string> | null = null;
+
+  path(): Promise<string> {
+    this.#made ??= mkdtemp(join(tmpdir(), 'plexus-models-'));
+    return this.#made;
+  }
+
+  async remove(): Promise<void> {
+    if (this.#made) await rm(await this.#made, { recursive: true, force: true });
+  }
+}
+
 /**
  * Makes a coordinator's model one of this machine: a file is read from this machine's own disk, at the same path, and
- * compiled into `outDir`; code never travels.
+ * compiled into `folder`; code never travels.
  * @throws AgentRefusal naming both digests, or the file that is missing
  */
-export async function ownModel(model: unknown, expected: string | null, outDir: string): Promise<ResolvedModel> {
+export async function ownModel(model: unknown, expected: string | null, folder: ModelFolder): Promise<ResolvedModel> {
   const given = model as ResolvedModel;
   const path = 'file' in given ? given.file : given.name === 'tfjs-layers' ? given.args.path : undefined;
   if (typeof path === 'string') await checkFile(path);
-  const own = 'file' in given ? await prepareModel(stripped(given), { baseDir: '/', outDir }) : given;
+  const own =
+    'file' in given ? await prepareModel(stripped(given), { baseDir: '/', outDir: await folder.path() }) : given;
   const digest = await modelDigest(own);
   if (digest !== expected)
     throw new AgentRefusal(

@@ -12,7 +12,7 @@ import { createProgress } from '../flight-recorder.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from '../protocol.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye, isGoodbye } from './goodbye.ts';
-import { ownModel } from './model.ts';
+import { type ModelFolder, ownModel } from './model.ts';
 import type { AgentEvent, AgentRequest, RankState, SlotAddresses, SnapshotCommand } from './protocol.ts';
 import { Replicator } from './replicate.ts';
 import { type FetchRange, type Gathering, gather } from './restore.ts';
@@ -50,7 +50,7 @@ export interface RankRunOptions {
   readonly device: string | null;
   readonly data: DataCache;
   /** Folder for compiled module files. */
-  readonly modelDir: string;
+  readonly models: ModelFolder;
   readonly store: SnapshotStore;
   readonly fetch: FetchRange;
   readonly requester: ControlRequester;
@@ -159,11 +159,11 @@ export class RankRun {
   }
 
   async #launch(ports: readonly (MessagePort | null)[], step: number | null): Promise<void> {
-    const { assignment, data, modelDir, device, slot, snapshotEvery } = this.#options;
+    const { assignment, data, models, device, slot, snapshotEvery } = this.#options;
     const { data: _, tokenizer: __, dataSha256: ___, modelSha256, engine, ...rest } = assignment.job;
     const [prepared, model] = await Promise.all([
       data.get(assignment.job),
-      ownModel(rest.model, modelSha256, modelDir),
+      ownModel(rest.model, modelSha256, models),
       slot.free,
     ]);
     if (this.#over) return;
