@@ -67,7 +67,7 @@ export class ClusterNarrator {
         // The line of the recovery says it all when it is complete.
         if (this.#lost.length > 0) return [];
         this.#joined = [];
-        const how = before ? ` from step ${event.fromStep}: ${event.reason}` : '';
+        const how = before ? `, from step ${event.fromStep}: ${event.reason}` : '';
         return [`generation ${event.generation}: ${describeGeneration(event)}${how}`];
       }
       case 'recovered': {

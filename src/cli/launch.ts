@@ -90,7 +90,7 @@ export async function launch(
   const stop = new AbortController();
   try {
     if (!wantsNats(options)) {
-      const near = items.every(({ host }) => isThisMachine(nameOf(host)));
+      const near = (await Promise.all(items.map(({ host }) => isThisMachine(nameOf(host))))).every(Boolean);
       server = await startOwnServer({ listen: near ? '127.0.0.1' : '0.0.0.0', port: options.port ?? 0, store, note });
     }
     const command = `${options.remoteCommand ?? 'npx plexus'} worker${workerFlags(options)}`;
@@ -178,7 +178,7 @@ function readEnvironment(settings: readonly string[]): Record<string, string> {
 
 /** The address of this machine from which packets to a host leave; nothing is sent. */
 async function addressTowards(host: string): Promise<string> {
-  if (isThisMachine(host)) return '127.0.0.1';
+  if (await isThisMachine(host)) return '127.0.0.1';
   const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
   try {
     return await new Promise<string>((resolve, reject) => {

@@ -1,5 +1,6 @@
+import { lookup } from 'node:dns/promises';
 import { connect } from 'node:net';
-import { networkInterfaces } from 'node:os';
+import { hostname, networkInterfaces } from 'node:os';
 
 /** What answers at a port: a NATS server, a program of another kind, nobody. */
 export type Answer = 'nats' | 'other' | 'none';
@@ -36,10 +37,13 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\./.test(host);
 }
 
-/** Whether a name means this machine, as far as can be told without asking a resolver. */
-export function isThisMachine(host: string): boolean {
-  if (isLoopback(host) || host === '0.0.0.0' || host === '::') return true;
-  return Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === host));
+/** Whether a name or address means this machine. */
+export async function isThisMachine(host: string): Promise<boolean> {
+  if (isLoopback(host) || host === '0.0.0.0' || host === '::' || host === hostname()) return true;
+  const own = new Set(Object.values(networkInterfaces()).flatMap((list) => list?.map(({ address }) => address) ?? []));
+  // A name that cannot be resolved is not this machine's; whoever connects to it says so.
+  const addresses = await lookup(host, { all: true }).catch(() => []);
+  return addresses.some(({ address }) => own.has(address));
 }
 
 /** Addresses under which other machines may reach this one: IPv4 first, without those of containers and bridges. */

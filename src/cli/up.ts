@@ -107,7 +107,7 @@ async function runningServer(
       throw new UsageError(
         `what listens at ${hostPort(host, port)} is no NATS server: choose another port with --port`,
       );
-    if (!isThisMachine(host))
+    if (!(await isThisMachine(host)))
       throw new UsageError(
         `no NATS server answers at ${server}, and 'plexus up' starts one on its own machine only: run it there, or leave --nats out`,
       );
