@@ -1,4 +1,5 @@
-import { groupsOf } from './groups.ts';
+import type { Group } from '../comm/index.ts';
+import { groupsOf, normGroups, reducingGroup } from './groups.ts';
 import { positionOf, rankAt } from './mesh.ts';
 import { type Chains, chainsOf, notBegun, type Progress } from './microbatch-progress.ts';
 import type { Instruction, Program, Stage } from './program.ts';
@@ -30,15 +31,20 @@ class ProgramChecker {
   readonly #progress = new Map<number, Progress[]>();
   /** Microbatches that have wholly finished, by stage. */
   readonly #finished = new Map<number, number>();
+  /** Layers whose gradients are reduced, as `dense 3`, and of these the ones whose parameters have been gathered. */
   readonly #reduced = new Set<string>();
+  readonly #gathered = new Set<string>();
   readonly #optimized = new Set<number>();
-  #norms = false;
+  /** Exchanges of norms that have been, and that there must be. */
+  #norms = 0;
+  readonly #normGroups: readonly Group[];
   #index = 0;
 
   constructor(program: Program, stageRanks: readonly number[]) {
     this.#program = program;
     this.#stageRanks = stageRanks;
     this.#stages = new Map(program.stages.map((stage) => [stage.index, stage]));
+    this.#normGroups = normGroups(program.mesh, program.rank, program.zero);
     this.#chains = new Map(program.stages.map((stage) => [stage.index, chainsOf(stage)]));
     const { start, end } = program.share;
     for (const { index } of program.stages) {
@@ -64,21 +70,12 @@ class ProgramChecker {
       const wrong = this.#checkGroup(i);
       if (wrong) return wrong;
     }
-    if (i.op === 'AllGather') {
-      if (i.what !== 'norms') return null;
-      if (this.#norms) return 'norms are gathered twice';
-      if (this.#optimized.size > 0) return 'comes after Optimize, which needs the norms';
-      for (const stage of this.#stages.keys())
-        if (this.#unfinished(stage) > 0)
-          return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
-      this.#norms = true;
-      return null;
-    }
-    if (i.op === 'Broadcast' || i.op === 'Barrier') return null;
+    if (i.op === 'AllGather' && i.what === 'norms') return this.#gatherNorms();
+    if (i.op === 'Barrier') return null;
     const stage = this.#stages.get(i.stage);
     if (!stage) return `stage ${i.stage} is not held by this rank (${[...this.#stages.keys()].join(', ')} are)`;
-    if (i.op === 'ReduceScatter') return null;
-    if (i.op === 'AllReduce') return this.#reduce(i.stage, i.what);
+    if (i.op === 'AllReduce' || i.op === 'ReduceScatter') return this.#reduce(i, stage);
+    if (i.op === 'AllGather') return this.#gatherParams(i);
     const progress = this.#progress.get(i.stage)?.[i.microbatch - this.#program.share.start];
     if (!progress)
       return `microbatch ${i.microbatch} is not in this rank's share ${this.#program.share.start} .. ${this.#program.share.end - 1}`;
@@ -201,22 +198,52 @@ class ProgramChecker {
     return this.#program.share.end - this.#program.share.start - (this.#finished.get(stage) ?? 0);
   }
 
-  #reduce(stage: number, what: string): string | null {
-    if (this.#program.mode === 'evaluate') return 'an evaluation has no gradients';
-    const key = `${what} ${stage}`;
-    if (this.#reduced.has(key)) return `gradients (${what}) of stage ${stage} are reduced twice`;
-    if (this.#norms || this.#optimized.size > 0)
+  #reduce(i: Extract<Instruction, { op: 'AllReduce' | 'ReduceScatter' }>, stage: Stage): string | null {
+    const { mode, zero } = this.#program;
+    if (mode === 'evaluate') return 'an evaluation has no gradients';
+    if ((i.op === 'ReduceScatter') !== (zero === 1))
+      return zero === 1
+        ? 'optimizer state is sharded, so gradients take a ReduceScatter'
+        : 'every data rank has all optimizer state, so gradients take an AllReduce';
+    if (this.#norms > 0 || this.#optimized.size > 0)
       return 'comes after the norms or the optimizer, which need the reduced gradients';
-    if (this.#unfinished(stage) > 0)
-      return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
-    this.#reduced.add(key);
+    if (this.#unfinished(stage.index) > 0)
+      return `${this.#unfinished(stage.index)} microbatches of stage ${stage.index} have no gradients yet`;
+    if (i.layers.length === 0) return 'has no layers';
+    for (const layer of i.layers) {
+      if (!stage.layers.includes(layer)) return `layer ${layer} is not in stage ${stage.index}`;
+      if (this.#reduced.has(`${i.what} ${layer}`)) return `gradients (${i.what}) of layer ${layer} are reduced twice`;
+      this.#reduced.add(`${i.what} ${layer}`);
+    }
+    return null;
+  }
+
+  #gatherNorms(): string | null {
+    if (this.#norms === this.#normGroups.length) return 'norms are gathered once too often';
+    if (this.#optimized.size > 0) return 'comes after Optimize, which needs the norms';
+    for (const stage of this.#stages.keys())
+      if (this.#unfinished(stage) > 0)
+        return `${this.#unfinished(stage)} microbatches of stage ${stage} have no gradients yet`;
+    this.#norms += 1;
+    return null;
+  }
+
+  #gatherParams(i: Extract<Instruction, { op: 'AllGather'; what: 'params' }>): string | null {
+    if (!this.#optimized.has(i.stage)) return `comes before the Optimize of stage ${i.stage}`;
+    if (i.layers.length === 0) return 'has no layers';
+    for (const layer of i.layers) {
+      const key = `${i.of} ${layer}`;
+      if (!this.#stages.get(i.stage)?.layers.includes(layer)) return `layer ${layer} is not in stage ${i.stage}`;
+      if (!this.#reduced.has(key)) return `gradients (${i.of}) of layer ${layer} have not been reduced`;
+      if (this.#gathered.has(key)) return `parameters (${i.of}) of layer ${layer} are gathered twice`;
+      this.#gathered.add(key);
+    }
     return null;
   }
 
   #optimize(stages: readonly number[]): string | null {
-    const { mesh, mode } = this.#program;
-    if (mode === 'evaluate') return 'an evaluation does not train';
-    if (mesh.pipeline * mesh.expert > 1 && !this.#norms) return 'the norms have not been gathered';
+    if (this.#program.mode === 'evaluate') return 'an evaluation does not train';
+    if (this.#norms < this.#normGroups.length) return 'the norms have not been gathered';
     for (const stage of stages) {
       if (!this.#stages.has(stage)) return `stage ${stage} is not held by this rank`;
       if (this.#optimized.has(stage)) return `stage ${stage} is optimized twice`;
@@ -232,20 +259,26 @@ class ProgramChecker {
     if (!group)
       return `the program has no group "${i.group}" (it has ${Object.keys(this.#program.groups).join(', ') || 'none'})`;
     if (!group.ranks.includes(this.#program.rank)) return `this rank is no member of "${i.group}"`;
-    const groups = groupsOf(this.#program.mesh, this.#program.rank);
-    const expected =
-      i.op === 'AllToAll'
-        ? groups.expert
-        : i.op === 'AllReduce'
-          ? i.what === 'dense'
-            ? groups.data
-            : groups.replica
-          : i.op === 'AllGather' && i.what === 'norms'
-            ? groups.model
-            : group;
-    if (expected !== group && String(expected.ranks) !== String(group.ranks))
+    const expected = this.#expectedGroup(i);
+    if (expected && expected !== group && String(expected.ranks) !== String(group.ranks))
       return `"${i.group}" is ranks ${group.ranks.join(', ')}, but this takes ranks ${expected.ranks.join(', ')}`;
     return null;
+  }
+
+  /** The group of the mesh that an instruction is for; null if any will do. */
+  #expectedGroup(i: Extract<Instruction, { group: string }>): Group | null {
+    const { mesh, rank } = this.#program;
+    switch (i.op) {
+      case 'AllToAll':
+        return groupsOf(mesh, rank).expert;
+      case 'AllReduce':
+      case 'ReduceScatter':
+        return reducingGroup(mesh, rank, i.what === 'experts' ? 'experts' : 'dense');
+      case 'AllGather':
+        return i.what === 'params' ? reducingGroup(mesh, rank, i.of) : (this.#normGroups[this.#norms] ?? null);
+      case 'Barrier':
+        return null;
+    }
   }
 
   /** Rank of a neighbouring stage for this data index; `local` if it is here, null if there is none. */
@@ -258,8 +291,10 @@ class ProgramChecker {
   }
 
   #checkEnd(): void {
-    const { rank, mode, share } = this.#program;
+    const { rank, mode, share, zero } = this.#program;
     const missing = (message: string) => this.#violations.push({ rank, index: null, message });
+    if (zero === 1)
+      for (const key of this.#reduced) if (!this.#gathered.has(key)) missing(`parameters of ${key} are not gathered`);
     for (const { index } of this.#program.stages) {
       if (mode === 'train' && !this.#optimized.has(index)) missing(`stage ${index} is not optimized`);
       this.#progress.get(index)?.forEach((p, i) => {

@@ -19,6 +19,8 @@ export interface PlanInput {
   readonly summary: ModelSummary;
   readonly parallel: ParallelOptions;
   readonly batch: BatchOptions;
+  /** What `parallel.zero: auto` means here. Default 1. */
+  readonly zero?: 0 | 1;
   /** Folder that `schedule.file` is relative to. Default: the working directory. */
   readonly baseDir?: string;
 }
@@ -28,6 +30,8 @@ export interface Plan {
   readonly summary: ModelSummary;
   readonly mesh: MeshShape;
   readonly batch: BatchPlan;
+  /** 1 where optimizer state is sharded over the data axis, else 0. */
+  readonly zero: 0 | 1;
   /** All stages of the model. */
   readonly stages: readonly Stage[];
   /** The schedule of the first data rank. */
@@ -48,6 +52,7 @@ export interface Plan {
  */
 export function compilePlan(input: PlanInput): Plan {
   const { summary, parallel } = input;
+  const zero = parallel.zero === 'auto' ? (input.zero ?? 1) : parallel.zero;
   const mesh: MeshShape = { data: parallel.data, pipeline: parallel.pipeline, expert: parallel.expert };
   const { name, chunks, table, warnings } = chooseSchedule(input, mesh);
   checkMesh(mesh, summary, chunks);
@@ -65,7 +70,8 @@ export function compilePlan(input: PlanInput): Plan {
   const training: LoweringInput = {
     mesh,
     stages,
-    contents: stages.map((stage) => contentsOf(summary, stage)),
+    contents: stages.map((stage) => contentsOf(summary, mesh, stage)),
+    zero,
     microbatches: batch.microbatches,
     shares: batch.shares,
     schedule,
@@ -81,7 +87,7 @@ export function compilePlan(input: PlanInput): Plan {
   const programs = ranks.map((rank) => lowerTraining(training, rank));
   const evaluate = ranks.map((rank) => lowerEvaluation(evaluation, rank));
   const verified = verify(programs, evaluate, table);
-  return { summary, mesh, batch, stages, schedule: first, programs, evaluate, verified, warnings };
+  return { summary, mesh, batch, zero, stages, schedule: first, programs, evaluate, verified, warnings };
 }
 
 /** Verifies both programs; where they come from a table, it is the table that is wrong. */
@@ -173,12 +179,39 @@ function cut({ summary, parallel }: PlanInput, stages: number): number[][] {
   return balance(costs, stages);
 }
 
-function contentsOf(summary: ModelSummary, stage: Stage): StageContents {
-  const layers = stage.layers.map((index) => summary.layers[index]);
+/**
+ * Bytes of gradients from which on a bucket is full. Small enough that most of a large model is on its way before the
+ * backward ends, large enough that the cost of messages does not show.
+ */
+const BUCKET_BYTES = 8 * 2 ** 20;
+
+function contentsOf(summary: ModelSummary, mesh: MeshShape, stage: Stage): StageContents {
+  const bytesOf = (params: readonly { readonly bytes: number }[]) => params.reduce((sum, { bytes }) => sum + bytes, 0);
   return {
-    dense: layers.some((layer) => layer && (layer.params.length > 0 || layer.stateBytes > 0)),
-    experts: layers.some((layer) =>
-      layer?.expertCalls.some((call) => call.experts.some((expert) => expert.length > 0)),
-    ),
+    dense: buckets(stage, (index) => {
+      const layer = summary.layers[index];
+      return layer ? bytesOf(layer.params) + layer.stateBytes : 0;
+    }),
+    experts: buckets(stage, (index) => {
+      const calls = summary.layers[index]?.expertCalls ?? [];
+      return bytesOf(calls.flatMap((call) => call.experts.flat())) / mesh.expert;
+    }),
   };
+}
+
+/** Layers of a stage that have any bytes, the last ones first, in buckets; the layers of a bucket ascend. */
+function buckets(stage: Stage, bytesOf: (layer: number) => number): number[][] {
+  const out: number[][] = [];
+  let room = 0;
+  for (const layer of [...stage.layers].reverse()) {
+    const bytes = bytesOf(layer);
+    if (bytes === 0) continue;
+    if (room <= 0) {
+      out.push([]);
+      room = BUCKET_BYTES;
+    }
+    out[out.length - 1]?.unshift(layer);
+    room -= bytes;
+  }
+  return out;
 }

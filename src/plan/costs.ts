@@ -1,8 +1,9 @@
 import { bytesPerElement, sizeOf } from '../tensor/index.ts';
 import { type Flops, partFlops, sumFlops } from './layer-cost.ts';
-import { positionOf } from './mesh.ts';
-import { paramsOfStage } from './placement.ts';
-import type { Instruction, Program, Stage } from './program.ts';
+import { type MeshShape, positionOf } from './mesh.ts';
+import { expertMember, expertPosition, type Placed, paramsOfRank } from './placement.ts';
+import type { Instruction, Program, ReducedKind, Stage } from './program.ts';
+import { optimizerShares } from './shards.ts';
 import type { ModelSummary } from './summary.ts';
 
 /** How fast ranks compute and talk. */
@@ -32,7 +33,7 @@ export interface StepCosts {
 
 /** Costs of a model's programs from its traced FLOPs and bytes. */
 export function modelCosts(
-  { summary, stages }: { readonly summary: ModelSummary; readonly stages: readonly Stage[] },
+  { summary, stages, mesh, zero }: Placed & { readonly summary: ModelSummary; readonly zero: 0 | 1 },
   machine: Machine = DEFAULT_MACHINE,
 ): StepCosts {
   const flops = (['train', 'evaluate'] as const).map((mode) =>
@@ -42,22 +43,29 @@ export function modelCosts(
   );
   const outputs = stages.map((stage) => boundaryBytes(summary, stage));
   const kept = stages.map((stage) => residualBytes(summary, stage));
-  const gradients = new Map<string, { readonly dense: number; readonly experts: number; readonly norms: number }>();
-  const gradientBytes = (program: Program, stage: Stage) => {
-    const { data } = positionOf(program.mesh, program.rank);
-    const key = `${stage.index} ${data % program.mesh.expert}`;
-    const known = gradients.get(key);
-    if (known) return known;
-    const all = paramsOfStage(summary, program.mesh, stage, data);
-    const total = all.reduce((sum, { bytes }) => sum + bytes, 0);
-    const dense = stage.layers.reduce(
-      (sum, layer) => sum + (summary.layers[layer]?.params.reduce((s, { bytes }) => s + bytes, 0) ?? 0),
-      0,
-    );
-    const state = stage.layers.reduce((sum, layer) => sum + (summary.layers[layer]?.stateBytes ?? 0), 0);
-    const made = { dense: dense + state, experts: total - dense, norms: all.length * 4 };
-    gradients.set(key, made);
-    return made;
+  const shares = optimizerShares(summary, { mesh, stages, zero });
+  const reduced = new Map<string, number>();
+  /** Bytes that a rank reduces of layers: gradients and state contributions. */
+  const reducedBytes = (program: Program, what: ReducedKind, layers: readonly number[]): number => {
+    const { member } = expertPosition(program.mesh, positionOf(program.mesh, program.rank).data);
+    return layers.reduce((sum, layer) => {
+      const key = `${what} ${layer} ${what === 'experts' ? member : 0}`;
+      const bytes = reduced.get(key) ?? layerBytes(summary, program.mesh, layer, what, member);
+      reduced.set(key, bytes);
+      return sum + bytes;
+    }, 0);
+  };
+  /** Bytes of everything that local steps change. */
+  const changedBytes = (program: Program, layers: readonly number[]): number =>
+    reducedBytes(program, 'dense', layers) + reducedBytes(program, 'experts', layers);
+  const normBytes = new Map<string, number>();
+  /** Bytes of the squared norms of all that a rank holds. */
+  const norms = (program: Program): number => {
+    const { data, pipeline } = positionOf(program.mesh, program.rank);
+    const key = `${pipeline} ${data % program.mesh.expert}`;
+    const bytes = normBytes.get(key) ?? 4 * paramsOfRank(summary, { mesh, stages }, program.rank).length;
+    normBytes.set(key, bytes);
+    return bytes;
   };
   const of = (program: Program, stage: number, segment: number): Flops =>
     flops[program.mode === 'train' ? 0 : 1]?.[stage]?.[segment] ?? { forward: 0, backward: 0, backwardWeight: 0 };
@@ -78,12 +86,8 @@ export function modelCosts(
         case 'BackwardWeight':
           return sumFlops(flops[0]?.[i.stage] ?? []).backwardWeight / machine.flopsPerSecond;
         case 'Optimize': {
-          // A dozen operations an element, bound by memory rather than arithmetic.
-          const elements = i.stages.reduce((sum, index) => {
-            const { dense, experts } = gradientBytes(program, stages[index] as Stage);
-            return sum + (dense + experts) / 4;
-          }, 0);
-          return (12 * elements) / machine.flopsPerSecond;
+          // A dozen operations an element, bound by memory rather than arithmetic. (A rank optimizes all its stages at once.)
+          return (12 * shares(program.rank).updatedBytes) / 4 / machine.flopsPerSecond;
         }
         default:
           return 0;
@@ -98,21 +102,32 @@ export function modelCosts(
           const call = part?.kind === 'experts' ? summary.layers[part.layer]?.expertCalls[part.call] : undefined;
           return call ? (call.rows * call.width * 4 * (program.mesh.expert - 1)) / program.mesh.expert : 0;
         }
-        case 'AllReduce': {
+        case 'AllReduce':
+        case 'ReduceScatter': {
           const members = program.groups[i.group]?.ranks.length ?? 1;
-          const { dense, experts } = gradientBytes(program, stages[i.stage] as Stage);
-          const bytes = { dense, experts, changes: dense + experts }[i.what];
-          return (2 * (members - 1) * bytes) / members;
+          if (i.what === 'changes') return (2 * changedBytes(program, i.layers) * (members - 1)) / members;
+          const bytes = (reducedBytes(program, i.what, i.layers) * (members - 1)) / members;
+          return i.op === 'AllReduce' ? 2 * bytes : bytes;
         }
         case 'AllGather': {
           const members = program.groups[i.group]?.ranks.length ?? 1;
-          return program.stages.reduce((sum, stage) => sum + gradientBytes(program, stage).norms, 0) * (members - 1);
+          if (i.what === 'norms') return norms(program) * (members - 1);
+          return (reducedBytes(program, i.of, i.layers) * (members - 1)) / members;
         }
         default:
           return 0;
       }
     },
   };
+}
+
+function layerBytes(summary: ModelSummary, mesh: MeshShape, index: number, what: ReducedKind, member: number): number {
+  const layer = summary.layers[index];
+  if (!layer) return 0;
+  if (what === 'dense') return layer.params.reduce((sum, { bytes }) => sum + bytes, layer.stateBytes);
+  return layer.expertCalls
+    .flatMap((call) => call.experts.filter((_, e) => expertMember(e, call.experts.length, mesh.expert) === member))
+    .reduce((sum, params) => sum + params.reduce((bytes, param) => bytes + param.bytes, 0), 0);
 }
 
 /** Seconds of each kind of work on every stage: for reasoning about schedules apart from a model. */

@@ -172,13 +172,12 @@ export function collectiveSignature(collective: Collective): string {
     case 'AllToAll':
       return `${op} ${collective.what} s${collective.stage}.${collective.segment} [${tag}]`;
     case 'AllReduce':
-      return `${op} ${collective.what} s${collective.stage} [${tag}]`;
     case 'ReduceScatter':
-      return `${op} s${collective.stage} [${tag}]`;
+      return `${op} ${collective.what} s${collective.stage} layers ${collective.layers.join(' ')} [${tag}]`;
     case 'AllGather':
-      return `${op} ${collective.what} [${tag}]`;
-    case 'Broadcast':
-      return `${op} from rank ${collective.root} [${tag}]`;
+      return collective.what === 'norms'
+        ? `${op} norms [${tag}]`
+        : `${op} params ${collective.of} s${collective.stage} layers ${collective.layers.join(' ')} [${tag}]`;
     case 'Barrier':
       return `${op} [${tag}]`;
   }

@@ -19,16 +19,27 @@ export function formatInstruction(i: Instruction): string {
     case 'AllToAll':
       return `AllToAll ${i.what} s${i.stage}.${i.segment} m${i.microbatch} in ${i.group} [${i.tag}]`;
     case 'AllReduce':
-      return `AllReduce ${i.what} s${i.stage} in ${i.group} [${i.tag}]`;
     case 'ReduceScatter':
-      return `ReduceScatter s${i.stage} in ${i.group} [${i.tag}]`;
+      return `${i.op} ${i.what} s${i.stage} ${formatLayers(i.layers)} in ${i.group} [${i.tag}]`;
     case 'AllGather':
-      return `AllGather ${i.what} in ${i.group} [${i.tag}]`;
-    case 'Broadcast':
-      return `Broadcast from rank ${i.root} in ${i.group} [${i.tag}]`;
+      return i.what === 'norms'
+        ? `AllGather norms in ${i.group} [${i.tag}]`
+        : `AllGather params ${i.of} s${i.stage} ${formatLayers(i.layers)} in ${i.group} [${i.tag}]`;
     case 'Optimize':
       return `Optimize ${i.outer ? 'outer ' : ''}${i.stages.map((stage) => `s${stage}`).join(' ')}`;
     case 'Barrier':
       return `Barrier in ${i.group} [${i.tag}]`;
   }
+}
+
+/** Layers by number, runs of them shortened: `layers 0..3 5`. */
+function formatLayers(layers: readonly number[]): string {
+  const runs: [first: number, last: number][] = [];
+  for (const layer of layers) {
+    const run = runs[runs.length - 1];
+    if (run && run[1] + 1 === layer) run[1] = layer;
+    else runs.push([layer, layer]);
+  }
+  const text = runs.map(([first, last]) => (first === last ? `${first}` : `${first}..${last}`)).join(' ');
+  return `layer${layers.length === 1 ? '' : 's'} ${text}`;
 }

@@ -25,6 +25,9 @@ export function formatPlan(plan: Plan, options: FormatPlanOptions = {}): string 
   const lines: string[] = [
     `mesh      data ${mesh.data} × pipeline ${mesh.pipeline}, expert ${mesh.expert}: ${plural(world, 'rank')}`,
     `batch     ${batch.explanation}`,
+    ...(plan.zero === 1 && mesh.data > 1
+      ? [`optimizer state sharded over ${plural(mesh.data, 'data rank')}: each updates a part of the parameters`]
+      : []),
     `schedule  ${schedule.name}, ${plural(schedule.stageRanks.length, 'stage')}, ${plural(schedule.microbatches, 'microbatch', 'microbatches')} a data rank`,
     `verified  ${verified.train.instructions} instructions and ${verified.train.messages} point-to-point messages a step, no deadlock with ${plural(verified.train.credit, 'credit')} a channel`,
     '',

@@ -20,6 +20,7 @@ export * from './schedule.ts';
 export * from './schedule-table.ts';
 export * from './schema.ts';
 export * from './segments.ts';
+export * from './shards.ts';
 export * from './simulate.ts';
 export * from './summarise.ts';
 export * from './summary.ts';

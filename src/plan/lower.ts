@@ -1,21 +1,21 @@
-import { groupsOf } from './groups.ts';
+import { groupsOf, normGroups, reducingGroup } from './groups.ts';
 import { type MeshShape, positionOf, rankAt } from './mesh.ts';
-import type { ExchangeKind, Instruction, MicrobatchRange, Program, Segment, Stage } from './program.ts';
+import type { ExchangeKind, Instruction, MicrobatchRange, Program, ReducedKind, Segment, Stage } from './program.ts';
 import type { Action, Schedule } from './schedule.ts';
 import { isExchanged } from './segments.ts';
 
-/** What lowering needs to know of a stage besides its segments. */
-export interface StageContents {
-  /** Whether there is anything to reduce over the data ranks: dense parameters or state. */
-  readonly dense: boolean;
-  readonly experts: boolean;
-}
+/**
+ * What lowering needs to know of a stage besides its segments: layers with something to reduce (parameters or state of
+ * their own; experts), in the buckets in which that is done, in the order in which the backward comes to them.
+ */
+export type StageContents = Readonly<Record<ReducedKind, readonly (readonly number[])[]>>;
 
 /** The whole job, as lowering sees it. */
 export interface LoweringInput {
   readonly mesh: MeshShape;
   readonly stages: readonly Stage[];
   readonly contents: readonly StageContents[];
+  readonly zero: 0 | 1;
   readonly microbatches: number;
   /** Share of each data rank. */
   readonly shares: readonly MicrobatchRange[];
@@ -25,8 +25,8 @@ export interface LoweringInput {
 
 /**
  * Lowers a schedule to the training program of one rank: puts a Recv right before the work that needs it and a Send
- * right after the work that made it, exchanges around expert segments, and the all-reduces of a stage right after its
- * last backward.
+ * right after the work that made it, exchanges around expert segments, and the reductions of a stage right after its last
+ * backward.
  *
  * Where a rank has the whole model and its experts are sharded, two microbatches take turns at every exchange: while one's
  * tokens are on their way, and its peers are not as far yet, there is the other's work to do. (Overlapping the exchange
@@ -34,12 +34,11 @@ export interface LoweringInput {
  * canonical tree, so no bit depends on the order.)
  */
 export function lowerTraining(input: LoweringInput, rank: number): Program {
-  const { mesh, contents } = input;
+  const { mesh, contents, zero } = input;
   const { data, pipeline } = positionOf(mesh, rank);
   const share = input.shares[data] as MicrobatchRange;
-  const groups = groupsOf(mesh, rank);
   const actions = input.schedule(share.end - share.start).ranks[pipeline] as readonly Action[];
-  // The order of all-reduces must be the same for all members, also where their shares are uneven.
+  // The order of reductions must be the same for all members, also where their shares are uneven.
   const first = input.shares[0] as MicrobatchRange;
   const order = completionOrder(input.schedule(first.end - first.start).ranks[pipeline] as readonly Action[]);
   const left = new Map<number, number>();
@@ -53,21 +52,20 @@ export function lowerTraining(input: LoweringInput, rank: number): Program {
     for (const { stage } of together) left.set(stage, (left.get(stage) as number) - 1);
     for (; reduced < order.length && left.get(order[reduced] as number) === 0; reduced++) {
       const stage = order[reduced] as number;
-      if (contents[stage]?.dense && groups.data.ranks.length > 1)
-        out.push({ op: 'AllReduce', what: 'dense', group: groups.data.id, stage, tag: `reduce/s${stage}/dense` });
-      if (contents[stage]?.experts && groups.replica.ranks.length > 1)
-        out.push({
-          op: 'AllReduce',
-          what: 'experts',
-          group: groups.replica.id,
-          stage,
-          tag: `reduce/s${stage}/experts`,
-        });
+      const op = zero === 1 ? 'ReduceScatter' : 'AllReduce';
+      for (const { what, group, layers, name } of bucketsOf(mesh, rank, contents, stage))
+        out.push({ op, what, group, stage, layers, tag: `reduce/${name}` });
     }
   }
-  if (groups.model.ranks.length > 1) out.push({ op: 'AllGather', what: 'norms', group: groups.model.id, tag: 'norms' });
-  const own = input.stages.filter((stage) => stage.pipelineRank === pipeline);
-  out.push({ op: 'Optimize', stages: own.map((stage) => stage.index) });
+  for (const { id } of normGroups(mesh, rank, zero))
+    out.push({ op: 'AllGather', what: 'norms', group: id, tag: `norms/${id}` });
+  const own = input.stages.filter((stage) => stage.pipelineRank === pipeline).map((stage) => stage.index);
+  out.push({ op: 'Optimize', stages: own });
+  // The optimizer comes to the last bucket's layers, the first of the stage, first.
+  if (zero === 1)
+    for (const stage of own)
+      for (const { what, group, layers, name } of bucketsOf(mesh, rank, contents, stage).reverse())
+        out.push({ op: 'AllGather', what: 'params', of: what, group, stage, layers, tag: `params/${name}` });
   return program(input, rank, 'train', out);
 }
 
@@ -109,6 +107,16 @@ function inPairs({ mesh, stages, schedule }: LoweringInput, actions: readonly Ac
   return pairs('F').flatMap((forward, i) => [forward, backward[i] as Action[]]);
 }
 
+/** The buckets of a stage that are reduced over more than one rank, in backward order. */
+function bucketsOf(mesh: MeshShape, rank: number, contents: readonly StageContents[], stage: number) {
+  return (['dense', 'experts'] as const).flatMap((what) => {
+    const { id, ranks } = reducingGroup(mesh, rank, what);
+    if (ranks.length === 1) return [];
+    const buckets = contents[stage]?.[what] ?? [];
+    return buckets.map((layers, b) => ({ what, group: id, layers, name: `s${stage}/${what}/b${b}` }));
+  });
+}
+
 /** Stages in the order in which their last action comes. */
 function completionOrder(actions: readonly Action[]): number[] {
   const last = new Map<number, number>();
@@ -124,6 +132,7 @@ function program(input: LoweringInput, rank: number, mode: Program['mode'], inst
     rank,
     mesh: input.mesh,
     mode,
+    zero: input.zero,
     microbatches: input.microbatches,
     share: input.shares[data] as MicrobatchRange,
     stages: input.stages.filter((stage) => stage.pipelineRank === pipeline),

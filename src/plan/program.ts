@@ -43,9 +43,13 @@ export interface Stage {
 /** Where an expert exchange stands: tokens out, results back, and the same for their cotangents. */
 export type ExchangeKind = 'dispatch' | 'combine' | 'dispatch-gradient' | 'combine-gradient';
 
+/** Parameters that every data rank has a copy of, or experts. */
+export type ReducedKind = 'dense' | 'experts';
+
 /**
- * What one rank executes in one step, one after another. Collectives over a group of one rank are left out. `microbatch` is always a global microbatch. In an expert
- * segment or exchange it is this rank's own; the peers of the expert group work on theirs of the same round.
+ * What one rank executes in one step, one after another. Collectives over a group of one rank are left out. `microbatch`
+ * is always a global microbatch. In an expert segment or exchange it is this rank's own; the peers of the expert group
+ * work on theirs of the same round.
  */
 export type Instruction =
   | {
@@ -97,24 +101,44 @@ export type Instruction =
       readonly tag: string;
     }
   /**
-   * Finishes the canonical tree of gradients of a stage over a group: `dense` over the data ranks (with the state
-   * contributions), `experts` over the ranks that hold the same experts. Follows the last backward of the stage. `changes`
-   * averages over the data ranks what the local steps of a round have changed (see `Program.local`).
+   * Finishes the canonical tree of gradients of some layers of a stage (a bucket) over a group: `dense` over the data
+   * ranks (with the state contributions), `experts` over the ranks that hold the same experts. Follows the last backward
+   * of the stage; what the others need is sent as soon as the layers' gradients are complete, while earlier layers still
+   * compute. `changes` averages over the data ranks what the local steps of a round have changed (see `Program.local`).
    */
   | {
       readonly op: 'AllReduce';
-      readonly what: 'dense' | 'experts' | 'changes';
+      readonly what: ReducedKind | 'changes';
       readonly group: string;
       readonly stage: number;
+      readonly layers: readonly number[];
       readonly tag: string;
     }
-  | { readonly op: 'ReduceScatter'; readonly group: string; readonly stage: number; readonly tag: string }
+  /** The same where optimizer state is sharded: each sum is given to the rank that owns the parameter (`shardOwners`). */
+  | {
+      readonly op: 'ReduceScatter';
+      readonly what: ReducedKind;
+      readonly group: string;
+      readonly stage: number;
+      readonly layers: readonly number[];
+      readonly tag: string;
+    }
   /**
-   * `norms`: squared gradient norms of every parameter, among the ranks that together hold the model once (a dense
-   * parameter is contributed by every rank that holds it, always with the same bits).
+   * Squared gradient norms of every parameter. Among the ranks that together hold the model once (a dense parameter is
+   * contributed by every rank that holds it, always with the same bits); where optimizer state is sharded, first among the
+   * data ranks, each of which knows those of what it owns, then along the pipeline.
    */
-  | { readonly op: 'AllGather'; readonly what: 'norms' | 'params'; readonly group: string; readonly tag: string }
-  | { readonly op: 'Broadcast'; readonly group: string; readonly root: number; readonly tag: string }
+  | { readonly op: 'AllGather'; readonly what: 'norms'; readonly group: string; readonly tag: string }
+  /** Gives every rank the parameters and state that the others have updated: the way back from a ReduceScatter. */
+  | {
+      readonly op: 'AllGather';
+      readonly what: 'params';
+      readonly of: ReducedKind;
+      readonly group: string;
+      readonly stage: number;
+      readonly layers: readonly number[];
+      readonly tag: string;
+    }
   /** `outer`: with the outer optimizer, from the averaged changes. */
   | { readonly op: 'Optimize'; readonly stages: readonly number[]; readonly outer?: true }
   | { readonly op: 'Barrier'; readonly group: string; readonly tag: string }
@@ -130,6 +154,8 @@ export interface Program {
   readonly mesh: MeshShape;
   /** `train` runs forward, backward and optimizer; `evaluate` forward only. */
   readonly mode: 'train' | 'evaluate';
+  /** 1 where optimizer state is sharded over the data axis (ZeRO stage 1), else 0. */
+  readonly zero: 0 | 1;
   /**
    * Global microbatches of a step, over all ranks. For `evaluate`: of one round; round r evaluates the microbatches
    * `r * microbatches + 0 ..` of a split, so an instruction's `microbatch` is relative to its round.

@@ -3,6 +3,7 @@ import { type Machine, modelCosts, type StepCosts } from './costs.ts';
 import { type Flops, stageFlops } from './layer-cost.ts';
 import { type MeshPosition, positionOf } from './mesh.ts';
 import { paramsOfRank } from './placement.ts';
+import { optimizerShares } from './shards.ts';
 import { type Simulation, simulate } from './simulate.ts';
 
 /** What a plan says about one stage. FLOPs are for one microbatch. */
@@ -22,6 +23,7 @@ export interface RankReport {
   readonly stages: readonly number[];
   readonly microbatches: number;
   readonly paramBytes: number;
+  /** Optimizer state: of the parameters that the rank owns where it is sharded, else of all that it holds. */
   readonly optimizerBytes: number;
   /** Partial sums of gradients in the canonical tree, each as large as the parameters: log2 of the share, and one more. */
   readonly gradientBytes: number;
@@ -58,23 +60,18 @@ export function planReport(
   const simulation = simulate(programs, costs, { timeline: options.timeline ?? false });
   const flops = stages.map((stage) => stageFlops(summary, stage));
   const total = flops.reduce((sum, { forward, backward }) => sum + forward + backward, 0);
-  const paramBytes = new Map<string, { readonly params: number; readonly optimizer: number }>();
-  const held = (rank: number) => {
+  const optimizer = optimizerShares(summary, plan);
+  const known = new Map<string, number>();
+  const paramBytes = (rank: number): number => {
     const { data, pipeline } = positionOf(mesh, rank);
     const key = `${pipeline} ${data % mesh.expert}`;
-    const known = paramBytes.get(key);
-    if (known) return known;
-    const params = paramsOfRank(summary, plan, rank);
-    const made = {
-      params: params.reduce((sum, { bytes }) => sum + bytes, 0),
-      optimizer: params.reduce((sum, { optimizerBytes }) => sum + optimizerBytes, 0),
-    };
-    paramBytes.set(key, made);
-    return made;
+    const bytes = known.get(key) ?? paramsOfRank(summary, plan, rank).reduce((sum, param) => sum + param.bytes, 0);
+    known.set(key, bytes);
+    return bytes;
   };
   const ranks = programs.map(({ rank, share, stages: own }): RankReport => {
     const times = simulation.ranks[rank];
-    const { params, optimizer } = held(rank);
+    const params = paramBytes(rank);
     const microbatches = share.end - share.start;
     return {
       rank,
@@ -82,7 +79,7 @@ export function planReport(
       stages: own.map(({ index }) => index),
       microbatches,
       paramBytes: params,
-      optimizerBytes: optimizer,
+      optimizerBytes: optimizer(rank).optimizerBytes,
       gradientBytes: params * (Math.floor(Math.log2(microbatches)) + 1),
       activationBytes: times?.peakActivationBytes ?? 0,
       inFlight: times?.peakMicrobatches ?? 0,

@@ -18,6 +18,12 @@ export const parallelSchema = z
     expert: axis.describe(
       'ranks of the data axis over which experts are sharded; must divide parallel.data and the number of experts',
     ),
+    zero: z
+      .union([z.literal(0), z.literal(1), z.literal('auto')])
+      .default('auto')
+      .describe(
+        'optimizer state over the data axis: 0 keeps a copy on every data rank; 1 shards it, so that each rank updates a part of the parameters and gives the others the result (ZeRO stage 1, whole parameters: less memory and work); auto is 1 for threads of one process, and 0 on NATS, where copies help recovery, and with compressed gradients',
+      ),
     schedule: z
       .union([
         z.enum(SCHEDULE_NAMES),

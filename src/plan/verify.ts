@@ -73,7 +73,7 @@ function checkStructure(programs: readonly Program[]): number[] {
   let covered = 0;
   programs.forEach((program, rank) => {
     if (program.rank !== rank) wrong.push(`program ${rank} is that of rank ${program.rank}`);
-    for (const key of ['mesh', 'mode', 'microbatches', 'totalStages'] as const)
+    for (const key of ['mesh', 'mode', 'zero', 'microbatches', 'totalStages'] as const)
       if (!same(program[key], first[key]))
         wrong.push(`rank ${rank} has ${key} ${JSON.stringify(program[key])}, rank 0 ${JSON.stringify(first[key])}`);
     const { data, pipeline } = positionOf(first.mesh, rank);

@@ -14,7 +14,6 @@ const WAITING: ReadonlySet<Instruction['op']> = new Set<Instruction['op']>([
   'AllReduce',
   'ReduceScatter',
   'AllGather',
-  'Broadcast',
   'Barrier',
 ]);
 

@@ -19,26 +19,47 @@ export class GradientSum {
   readonly #tree: TreeAccumulator<readonly Cell[]>;
   readonly #exact: boolean;
   readonly #first: number;
+  /** Leaves that this rank computes, and those that have come. */
+  readonly #own: LeafRange;
+  #added = 0;
   #running: readonly Cell[] | null = null;
 
-  /** @param first microbatch that is leaf 0 */
-  constructor(space: TensorSpace, compiled: CompiledUpdates, leaves: number, exact: boolean, first = 0) {
+  /**
+   * @param own leaves that this rank computes
+   * @param first microbatch that is leaf 0
+   */
+  constructor(
+    space: TensorSpace,
+    compiled: CompiledUpdates,
+    leaves: number,
+    own: LeafRange,
+    exact: boolean,
+    first = 0,
+  ) {
     this.#space = space;
     this.#compiled = compiled;
     this.#tree = new TreeAccumulator(leaves);
     this.#exact = exact;
+    this.#own = own;
     this.#first = first;
   }
 
   /** Adds a microbatch's gradients, taking over the references; null if it has none (an expert without tokens). */
   async add(microbatch: number, value: readonly Cell[] | null): Promise<void> {
     if (!this.#exact) {
+      // (How many sums come is not known: rows of several microbatches may be one.)
       if (value) this.#running = this.#running ? await this.#sum(this.#running, value) : value;
       return;
     }
     const leaf = microbatch - this.#first;
     let merge: Merge<readonly Cell[]> | null = this.#tree.offer({ start: leaf, end: leaf + 1 }, value);
     while (merge) merge = this.#tree.offer(merge.parent, await this.#sum(merge.left, merge.right));
+    this.#added += 1;
+  }
+
+  /** Whether all leaves of this rank have come, so that nothing will be added any more. Never true in `fast`. */
+  get complete(): boolean {
+    return this.#exact && this.#added === this.#own.end - this.#own.start;
   }
 
   /** What this rank has so far: the tree's maximal nodes, or in `fast` one sum that counts as leaf `fastLeaf`. */
@@ -56,6 +77,7 @@ export class GradientSum {
   reset(): void {
     this.#tree.clear();
     this.#running = null;
+    this.#added = 0;
   }
 
   /** Releases what is held. */

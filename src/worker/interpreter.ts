@@ -4,10 +4,10 @@ import { exchangeTokens } from './handlers/exchange.ts';
 import { forward } from './handlers/forward.ts';
 import { loadBatch } from './handlers/load-batch.ts';
 import { recv, send } from './handlers/messages.ts';
-import { allGatherNorms } from './handlers/norms.ts';
+import { gather } from './handlers/norms.ts';
 import { optimize } from './handlers/optimize.ts';
-import { allReduce } from './handlers/reduce.ts';
-import { barrier, broadcast, free } from './handlers/synchronise.ts';
+import { allReduce, reduceScatter } from './handlers/reduce.ts';
+import { barrier, free } from './handlers/synchronise.ts';
 import type { Position } from './position.ts';
 import type { Handler, ProgramRun } from './program-run.ts';
 import type { TraceRecorder } from './trace.ts';
@@ -22,13 +22,8 @@ const HANDLERS: { readonly [Op in Instruction['op']]: Handler<Op> } = {
   Recv: recv,
   AllToAll: exchangeTokens,
   AllReduce: allReduce,
-  ReduceScatter: (run, { stage }) => {
-    throw new Error(
-      `rank ${run.program.rank} was given a ReduceScatter of stage ${stage}, but it keeps whole parameters and optimizer state; use an AllReduce`,
-    );
-  },
-  AllGather: allGatherNorms,
-  Broadcast: broadcast,
+  ReduceScatter: reduceScatter,
+  AllGather: gather,
   Optimize: optimize,
   Barrier: barrier,
   Free: free,
@@ -42,7 +37,6 @@ const COMMUNICATION: ReadonlySet<Instruction['op']> = new Set<Instruction['op']>
   'AllReduce',
   'ReduceScatter',
   'AllGather',
-  'Broadcast',
   'Barrier',
 ]);
 

@@ -29,6 +29,19 @@ export interface HeldState extends Named<StateSpec> {
   readonly outer?: { anchor: DeviceTensor };
 }
 
+/**
+ * Who owns what of a group where optimizer state is sharded over its replicas: indices of members of the group of ranks
+ * over which it is reduced. The owner of a parameter gets the sum of its gradients, keeps its slots and updates it for all.
+ */
+export interface GroupShards {
+  /** This rank. */
+  readonly member: number;
+  /** Owner of each parameter. */
+  readonly params: readonly number[];
+  /** Owner of the state, all of it. */
+  readonly state: number;
+}
+
 /** Which expert a group of parameters belongs to. */
 export interface ExpertPlace {
   /** Path of the calling module. */
@@ -47,6 +60,8 @@ export interface ParamGroup {
   readonly expert: ExpertPlace | null;
   readonly params: readonly HeldParam[];
   readonly state: readonly HeldState[];
+  /** Null where each replica updates everything. */
+  readonly shards: GroupShards | null;
   /** Leaves of the canonical tree that this rank computes for the group. */
   readonly leaves: LeafRange;
   /**
@@ -60,6 +75,16 @@ export interface ParamGroup {
   reduced: readonly (Cell | null)[] | null;
   /** With local steps: mean changes of parameters and state over the replicas, at the end of a round. */
   changes?: readonly HostTensor[] | null;
+}
+
+/** Indices of the parameters that this rank updates. */
+export function updatedHere({ params, shards }: ParamGroup): number[] {
+  return params.flatMap((_, i) => (shards && shards.params[i] !== shards.member ? [] : [i]));
+}
+
+/** Owners of the tensors that a group sums up, in the order of `summedSizes`; all the same where nothing is sharded. */
+export function summedOwners({ gradientOf, contributionOf, shards }: ParamGroup): number[] {
+  return [...gradientOf.map((i) => shards?.params[i] ?? 0), ...contributionOf.map(() => shards?.state ?? 0)];
 }
 
 /** Elements of each tensor that a group sums up. */

@@ -5,6 +5,7 @@ import type { Instruction, Program, Stage } from '../plan/index.ts';
 import type { PassContext } from './layer-pass.ts';
 import type { WorkerJob } from './protocol.ts';
 import type { RankLayer, RankLayerMode, RankModel } from './rank-model.ts';
+import { Reductions } from './reductions.ts';
 import { StagePass } from './stage-pass.ts';
 import type { Cell, TensorSpace } from './tensor-space.ts';
 
@@ -60,6 +61,8 @@ export class ProgramRun {
   squaredNorms: ReadonlyMap<string, number> | null = null;
   gradNorm = 0;
   lr = 0;
+  /** Exchanges of gradients and of updated parameters. */
+  readonly reductions: Reductions;
   /** Milliseconds spent waiting inside of instructions that compute. */
   waitedMs = 0;
   readonly #passes = new Map<string, StagePass>();
@@ -80,6 +83,7 @@ export class ProgramRun {
     this.batches = batches;
     this.#modes = modes;
     this.#stages = new Map(program.stages.map((stage) => [stage.index, stage]));
+    this.reductions = new Reductions(this);
   }
 
   /** Prepares a run; layers are compiled for evaluation when the first one comes. */

@@ -22,9 +22,10 @@ import { CompiledUpdates, paramInfo } from './compiled.ts';
 import { type CompiledLayer, compileLayer } from './compiled-layer.ts';
 import { ExpertRuntime } from './expert-runtime.ts';
 import { GradientSum } from './gradient-sum.ts';
-import type { HeldParam, ParamGroup } from './param-group.ts';
+import type { GroupShards, HeldParam, ParamGroup } from './param-group.ts';
 import { throwIfAborted } from './position.ts';
 import type { WorkerJob } from './protocol.ts';
+import { type GroupContent, shardGroups } from './shards.ts';
 import type { TensorSpace } from './tensor-space.ts';
 
 /** A layer of this rank: its functions for training and evaluation, its parameters, its experts. */
@@ -83,25 +84,35 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
   const splitWeight = program.instructions.some((instruction) => instruction.op === 'BackwardWeight');
   const layers = new Map<number, RankLayer>();
   const groups: ParamGroup[] = [];
+  const expertsOf = (fn: LayerFunction) =>
+    fn.expertCalls.map((call) =>
+      ownExperts(program, call.params.length).map((expert) => ({
+        name: expertPath(call.path, expert),
+        params: call.params[expert] ?? [],
+        state: [],
+        place: { path: call.path, index: expert },
+      })),
+    );
+  const own = held.flatMap((index) => functions[index] ?? []);
+  const shards = {
+    dense: shardGroups(program, 'dense', own),
+    experts: shardGroups(
+      program,
+      'experts',
+      own.flatMap((fn) => expertsOf(fn).flat()),
+    ),
+  };
   for (const index of held) {
     throwIfAborted(job.progress);
     const fn = functions[index];
     if (!fn) throw new RangeError(`the program has layer ${index}, but the model has ${functions.length} layers`);
     const makeGroup = groupMaker(options, updates, index, plan?.optimizer);
-    const group = makeGroup(fn.name, fn, null, leavesOf(program, 'dense'));
+    const group = makeGroup(fn, null, shards.dense.get(fn.name) ?? null);
     groups.push(group);
-    const expertGroups = fn.expertCalls.map((call) => {
-      const own = ownExperts(program, call.params.length).map((expert) =>
-        makeGroup(
-          expertPath(call.path, expert),
-          { params: call.params[expert] ?? [], state: [] },
-          { path: call.path, index: expert },
-          leavesOf(program, 'experts'),
-        ),
-      );
-      groups.push(...own);
-      return own;
-    });
+    const expertGroups = expertsOf(fn).map((experts) =>
+      experts.map((expert) => makeGroup(expert, expert.place, shards.experts.get(expert.name) ?? null)),
+    );
+    groups.push(...expertGroups.flat());
     const compile = async (of: LayerFunction, training: boolean): Promise<RankLayerMode> => {
       const compiled = await compileLayer(
         engine,
@@ -201,36 +212,40 @@ function groupMaker(
   const exact = job.numerics === 'exact';
   const residuals = job.compression?.gradients === 'topk' && job.train.mesh.data > 1;
   return (
-    name: string,
-    fn: Pick<LayerFunction, 'params' | 'state'>,
+    { name, params, state }: GroupContent,
     expert: ParamGroup['expert'],
-    range: LeafRange,
-  ): ParamGroup => ({
-    name,
-    layer,
-    expert,
-    params: fn.params.map((named): HeldParam => {
-      const slotNames = optimizer.slots(paramInfo(named));
-      return {
+    shards: GroupShards | null,
+  ): ParamGroup => {
+    const range = leavesOf(job.train, expert ? 'experts' : 'dense');
+    return {
+      name,
+      layer,
+      expert,
+      params: params.map((named, i): HeldParam => {
+        const slotNames = optimizer.slots(paramInfo(named));
+        return {
+          ...named,
+          slotNames,
+          slots: [],
+          tensor: UNSET,
+          ...(shards ? { keepsSlots: shards.params[i] === shards.member } : {}),
+          ...(residuals ? { residual: UNSET } : {}),
+          ...(outer ? { outer: { anchor: UNSET, slotNames: outer.slots(paramInfo(named)), slots: [] } } : {}),
+        };
+      }),
+      state: state.map((named) => ({
         ...named,
-        slotNames,
-        slots: [],
         tensor: UNSET,
-        ...(residuals ? { residual: UNSET } : {}),
-        ...(outer ? { outer: { anchor: UNSET, slotNames: outer.slots(paramInfo(named)), slots: [] } } : {}),
-      };
-    }),
-    state: fn.state.map((named) => ({
-      ...named,
-      tensor: UNSET,
-      ...(outer ? { outer: { anchor: UNSET } } : {}),
-    })),
-    leaves: range,
-    gradientOf: [],
-    contributionOf: [],
-    gradients: new GradientSum(space, updates, leaves, exact, local ? share.start : 0),
-    reduced: null,
-  });
+        ...(outer ? { outer: { anchor: UNSET } } : {}),
+      })),
+      shards,
+      leaves: range,
+      gradientOf: [],
+      contributionOf: [],
+      gradients: new GradientSum(space, updates, leaves, range, exact, local ? share.start : 0),
+      reduced: null,
+    };
+  };
 }
 
 /** Stands for a value until it is initialised or read from a checkpoint. */

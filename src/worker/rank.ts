@@ -17,7 +17,7 @@ import { failureReport } from './failure.ts';
 import { type HeldTensor, heldTensors } from './held-tensors.ts';
 import { interpret } from './interpreter.ts';
 import { NonFinite } from './non-finite.ts';
-import type { ParamGroup } from './param-group.ts';
+import { type ParamGroup, updatedHere } from './param-group.ts';
 import { Position } from './position.ts';
 import { evaluationRound, ProgramRun, type RankParts, trainingBatches } from './program-run.ts';
 import type { FailureReport, LeafValues, ShardReport, StepReport, WorkerEvent, WorkerJob } from './protocol.ts';
@@ -133,12 +133,13 @@ async function warmUp(
   clip: boolean,
 ): Promise<void> {
   for (const group of groups) {
-    if (group.params.length === 0) continue;
-    const gradients = group.gradientOf.map((i) => ({
-      dtype: 'float32' as const,
-      shape: group.params[i]?.spec.shape ?? [],
-    }));
-    await updates.update(group.params, clip);
+    const updated = updatedHere(group);
+    if (updated.length === 0) continue;
+    const gradients = group.gradientOf
+      .filter((i) => updated.includes(i))
+      .map((i) => ({ dtype: 'float32' as const, shape: group.params[i]?.spec.shape ?? [] }));
+    const params = updated.map((i) => group.params[i] as ParamGroup['params'][number]);
+    await updates.update(params, clip);
     if (gradients.length > 0) await updates.squaredNorms(gradients);
   }
 }

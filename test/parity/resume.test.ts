@@ -44,6 +44,10 @@ const pairs: readonly (readonly [Parallel, Parallel])[] = [
   ],
   [{ data: 3 }, { data: 2, expert: 2 }],
   [{ pipeline: 3 }, { data: 3 }],
+  [
+    { data: 4, expert: 2 },
+    { data: 2, zero: 0 },
+  ],
 ];
 
 describe('a checkpoint of one mesh, resumed on another, ends like an undisturbed serial run', () => {

@@ -118,8 +118,9 @@ export function serial(name: string, options: JobOptions, how: RunOptions = {}):
 
 /** A mesh as `data,pipeline,expert`, a schedule and its settings, for test names. */
 export function describeCell(parallel: NonNullable<JobOptions['parallel']>): string {
-  const { data = 1, pipeline = 1, expert = 1, schedule } = parallel;
-  return `${data},${pipeline},${expert}${typeof schedule === 'string' ? ` ${schedule}` : ''}`;
+  const { data = 1, pipeline = 1, expert = 1, schedule, zero } = parallel;
+  const options = `${typeof schedule === 'string' ? ` ${schedule}` : ''}${zero === 0 ? ' zero 0' : ''}`;
+  return `${data},${pipeline},${expert}${options}`;
 }
 
 /** A folder for this test file, removed at its end. */

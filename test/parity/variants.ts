@@ -27,6 +27,9 @@ type Parallel = NonNullable<JobOptions['parallel']>;
 
 const mesh = (data: number, pipeline: number, expert: number): Parallel => ({ data, pipeline, expert });
 
+/** With optimizer state on every data rank; the others shard it. */
+const whole = (parallel: Parallel): Parallel => ({ ...parallel, zero: 0 });
+
 const schedules = ['gpipe', '1f1b', 'interleaved-1f1b', 'zero-bubble'] as const;
 
 /** Meshes with every schedule, or with every other one, each mesh beginning with another. */
@@ -36,8 +39,8 @@ const scheduled = (meshes: readonly Parallel[], all: boolean): Parallel[] =>
   );
 
 /** Meshes without a pipeline have no schedule to choose. */
-const replicated = [mesh(2, 1, 1), mesh(4, 1, 1), mesh(3, 1, 1)];
-const sharded = [mesh(2, 1, 2), mesh(4, 1, 2), mesh(4, 1, 4)];
+const replicated = [mesh(2, 1, 1), mesh(4, 1, 1), mesh(3, 1, 1), whole(mesh(3, 1, 1))];
+const sharded = [mesh(2, 1, 2), mesh(4, 1, 2), mesh(4, 1, 4), whole(mesh(4, 1, 2))];
 const pipelined = [mesh(1, 2, 1), mesh(1, 3, 1), mesh(2, 2, 1)];
 
 /** Meshes and schedules on which a variant is run. */

@@ -17,6 +17,7 @@ describe('the parallel section', () => {
       data: 1,
       pipeline: 1,
       expert: 1,
+      zero: 'auto',
       schedule: '1f1b',
       chunks: null,
       stages: 'auto',

@@ -52,6 +52,9 @@ const cases: Case[] = [
     layers: 4,
     microbatches: 3,
   },
+  { name: 'sharded state', parallel: { data: 3, zero: 1 }, layers: 2, microbatches: 4 },
+  { name: 'whole state', parallel: { data: 2, pipeline: 2, zero: 0 }, layers: 3, microbatches: 4 },
+  { name: 'sharded experts', parallel: { data: 4, expert: 2, zero: 1 }, layers: 2, experts: 2, microbatches: 4 },
   { name: 'zero-bubble', parallel: { pipeline: 3, schedule: 'zero-bubble' }, layers: 3, microbatches: 4 },
   { name: 'experts', parallel: { pipeline: 2, data: 2, expert: 2 }, layers: 2, experts: 2, microbatches: 4 },
   {
@@ -127,7 +130,7 @@ describe.each(cases)('changes to $name', ({ parallel, layers, experts = 0, micro
         });
   });
 
-  it('another tag, peer, group, stage, segment or microbatch is refused', () => {
+  it('another tag, peer, group, stage, segment, microbatch, layers or kind is refused', () => {
     let changes = 0;
     for (const programs of sets)
       for (const { rank, instructions, groups } of programs)
@@ -148,6 +151,14 @@ describe.each(cases)('changes to $name', ({ parallel, layers, experts = 0, micro
                 others.push({ group: id });
           for (const key of ['stage', 'segment', 'microbatch'])
             if (typeof i[key] === 'number') others.push({ [key]: i[key] + 1 }, { [key]: i[key] - 1 });
+          if (Array.isArray(i.layers)) {
+            const layers = i.layers as number[];
+            others.push({ layers: [] }, { layers: layers.slice(1) }, { layers: [...layers, layers[0]] });
+            others.push({ layers: layers.map((each) => each + 1) });
+          }
+          for (const key of ['what', 'of'])
+            if (i[key] === 'dense' || i[key] === 'experts')
+              others.push({ [key]: i[key] === 'dense' ? 'experts' : 'dense' });
           for (const other of others) {
             const changed = replace(programs, rank, (list) =>
               list.splice(index, 1, { ...instruction, ...other } as Instruction),

@@ -113,12 +113,13 @@ export function interpret(
     } else if (i.op === 'Optimize') {
       for (const stage of i.stages) {
         const text = sums(rank, stage).join(',');
-        rank.result.push(
-          `optimize ${stage}: ${text}; ${[...rank.values]
-            .filter(([name]) => /^(norms|reduced)/.test(name))
-            .map(String)
-            .sort()}`,
-        );
+        const given = [...rank.values]
+          .filter(([name]) => /^(norms|reduced)/.test(name))
+          .map(String)
+          .sort();
+        rank.result.push(`optimize ${stage}: ${text}; ${given}`);
+        // With its state sharded, a rank has the whole of a parameter's new value only once it has been gathered.
+        values.set(`updated ${stage}`, expression('O', program.rank, text, ...given));
       }
     }
   };
@@ -170,10 +171,15 @@ export function interpret(
   const together = (members: readonly Rank[]): void => {
     const given = members.map((member): (string | number)[] => {
       const i = member.program.instructions[member.at] as Extract<Instruction, { group: string }>;
-      if (i.op === 'AllReduce') return [i.what, ...sums(member, i.stage)];
+      if (i.op === 'AllReduce' || i.op === 'ReduceScatter')
+        return [i.what, i.layers.join('+'), ...sums(member, i.stage)];
+      if (i.op === 'AllGather' && i.what === 'params') {
+        peek(member, `reduced ${i.of} ${i.stage} ${i.layers}`);
+        return [i.of, i.layers.join('+'), peek(member, `updated ${i.stage}`)];
+      }
       if (i.op === 'AllGather')
         return [...member.values]
-          .filter(([name]) => /^(grad|reduced)/.test(name))
+          .filter(([name]) => /^(grad|reduced|norms)/.test(name))
           .map(String)
           .sort();
       if (i.op !== 'AllToAll') return [];
@@ -189,14 +195,20 @@ export function interpret(
           return [take(member, `dh ${key} ${i.segment}`)];
       }
     });
-    members.forEach((member) => {
+    members.forEach((member, index) => {
       const i = member.program.instructions[member.at] as Extract<Instruction, { group: string }>;
-      if (i.op === 'AllReduce') {
-        member.values.set(`reduced ${i.what} ${i.stage}`, expression('R', ...given.flat()));
+      if (i.op === 'AllReduce' || i.op === 'ReduceScatter') {
+        const owner = i.op === 'AllReduce' ? 'all' : index;
+        member.values.set(`reduced ${i.what} ${i.stage} ${i.layers}`, expression('R', owner, ...given.flat()));
+        return;
+      }
+      if (i.op === 'AllGather' && i.what === 'params') {
+        member.result.push(`params ${i.of} ${i.stage} ${i.layers}: ${expression('P', ...given.flat())}`);
         return;
       }
       if (i.op === 'AllGather') {
-        member.values.set('norms', expression('N', ...given.flat()));
+        // (A second exchange adds to what the first has told.)
+        member.values.set(`norms ${i.group}`, expression('N', ...given.flat()));
         return;
       }
       if (i.op !== 'AllToAll') return;
@@ -227,6 +239,7 @@ export function interpret(
   if ([...boxes.values()].some((box) => box.length > 0)) return { ok: false, why: 'messages are left over' };
   for (const rank of ranks)
     for (const name of rank.values.keys())
-      if (!/^(grad|reduced|norms|loss|dh|out|cotangent)/.test(name)) return { ok: false, why: `${name} is left over` };
+      if (!/^(grad|reduced|norms|updated|loss|dh|out|cotangent)/.test(name))
+        return { ok: false, why: `${name} is left over` };
   return { ok: true, results: ranks.map((rank) => rank.result.sort().join('\n')) };
 }

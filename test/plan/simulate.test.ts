@@ -161,7 +161,7 @@ describe('what is printed', () => {
   });
 
   it('a report that adds up', () => {
-    const made = plan(summary, { pipeline: 2, data: 2, expert: 2 }, 4);
+    const made = plan(summary, { pipeline: 2, data: 2, expert: 2, zero: 0 }, 4);
     const report = planReport(made);
     expect(report.stages.reduce((sum, { share }) => sum + share, 0)).toBeCloseTo(1, 12);
     expect(report.bytes).toBe(report.ranks.reduce((sum, { bytes }) => sum + bytes, 0));
@@ -173,6 +173,26 @@ describe('what is printed', () => {
       microbatches: 2,
     });
     expect(report.simulation.bubble).toBeGreaterThanOrEqual(report.bubble);
+  });
+
+  it('with sharded state: each rank keeps its part, together all of it, and as much crosses as without', () => {
+    const parallel = { pipeline: 2, data: 4, expert: 2 } as const;
+    const whole = planReport(plan(summary, { ...parallel, zero: 0 }, 4));
+    const sharded = planReport(plan(summary, { ...parallel, zero: 1 }, 4));
+    const sum = (list: readonly number[]) => list.reduce((a, b) => a + b, 0);
+    // Every optimizer byte once: dense ones were on 4 ranks, each expert's on 2.
+    const params = summary.layers.flatMap((l) => [
+      ...l.params,
+      ...l.expertCalls.flatMap((call) => call.experts.flat()),
+    ]);
+    expect(sum(sharded.ranks.map((rank) => rank.optimizerBytes))).toBe(sum(params.map((p) => p.optimizerBytes)));
+    for (const [i, rank] of sharded.ranks.entries()) {
+      expect(rank.paramBytes).toBe(whole.ranks[i]?.paramBytes);
+      expect(rank.optimizerBytes).toBeLessThan(whole.ranks[i]?.optimizerBytes as number);
+    }
+    const norms = 4 * params.length * 4 * 8;
+    expect(Math.abs(sharded.bytes - whole.bytes)).toBeLessThan(norms);
+    expect(formatPlan(plan(summary, { ...parallel, zero: 1 }, 4))).toContain('state sharded over 4 data ranks');
   });
 
   it('a plan', () => {

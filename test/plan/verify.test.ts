@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Instruction, Program } from '../../src/plan/index.ts';
 import { formatInstruction, SCHEDULE_NAMES, VerificationError, verifyPrograms } from '../../src/plan/index.ts';
-import { model, plan } from './helpers.ts';
+import { layer, model, plan } from './helpers.ts';
 
 describe('every schedule is free of deadlock with a single credit a channel', () => {
   for (const name of SCHEDULE_NAMES)
@@ -85,17 +85,42 @@ describe('order inside a rank', () => {
             stage: i.stage,
             microbatch: i.microbatch,
           });
-        if (i.op === 'AllReduce' && i.what === 'dense')
+        if (i.op === 'ReduceScatter' && i.what === 'dense')
           expect(instructions.slice(0, index).findLast(({ op }) => op === 'Backward')).toMatchObject({
             stage: i.stage,
           });
       });
-    expect((programs[0] as Program).instructions.slice(-4).map(({ op }) => op)).toEqual([
-      'AllReduce',
-      'AllReduce',
-      'AllGather',
-      'Optimize',
+    const { instructions } = programs[0] as Program;
+    const end = instructions.slice(instructions.findIndex(({ op }) => op === 'AllGather') - 2);
+    expect(end.map(formatInstruction)).toEqual([
+      'ReduceScatter dense s0 layer 0 in data/p0 [reduce/s0/dense/b0]',
+      'ReduceScatter experts s0 layer 0 in replica/p0/e0 [reduce/s0/experts/b0]',
+      'AllGather norms in data/p0 [norms/data/p0]',
+      'AllGather norms in column/d0 [norms/column/d0]',
+      'Optimize s0 s2',
+      'AllGather params experts s0 layer 0 in replica/p0/e0 [params/s0/experts/b0]',
+      'AllGather params dense s0 layer 0 in data/p0 [params/s0/dense/b0]',
+      'AllGather params experts s2 layer 2 in replica/p0/e0 [params/s2/experts/b0]',
+      'AllGather params dense s2 layer 2 in data/p0 [params/s2/dense/b0]',
     ]);
+  });
+
+  it('with whole optimizer state, gradients go to every rank', () => {
+    const { programs } = plan(model(2, { experts: 2 }), { pipeline: 2, data: 4, expert: 2, zero: 0 }, 8);
+    expect((programs[0] as Program).instructions.slice(-4).map(formatInstruction)).toEqual([
+      'AllReduce dense s0 layer 0 in data/p0 [reduce/s0/dense/b0]',
+      'AllReduce experts s0 layer 0 in replica/p0/e0 [reduce/s0/experts/b0]',
+      'AllGather norms in model/g0 [norms/model/g0]',
+      'Optimize s0',
+    ]);
+  });
+
+  it('gradients are reduced in buckets of some megabytes, the last layers first', () => {
+    const big = { ...layer('big'), params: [{ path: 'w', shape: [1024, 1024], bytes: 2 ** 22, optimizerBytes: 0 }] };
+    const summary = { layers: Array.from({ length: 5 }, (_, i) => ({ ...big, name: `l${i}` })) };
+    const { programs } = plan(summary, { data: 2 }, 2);
+    const reduced = (programs[0] as Program).instructions.flatMap((i) => (i.op === 'ReduceScatter' ? [i.layers] : []));
+    expect(reduced).toEqual([[3, 4], [1, 2], [0]]);
   });
 
   it('a single rank communicates nothing', () => {
@@ -174,11 +199,11 @@ describe('refusals', () => {
       program.rank === 1
         ? {
             ...program,
-            instructions: program.instructions.map((i) => (i.op === 'AllReduce' ? { ...i, tag: 'other' } : i)),
+            instructions: program.instructions.map((i) => (i.op === 'ReduceScatter' ? { ...i, tag: 'other' } : i)),
           }
         : program,
     );
-    expect(message(two)).toMatch(/disagrees with rank \d, which issued AllReduce dense s0/);
+    expect(message(two)).toMatch(/disagrees with rank \d, which issued ReduceScatter dense s0/);
   });
 
   it('checks that programs belong together', () => {

@@ -56,6 +56,7 @@ describe('numerics: exact gives the serial bits', () => {
         { pipeline: 2, schedule: 'zero-bubble' },
         { pipeline: 2, schedule: 'interleaved-1f1b' },
         { data: 2, pipeline: 2 },
+        { data: 3, zero: 0 },
       ],
     ],
     [
@@ -65,6 +66,7 @@ describe('numerics: exact gives the serial bits', () => {
         { data: 2 },
         { data: 2, expert: 2 },
         { data: 4, expert: 2 },
+        { data: 4, expert: 2, zero: 0 },
         { data: 4, expert: 4 },
         { pipeline: 2, schedule: 'zero-bubble' },
         { data: 2, pipeline: 2, expert: 2 },

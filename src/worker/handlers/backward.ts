@@ -12,6 +12,7 @@ export const backward: Handler<'Backward'> = async (run, { stage, segment, micro
   await backwardSegment(run, pass, segment, async (layerPass) => {
     await layerPass.backwardWeight();
     await layerPass.finish();
+    run.reductions.gradientsOf(layerPass.group.layer);
   });
 };
 
@@ -27,6 +28,7 @@ export const backwardWeight: Handler<'BackwardWeight'> = async (run, { stage, mi
     const layerPass = pass.layer(index);
     await layerPass.backwardWeight();
     await layerPass.finish();
+    run.reductions.gradientsOf(index);
   }
 };
 
@@ -41,7 +43,7 @@ async function backwardSegment(
   for (const part of [...segment.parts].reverse()) {
     if (part.kind === 'experts') {
       if (isExchanged(segment)) await backwardExchanged(run, pass, part);
-      else await backwardInPlace(pass, part);
+      else await backwardInPlace(run, pass, part);
       continue;
     }
     const layerPass = pass.layer(part.layer);
@@ -61,14 +63,20 @@ async function backwardExchanged(
 ): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
   await exchange.runtime.backward(await run.waitFor(exchange.arrive()));
+  run.reductions.gradientsOf(part.layer);
 }
 
-async function backwardInPlace(pass: StagePass, part: SegmentPart & { kind: 'experts' }): Promise<void> {
+async function backwardInPlace(
+  run: ProgramRun,
+  pass: StagePass,
+  part: SegmentPart & { kind: 'experts' },
+): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
   const layerPass = pass.layer(part.layer);
   const cotangents = layerPass.takeCotangents(part.call);
   const result = await exchange.local(cotangents, (source) => exchange.runtime.backward([source]));
   layerPass.giveCotangents(part.call, result);
+  run.reductions.gradientsOf(part.layer);
 }
 
 /** Cotangents of a layer's outputs: from the layer after it, on this stage or on another. Empty for the last layer. */

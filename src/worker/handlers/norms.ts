@@ -1,18 +1,20 @@
 import { allGather } from '../../comm/index.ts';
 import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
+import { type HeldParam, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import { groupNamed } from './group.ts';
 import { finishedSums } from './reduce.ts';
 
-/** Gives every rank the squared gradient norm of every parameter of the model. */
-export const allGatherNorms: Handler<'AllGather'> = async (run, { what, group: id, tag }) => {
-  if (what !== 'norms')
-    throw new Error(`this worker keeps whole parameters on each rank of their placement and cannot gather "${what}"`);
+/**
+ * Gives every rank of a group what each of them knows of the squared gradient norms of parameters: of its own, or, in a
+ * second exchange, of those that it has been told.
+ */
+async function gatherNorms(run: ProgramRun, id: string, tag: string): Promise<void> {
   const { transport, peerPaths } = run.parts;
   const group = groupNamed(run.program, id);
-  const own = await ownSquaredNorms(run);
+  const own = run.squaredNorms ?? (await ownSquaredNorms(run));
   const values = Float32Array.from(own.values());
-  const known = peerPaths.get(id);
+  const known = peerPaths.get(tag);
   const message: HostTensor[] = [float32(values, [values.length])];
   if (!known) {
     const names = new TextEncoder().encode(JSON.stringify([...own.keys()]));
@@ -22,7 +24,7 @@ export const allGatherNorms: Handler<'AllGather'> = async (run, { what, group: i
   const paths =
     known ??
     gathered.map(([, names]) => JSON.parse(new TextDecoder().decode(names?.data as Uint8Array)) as readonly string[]);
-  peerPaths.set(id, paths);
+  peerPaths.set(tag, paths);
   const norms = new Map<string, number>();
   gathered.forEach(([norm], member) => {
     // What several ranks hold has the same bits on all of them.
@@ -31,15 +33,21 @@ export const allGatherNorms: Handler<'AllGather'> = async (run, { what, group: i
     });
   });
   run.squaredNorms = norms;
-};
+}
 
-/** Sums of squares of this rank's gradients, by path. */
+/** Gathers squared gradient norms, or parameters that other ranks have updated. */
+export const gather: Handler<'AllGather'> = (run, instruction) =>
+  instruction.what === 'norms'
+    ? gatherNorms(run, instruction.group, instruction.tag)
+    : run.reductions.finish(instruction);
+
+/** Sums of squares of the gradients of what this rank updates, by path. */
 export async function ownSquaredNorms(run: ProgramRun): Promise<Map<string, number>> {
   const { space, model } = run.parts;
   const norms = new Map<string, number>();
   for (const group of model.groups) {
     const sums = finishedSums(group).slice(0, group.gradientOf.length);
-    for (const param of group.params) norms.set(param.path, 0);
+    for (const i of updatedHere(group)) norms.set((group.params[i] as HeldParam).path, 0);
     const present = sums.flatMap((cell, i) =>
       cell ? [{ cell, param: group.params[group.gradientOf[i] as number] }] : [],
     );
