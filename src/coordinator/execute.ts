@@ -31,9 +31,9 @@ export interface Execution {
   readonly signal: AbortSignal | null;
   /** The checkpoint to continue from, or null. */
   readonly from: UsableCheckpoint | null;
-  /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
   /** The connection that the run has anyway, if it has one. */
   readonly nats?: NatsPlace;
+  /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
   readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
 }
 
@@ -217,6 +217,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     await session?.settle();
     // A run that goes well has closed it before. Otherwise the error that ends the run is the one to tell.
     await log?.close().catch(() => undefined);
+    await opened.close();
   }
 }
 

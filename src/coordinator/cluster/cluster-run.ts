@@ -114,7 +114,11 @@ export async function* runOnAgents(
   };
   const began = performance.now();
   try {
-    for await (const event of interleave(execute({ ...execution, launch, nats: { connection: records.connection, job: lead.job } }), side, stop)) {
+    for await (const event of interleave(
+      execute({ ...execution, launch, nats: { connection: records.connection, job: lead.job } }),
+      side,
+      stop,
+    )) {
       if (event.type === 'generation') position = { ...position, generation: event.generation };
       if (event.type === 'step') position = { ...position, step: event.step, loss: event.loss };
       if (event.type === 'checkpointed') position = { ...position, checkpoint: event.step };

@@ -6,6 +6,8 @@ import { type Override, type ResolvedConfig, resolveConfig } from '../config/ind
 import type { RunEvent } from '../events.ts';
 import { checkEvaluation, prepareRun } from '../prepare.ts';
 import {
+  findOrFetchRun,
+  findRunFolder,
   lockRun,
   type MetricsLine,
   type RunFolder,
@@ -70,18 +72,23 @@ export async function* trainCluster(source: ConfigInput, options: ClusterOptions
   });
 }
 
-/** Continues a run from its newest whole checkpoint on the agents of a job, as `resume` does on threads. */
+/**
+ * Continues a run from its newest whole checkpoint on the agents of a job, as `resume` does on threads. A run that is not
+ * on this machine is fetched from where its checkpoints are kept on NATS (`run.store: nats`).
+ */
 export async function* resumeCluster(
   run: string,
   change: readonly (string | Override)[] | ConfigInput,
   options: ClusterOptions & { readonly step?: number },
 ): AsyncGenerator<RunEvent, void> {
-  const stored = resolveConfig(
-    Array.isArray(change) ? join(runFolderAt(run).path, 'config.yaml') : (change as ConfigInput),
-  );
-  const { step, overrides = [] } = options;
+  const { step, overrides = [], nats } = options;
+  const from = { ...(options.job === undefined ? {} : { job: options.job }), ...(step === undefined ? {} : { step }) };
+  const found = nats ? await findOrFetchRun(run, { nats, ...from }) : { ...(await findRunFolder(run)), warnings: [] };
+  for (const message of found.warnings) yield { type: 'warning', message };
+  const { path } = found;
+  const stored = resolveConfig(Array.isArray(change) ? runFolderAt(path).config : (change as ConfigInput));
   yield* leading(withControl(stored, 'nats'), options, (lead) =>
-    trainOn(run, change, {
+    trainOn(path, change, {
       overrides,
       signal: lead.stopping,
       ...(step === undefined ? {} : { step }),

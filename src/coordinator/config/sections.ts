@@ -108,6 +108,13 @@ export const runSchema = z
       .nullable()
       .default(null)
       .describe('name of the run folder; null makes one from name and time'),
+    store: z
+      .enum(['folder', 'nats'])
+      .default('folder')
+      .describe(
+        'where checkpoints are kept: folder (the run folder), nats (there too, and with the run in JetStream, from where ' +
+          'it can be resumed on any machine)',
+      ),
     trace: z
       .boolean()
       .default(false)
