@@ -69,7 +69,7 @@ it('a disk that is full at a checkpoint: a warning, and training goes on', async
 it('a disk that is full, if that is to stop the run: a clear error, and the run can go on later', async () => {
   const on = await cluster();
   // Room for one checkpoint, not for two.
-  const { path, resize } = disk(on, '500k');
+  const { path, resize } = disk(on, '260k');
   on.workers(2, { at: [slow] });
   const stop = ['--set', 'train.checkpoint_on_error=stop'];
   const config = on.config(options);
