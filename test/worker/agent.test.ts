@@ -111,10 +111,17 @@ describe('agents', () => {
     const begun = await script.begin(1, inOne, work, () => 'local');
     const before = lossesOf(await script.run(begun, 2), work);
     const b = await script.agent('b');
-    const grown = await script.begin(2, two(b.id, a.id), work, () => 'unix', { restore: { step: 2 } });
+    await script.begin(2, inOne, work, () => 'local', { restore: { step: 2 }, also: [b.id] });
+    await Promise.all([script.worker(2, 0, 'ready'), script.worker(2, 1, 'ready')]);
+    await script.accepted(b.id, 2, { type: 'warm', jobs: work.remote });
+    await script.until('it is warm', () => b.lines.some((line) => line.includes('has compiled what it needs')));
+    const grown = await script.begin(3, two(b.id, a.id), work, () => 'unix', { restore: { step: 2 } });
     const after = lossesOf(await script.run(grown, 6), work);
     expect([...before, ...after]).toEqual(serial.losses);
     expect(await parametersOf(grown)).toEqual(serialParameters());
+    // It had compiled everything while it was spare.
+    const { compile } = await script.worker(3, 0, 'ready');
+    expect(compile.cacheHits).toBeGreaterThan(compile.executables);
   });
 
   it('answer a request that comes again with the same answer, and refuse older terms, generations and other versions', async () => {

@@ -185,7 +185,12 @@ export class Agent {
     await this.#models.remove();
     this.#log(`ends: ${reason}`);
     for (const connection of [this.#control, this.#bulk]) {
-      if (!connection.isClosed()) await within(connection.flush(), 500);
+      // (A server that is gone by now has nothing more to hear.)
+      if (!connection.isClosed())
+        await within(
+          connection.flush().catch(() => undefined),
+          500,
+        );
       await connection.close();
     }
   }
@@ -245,6 +250,11 @@ export class Agent {
           this.#beat?.set({ generation: generation.number, ranks: generation.ranks });
           return accepted;
         });
+      case 'warm':
+        this.#generation(request)
+          .warm(request.jobs)
+          .catch((error: Error) => this.#log(`could not prepare for ranks that it may get: ${error.message}`));
+        return accepted;
       case 'replicate':
         await this.#copy(request.owner, request.snapshot, this.#generation(request));
         return accepted;

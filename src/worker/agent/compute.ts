@@ -4,12 +4,13 @@ import { openDataset } from '../../data/index.ts';
 import { createEngine, type Engine, type EngineOptions } from '../../engine/index.ts';
 import { buildModel, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig } from '../../optim/index.ts';
-import type { HostTensor } from '../../tensor/index.ts';
+import { worldSize } from '../../plan/index.ts';
+import { type HostTensor, zeros } from '../../tensor/index.ts';
 import { creditsFor } from '../credits.ts';
 import { failureReport } from '../failure.ts';
 import { Position } from '../position.ts';
 import type { WorkerEvent, WorkerJob } from '../protocol.ts';
-import type { RankOverrides } from '../rank.ts';
+import { createRank, type RankOverrides } from '../rank.ts';
 import { serve } from '../serve.ts';
 import type { InitialSource } from '../weights.ts';
 
@@ -40,9 +41,19 @@ export interface ComputeJob {
   readonly snapshotEvery: number;
 }
 
+/** What an agent's main thread gives to an idle compute thread: ranks that it may become. */
+export interface ComputeWarm {
+  readonly warm: readonly WorkerJob[];
+}
+
 /** What a compute thread says of itself: it is free again. */
 export interface ComputeIdle {
   readonly id: number;
+}
+
+/** And of how many ranks that it may become it has compiled everything. */
+export interface ComputeWarmed {
+  readonly warmed: number;
 }
 
 /**
@@ -52,12 +63,41 @@ export interface ComputeIdle {
 export function serveJobs(parent: Pick<MessagePort, 'on' | 'postMessage'>): void {
   const kept = new Kept();
   let last = Promise.resolve();
-  parent.on('message', (next: ComputeJob) => {
+  let waiting = 0;
+  parent.on('message', (next: ComputeJob | ComputeWarm) => {
+    if ('warm' in next) {
+      last = last.then(async () => {
+        // A rank to be does not wait for ranks that may be.
+        let done = 0;
+        for (const job of next.warm) if (waiting === 0 && (await warm(job, kept))) done += 1;
+        parent.postMessage({ warmed: done } satisfies ComputeWarmed);
+      });
+      return;
+    }
+    waiting += 1;
     last = last.then(async () => {
+      waiting -= 1;
       await run(next, kept);
       parent.postMessage({ id: next.id } satisfies ComputeIdle);
     });
   });
+}
+
+/** Compiles what a rank needs, so that it begins sooner when this thread becomes it. */
+async function warm(job: WorkerJob, kept: Kept): Promise<boolean> {
+  const ports = new Array<null>(worldSize(job.train.mesh)).fill(null);
+  const transport = createLocalTransport({ rank: job.rank, ports, deadlineMs: job.deadlineMs });
+  const initial: InitialSource = { step: 0, read: async (_, shape) => zeros('float32', shape) };
+  try {
+    const rank = await createRank(job, transport, { ...(await kept.for(job)), initial });
+    await rank.dispose();
+    return true;
+  } catch {
+    // Whatever is wrong with it will be told when the rank is to begin in earnest.
+    return false;
+  } finally {
+    await transport.close();
+  }
 }
 
 async function run({ job, ports, control, initial, snapshotEvery }: ComputeJob, kept: Kept): Promise<void> {

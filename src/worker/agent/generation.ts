@@ -5,7 +5,8 @@ import type { WorkerCommand } from '../protocol.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye } from './goodbye.ts';
 import type { ModelFolder } from './model.ts';
-import type { AgentRequest, RankState, SlotAddresses, SnapshotCommand } from './protocol.ts';
+import { ownJob } from './own-job.ts';
+import type { AgentRequest, RankState, RemoteJob, SlotAddresses, SnapshotCommand } from './protocol.ts';
 import { type EventBody, RankRun } from './rank-run.ts';
 import { AgentRefusal } from './refusal.ts';
 import type { FetchRange } from './restore.ts';
@@ -138,6 +139,16 @@ export class Generation {
     if (!run)
       throw new AgentRefusal(`rank ${rank} does not run here in generation ${this.number}; here are ${this.ranks}`);
     run.command(command);
+  }
+
+  /** Slots of the agent that have no rank in this generation compile what these ranks would need. */
+  async warm(jobs: readonly RemoteJob[]): Promise<void> {
+    const { slots, devices, data, models, request } = this.#options;
+    for (const slot of slots) {
+      if (request.slots.includes(slot.index)) continue;
+      const own = await Promise.all(jobs.map((job) => ownJob(job, devices[slot.index] ?? null, data, models)));
+      if (!this.#abort.signal.aborted) slot.warm(own);
+    }
   }
 
   /** What each rank is doing. */

@@ -191,6 +191,11 @@ export type AgentRequest = { readonly term: number; readonly generation: number;
       readonly members: readonly { readonly agent: string; readonly slot: number }[];
       readonly snapshotEvery: number;
     }
+  /**
+   * Slots without a rank compile what these ranks would need, so that a spare takes over sooner. Accepted at once; nothing
+   * comes of it if something is wrong. One rank of each stage will do.
+   */
+  | { readonly type: 'warm'; readonly jobs: readonly RemoteJob[] }
   /** Copy this snapshot of another agent and keep it until newer ones have come. */
   | { readonly type: 'replicate'; readonly owner: string; readonly snapshot: SnapshotInfo }
   | { readonly type: 'command'; readonly rank: number; readonly command: WorkerCommand | SnapshotCommand }

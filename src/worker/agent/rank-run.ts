@@ -12,7 +12,8 @@ import { createProgress } from '../flight-recorder.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from '../protocol.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye, isGoodbye } from './goodbye.ts';
-import { type ModelFolder, ownModel } from './model.ts';
+import type { ModelFolder } from './model.ts';
+import { ownJob } from './own-job.ts';
 import type { AgentEvent, AgentRequest, RankState, SlotAddresses, SnapshotCommand } from './protocol.ts';
 import { Replicator } from './replicate.ts';
 import { type FetchRange, type Gathering, gather } from './restore.ts';
@@ -160,21 +161,9 @@ export class RankRun {
 
   async #launch(ports: readonly (MessagePort | null)[], step: number | null): Promise<void> {
     const { assignment, data, models, device, slot, snapshotEvery } = this.#options;
-    const { data: _, tokenizer: __, dataSha256: ___, modelSha256, engine, ...rest } = assignment.job;
-    const [prepared, model] = await Promise.all([
-      data.get(assignment.job),
-      ownModel(rest.model, modelSha256, models),
-      slot.free,
-    ]);
+    const [own] = await Promise.all([ownJob(assignment.job, device, data, models), slot.free]);
     if (this.#over) return;
-    const job: WorkerJob = {
-      ...rest,
-      data: prepared,
-      model,
-      engine: device === null ? engine : { ...engine, device },
-      checkpoint: null,
-      progress: this.#progress,
-    };
+    const job: WorkerJob = { ...own, progress: this.#progress };
     const control = this.#unsent[0] as MessagePort;
     this.#unsent = [];
     const arrivals = new MessageChannel();

@@ -1,7 +1,7 @@
 import { type MessagePort, Worker } from 'node:worker_threads';
 import { workerEntryUrl } from '../entry.ts';
-import { PROGRESS_FIELDS, type WorkerEvent } from '../protocol.ts';
-import type { ComputeIdle, ComputeJob } from './compute.ts';
+import { PROGRESS_FIELDS, type WorkerEvent, type WorkerJob } from '../protocol.ts';
+import type { ComputeIdle, ComputeJob, ComputeWarm, ComputeWarmed } from './compute.ts';
 
 const ABORT = PROGRESS_FIELDS.indexOf('abort');
 
@@ -56,11 +56,6 @@ export class Slot {
     this.#patience = { ...PATIENCE, ...patience };
     // (Begins to load the engine before there is anything to do.)
     this.#thread = this.#spawn();
-  }
-
-  /** Threads that were given up and have not ended yet. */
-  get retired(): number {
-    return this.#retired.size;
   }
 
   /** Resolves when the slot can take a rank: the one before has let go, or its thread was replaced. */
@@ -119,6 +114,13 @@ export class Slot {
     };
   }
 
+  /** Lets the thread compile what these ranks would need, if it has nothing else to do. */
+  warm(jobs: readonly WorkerJob[]): void {
+    if (this.#closed || this.#thread?.busy) return;
+    this.#thread ??= this.#spawn();
+    this.#thread.worker.postMessage({ warm: jobs } satisfies ComputeWarm);
+  }
+
   /** Ends all threads, by force those that do not end by themselves within `deadlineMs`. */
   async close(deadlineMs: number): Promise<void> {
     this.#closed = true;
@@ -169,8 +171,12 @@ export class Slot {
       ended = resolve;
     });
     const thread: Thread = { worker, gone, busy: null };
-    worker.on('message', ({ id }: ComputeIdle) => {
-      if (thread.busy?.id !== id) return;
+    worker.on('message', (said: ComputeIdle | ComputeWarmed) => {
+      if ('warmed' in said) {
+        if (said.warmed > 0) this.#log(`slot ${this.index} has compiled what it needs to take over`);
+        return;
+      }
+      if (thread.busy?.id !== said.id) return;
       const { free } = thread.busy;
       thread.busy = null;
       free();
