@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { ClusterCalls } from './cluster-calls.ts';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
-import { type Environment, natsPlace, wantsNats } from './nats-flags.ts';
+import { type Environment, jobName, natsPlace, wantsNats } from './nats-flags.ts';
 import { askPort, hostPort, isLoopback, isThisMachine, reachableAddresses } from './nats-host.ts';
 import { joinUrl, type OwnServer, startOwnServer } from './own-server.ts';
 import { type Streams, shownPath } from './terminal.ts';
@@ -59,7 +59,8 @@ export async function up(
   });
   const forget = writeUpRecord({ url: server.url, pid: process.pid });
   try {
-    announce(server, listen, store, options, streams);
+    const job = jobName(options, env);
+    announce({ server, listen, store, job, secretGiven: found.token !== undefined }, options, streams);
     if (config === undefined && options.resume === undefined) return await stay(server, say);
     // (A server that cannot be kept running shows in the run: its waits run out.)
     void server.failed.then((error) => say(`! ${error.message}`));
@@ -139,14 +140,28 @@ function withoutLogin(options: UpOptions): UpOptions {
 }
 
 /** Says how others join: with each address of this machine that may be reachable. */
-function announce(server: OwnServer, listen: string, store: string, options: UpOptions, streams: Streams): void {
-  const job = options.job === undefined || options.job === 'default' ? '' : ` --job ${options.job}`;
+function announce(
+  up: {
+    readonly server: OwnServer;
+    readonly listen: string;
+    readonly store: string;
+    readonly job: string;
+    /** Whoever gave the token knows it, and logs need not. */
+    readonly secretGiven: boolean;
+  },
+  options: UpOptions,
+  streams: Streams,
+): void {
+  const { server, listen, store } = up;
+  const { port, token } = server;
   const hosts = listen === '0.0.0.0' || listen === '::' ? reachableAddresses() : [listen];
-  const urls = (hosts.length > 0 ? hosts : ['127.0.0.1']).map((host) => joinUrl(host, server.port, server.token));
-  const commands = urls.map((url) => `plexus worker --nats ${url}${job}`);
+  const join = (secret: string | null): string[] =>
+    (hosts.length > 0 ? hosts : ['127.0.0.1']).map(
+      (host) => `plexus worker --nats ${joinUrl(host, port, secret)}${up.job === 'default' ? '' : ` --job ${up.job}`}`,
+    );
   if (options.json) {
     streams.out.write(
-      `${JSON.stringify({ type: 'up', port: server.port, url: server.url, join: commands, store, pid: process.pid })}\n`,
+      `${JSON.stringify({ type: 'up', port: server.port, url: server.url, join: join(token), store, pid: process.pid })}\n`,
     );
     return;
   }
@@ -154,7 +169,7 @@ function announce(server: OwnServer, listen: string, store: string, options: UpO
     `NATS server with JetStream on ${hostPort(listen, server.port)}, files in ${shownPath(store)}`,
     ...(options.ws === undefined ? [] : [`WebSocket on ${hostPort(listen, options.ws)}`]),
     isLoopback(listen) ? 'workers on this machine join with' : 'workers join with',
-    ...commands.map((command) => `  ${command}`),
+    ...join(token !== null && up.secretGiven ? 'TOKEN' : token).map((command) => `  ${command}`),
     ...(server.token === null && !isLoopback(listen)
       ? ['! without a token everybody who reaches this port can join and read everything']
       : []),

@@ -39,6 +39,8 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
     cwd: options.cwd,
     env: { ...env, NO_COLOR: '1', XDG_STATE_HOME: '/nonexistent', ...options.env },
     stdio: ['ignore', 'pipe', 'pipe'],
+    // So that what does not end by itself can be ended with all that it has started.
+    detached: true,
   });
   let stdout = '';
   let stderr = '';
@@ -53,7 +55,7 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   const limit = options.timeoutMs ?? 45_000;
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
-      child.kill('SIGKILL');
+      process.kill(-(child.pid as number), 'SIGKILL');
       reject(
         new Error(`'plexus ${args.join(' ')}' had not ended after ${limit} ms; it printed:\n${stdout}\n${stderr}`),
       );
