@@ -13,7 +13,7 @@ const jobsWith = (compression: Record<string, unknown> | null, parallel: Record<
     dataset,
     model,
     batch,
-    parallel,
+    parallel: { zero: 0, ...parallel },
     optim: { lr: 0.001 },
     job: compression ? { compression: compressionSchema.parse(compression) } : {},
   });
