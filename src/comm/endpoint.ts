@@ -48,6 +48,8 @@ export interface EndpointOptions extends Omit<NatsLinkLimits, 'lingerMs'> {
   readonly tls?: TcpTls;
   /** Whether tensors carry a checksum over TCP and unix sockets. Default `auto`: over a network without TLS. */
   readonly checksum?: boolean | 'auto';
+  /** Silence after which a TCP link counts as broken, in milliseconds (`TcpLinkSetting`). Default: it is not watched. */
+  readonly silenceMs?: number;
 }
 
 /** The links of one rank in one generation: opened first, connected when all addresses are known. */
@@ -228,7 +230,8 @@ class LinkEndpoint implements Endpoint {
 
   #directly(peer: number, kind: LinkKind, inbox: (peer: number) => LinkInbox): Link {
     const { job, generation, rank, maxTensorBytes: maxDataBytes = 2 ** 30, checksum = 'auto' } = this.#options;
-    const setting = { job, generation, rank, peer, maxDataBytes, checksum, dropped: this.#dropped };
+    const silenceMs = kind === 'tcp' ? (this.#options.silenceMs ?? null) : null;
+    const setting = { job, generation, rank, peer, maxDataBytes, checksum, dropped: this.#dropped, silenceMs };
     if (kind === 'host' && !this.address.host)
       throw new LinkError(rank, peer, kind, 'this end cannot map shared memory (is the koffi package installed?)');
     const link =
@@ -290,7 +293,7 @@ class LinkEndpoint implements Endpoint {
   #allHaveDialled(until: number): Promise<void> {
     const { rank, deadlineMs } = this.#options;
     return new Promise((resolve, reject) => {
-      const missing = () => [...this.#direct].filter(([, { link }]) => !link.canSend);
+      const missing = () => [...this.#direct].filter(([, { link }]) => !(link instanceof HostLink ? link.connected : link.canSend));
       const failed = (why: string) => {
         const [peer, { kind }] = missing()[0] as [number, DirectPeer];
         const refusals = this.#listeners.flatMap((listener) => listener.refusals);

@@ -12,6 +12,9 @@ const SMALL_BYTES = 16_384;
 const QUEUE_BYTES = 32 * 2 ** 20;
 /** How long a good-bye may take, in milliseconds. */
 const LINGER_MS = 2000;
+/** A link that is watched says something this often, in milliseconds, and is never called silent before `PATIENCE_MS`. */
+const BEAT_MS = 1000;
+const PATIENCE_MS = 3000;
 
 /** What a link needs to know of the transport that it belongs to. */
 export interface TcpLinkSetting {
@@ -22,6 +25,12 @@ export interface TcpLinkSetting {
   readonly maxDataBytes: number;
   readonly checksum: boolean | 'auto';
   readonly dropped: FaultCounts;
+  /**
+   * Silence of the peer after which the link counts as broken, in milliseconds, at least 3 s: both ends say something every
+   * second. A partition tells nobody, and TCP itself gives up after minutes. Null: not watched, which is right for a thread
+   * that also computes. Watched at both ends or at none.
+   */
+  readonly silenceMs?: number | null;
 }
 
 /**
@@ -38,6 +47,10 @@ export class TcpLink implements Link {
   #held = false;
   #gathering = false;
   #closed: string | null = null;
+  #beat: ReturnType<typeof setInterval> | null = null;
+  #heard = 0;
+  #ticked = 0;
+  #said = false;
 
   constructor(setting: TcpLinkSetting, inbox: LinkInbox) {
     const { job, generation, rank, peer, maxDataBytes, dropped } = setting;
@@ -46,7 +59,8 @@ export class TcpLink implements Link {
     this.#writer = new FrameWriter({ job, generation, from: rank, to: peer }, true);
     const sink: FrameSink = {
       message: inbox.message,
-      credit: inbox.credit,
+      // Nothing is given back: a sign of life.
+      credit: (channel, count) => (count === 0 ? undefined : inbox.credit(channel, count)),
       goodbye: (reason) => {
         inbox.sendingEnded(reason);
         inbox.receivingEnded(reason);
@@ -79,6 +93,7 @@ export class TcpLink implements Link {
       this.#inbox.sendingEnded('the connection ended');
       this.#in?.end();
     });
+    this.#watch();
   }
 
   /** The socket that was dialled here; `first` are bytes that came before. */
@@ -87,6 +102,7 @@ export class TcpLink implements Link {
     this.#hold(socket);
     // Who says nothing more listens no more either: a peer ends with a good-bye, or it was killed or cut off.
     const over = (reason: string) => {
+      if (this.#beat) clearInterval(this.#beat);
       this.#inbox.receivingEnded(reason);
       this.#inbox.sendingEnded(reason);
     };
@@ -96,6 +112,7 @@ export class TcpLink implements Link {
       this.#out?.end();
     });
     this.#reader.write(first);
+    this.#watch();
   }
 
   /** Where bytes that come on the dialled socket belong, for `onread`. */
@@ -105,11 +122,13 @@ export class TcpLink implements Link {
 
   /** Bytes came where `target` said. */
   advance(count: number): void {
+    this.#said = true;
     this.#reader.advance(count);
   }
 
   /** Bytes came, in memory of their own (TLS). */
   arrived(bytes: Uint8Array): void {
+    this.#said = true;
     this.#reader.write(bytes);
   }
 
@@ -165,6 +184,7 @@ export class TcpLink implements Link {
   async close(reason: string, how: 'drain' | 'abort'): Promise<void> {
     if (this.#closed !== null) return;
     this.#closed = reason;
+    if (this.#beat) clearInterval(this.#beat);
     const sockets = [this.#out, this.#in].filter((socket) => socket !== null);
     if (how === 'drain') {
       this.hold(true);
@@ -172,6 +192,23 @@ export class TcpLink implements Link {
       await Promise.all(sockets.map(ended));
     }
     for (const socket of sockets) socket.destroy();
+  }
+
+  /** Once both sockets are there: says something every second, and listens. */
+  #watch(): void {
+    const { silenceMs, peer } = this.#setting;
+    if (!silenceMs || !this.connected || this.#closed !== null || this.#beat) return;
+    this.#heard = this.#ticked = performance.now();
+    this.#beat = setInterval(() => {
+      const now = performance.now();
+      // After a pause of this process's own, what came meanwhile has not been read yet.
+      if (this.#said || now - this.#ticked > 2 * BEAT_MS) this.#heard = now;
+      this.#said = false;
+      this.#ticked = now;
+      if (now - this.#heard > Math.max(silenceMs, PATIENCE_MS))
+        return this.#broken(`nothing was heard of rank ${peer} for ${Math.round(now - this.#heard)} ms`);
+      if (this.#out?.writable && this.#out.writableLength === 0) this.#out.write(this.#writer.credit('', 0));
+    }, BEAT_MS).unref();
   }
 
   /** Writes leave together when all that can run now has run: one system call for what a loop of sends has to say. */

@@ -293,7 +293,7 @@ export class Agent {
       );
     if (number < this.#highest) return { ok: false, stale: true, message: `generation ${number} is over` };
     this.#highest = number;
-    const { listen, job, devices } = this.#options;
+    const { listen, job, devices, leaseMs } = this.#options;
     const gone = this.#giveUp(`generation ${number} begins`);
     // (A fixed port has to be free again first.)
     if (listen && listen.port !== 0) await within(gone, PORT_MS);
@@ -305,6 +305,7 @@ export class Agent {
       devices,
       listen,
       bulk: this.#bulk,
+      leaseMs,
       requester: this.#requester,
       store: this.#store,
       data: this.#data,

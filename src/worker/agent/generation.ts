@@ -28,6 +28,8 @@ export interface GenerationOptions {
   readonly devices: readonly (string | null)[];
   readonly listen: { readonly host: string; readonly port: number } | undefined;
   readonly bulk: NatsConnection;
+  /** Silence after which a direct link counts as broken. */
+  readonly leaseMs: number;
   readonly requester: ControlRequester;
   readonly store: SnapshotStore;
   readonly data: DataCache;
@@ -170,7 +172,7 @@ export class Generation {
   }
 
   async #openSlot(slot: number, rank: number | undefined): Promise<Endpoint> {
-    const { job, request, slots, listen, bulk } = this.#options;
+    const { job, request, slots, listen, bulk, leaseMs } = this.#options;
     if (!slots[slot] || rank === undefined)
       throw new AgentRefusal(`there is no slot ${slot} for rank ${rank}; this agent has ${slots.length} slots`);
     const { generation, world, secret } = request;
@@ -182,6 +184,7 @@ export class Generation {
       secret,
       nats: bulk,
       deadlineMs: CONNECT_MS,
+      silenceMs: leaseMs,
       ...(listen ? { listen: { host: listen.host, port: listen.port === 0 ? 0 : listen.port + slot } } : {}),
     });
   }
