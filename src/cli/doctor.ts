@@ -1,5 +1,5 @@
 import { type ExitCode, exitCodes } from './exit.ts';
-import { type Finding, gpus, natsServer, optionalPackages, runtimes, vulkan } from './machine.ts';
+import { type Finding, gpus, natsServer, optionalPackages, runtimes, sharedMemory, vulkan } from './machine.ts';
 import { formatBytes, isInteractive, painter, type Streams } from './terminal.ts';
 
 /** What is here and what is missing, in sections. */
@@ -17,7 +17,7 @@ export async function diagnose(): Promise<Diagnosis> {
   const found = await engines();
   const sections = {
     versions: [...runtimes(), ...found.versions],
-    machine: [...found.machine, await gpus(), ...vulkan(), await natsServer()],
+    machine: [...found.machine, await gpus(), ...vulkan(), await natsServer(), sharedMemory()],
     engines: found.engines,
     'optional packages': optionalPackages(),
   };

@@ -11,7 +11,7 @@
  * | 5 | the NATS server is not there, refuses the login, or cannot be started |
  * | 70 | an error inside Plexus that no other code describes: please report it |
  * | 130 | interrupted by Ctrl-C (SIGINT), with a checkpoint |
- * | 143 | interrupted by SIGTERM, or its output was closed (`| head`), with a checkpoint |
+ * | 143 | interrupted by SIGTERM or `plexus stop`, or its output was closed (`| head`), with a checkpoint |
  */
 export const exitCodes = {
   ok: 0,

@@ -1,9 +1,11 @@
 import { execFile } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
+import { findNatsServer } from '../comm/index.ts';
+import { formatBytes } from './terminal.ts';
 
 /** One thing that `plexus doctor` looks for. */
 export interface Finding {
@@ -83,17 +85,36 @@ export function vulkan(): Finding[] {
   ];
 }
 
-/** The NATS server, which runs over several processes or hosts use. */
+/** The NATS server, which `plexus up` starts. */
 export async function natsServer(): Promise<Finding> {
-  const version = await programOutput('nats-server', ['--version']);
-  if (version) return { name: 'nats-server', status: 'ok', detail: version };
+  const program = findNatsServer();
+  const version = program === null ? null : await programOutput(program, ['--version']);
+  if (version) return { name: 'nats-server', status: 'ok', detail: `${version} (${program})` };
   return {
     name: 'nats-server',
     status: 'missing',
     detail: 'not found on the PATH',
     gives:
-      'workers in other processes and on other hosts (worker threads of one process do not need it); Debian: apt-get install nats-server',
+      'plexus up: workers in other processes and on other hosts (worker threads of one process do not need it, nor do workers of a server elsewhere); Debian, Ubuntu: apt-get install nats-server; macOS: brew install nats-server',
   };
+}
+
+/** Memory that processes of this machine can share: links of kind `host`. */
+export function sharedMemory(): Finding {
+  const name = 'shared memory';
+  const gives = 'links of kind host between processes of this machine (without: unix sockets, half as fast)';
+  if (process.platform !== 'linux' || !existsSync('/dev/shm'))
+    return { name, status: 'missing', detail: 'there is no /dev/shm here', gives };
+  const koffi = packageVersion('koffi');
+  if (koffi === null)
+    return { name, status: 'missing', detail: 'koffi is not installed', gives: `${gives}; npm install koffi` };
+  const { bavail, bsize } = statfsSync('/dev/shm');
+  const free = bavail * bsize;
+  const detail = `/dev/shm with ${formatBytes(free)} free, koffi ${koffi}`;
+  // Docker's default of 64 MB is used up by a few tensors.
+  if (free < 256e6)
+    return { name, status: 'missing', detail: `${detail}: too little`, gives: `${gives}; docker run --shm-size=1g` };
+  return { name, status: 'ok', detail };
 }
 
 const OPTIONAL_PACKAGES: readonly (readonly [name: string, gives: string])[] = [
