@@ -1,7 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { headerLength, parseHeader } from '../../tensor/index.ts';
-import { listCheckpoints, newestCheckpoint, type UsableCheckpoint } from '../run/index.ts';
+import { CheckpointError, type CheckpointStore, type UsableCheckpoint } from '../run/index.ts';
 import type { HeldSnapshot } from './choose-restore.ts';
 
 /** A checkpoint of this process's disk as one blob: its shard files, one after another. */
@@ -14,11 +14,15 @@ export interface CheckpointSource {
 }
 
 /** The newest whole checkpoint of at most `limit` completed steps; null if there is none. */
-export async function newestUpTo(folder: string, limit: number): Promise<UsableCheckpoint | null> {
-  for (const step of await listCheckpoints(folder)) {
+export async function newestUpTo(store: CheckpointStore, limit: number): Promise<UsableCheckpoint | null> {
+  for (const step of await store.steps()) {
     if (step > limit) continue;
-    const usable = await newestCheckpoint(folder, step).catch(() => null);
-    if (usable) return usable;
+    try {
+      return await store.newest(step);
+    } catch (error) {
+      // A damaged one is passed over for the one before.
+      if (!(error instanceof CheckpointError)) throw error;
+    }
   }
   return null;
 }

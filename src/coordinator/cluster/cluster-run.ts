@@ -3,7 +3,7 @@ import { clusterKeys, type JobRecord, PLEXUS_VERSION, type PositionRecord } from
 import { type Config, formatConfig } from '../config/index.ts';
 import type { RunEvent } from '../events.ts';
 import { type Execution, execute, type Launched } from '../execute.ts';
-import type { MetricsLine } from '../run/index.ts';
+import { type MetricsLine, openStore } from '../run/index.ts';
 import { Blobs } from './blobs.ts';
 import { type CheckpointSource, newestUpTo, openCheckpointSource } from './checkpoint-source.ts';
 import { SourceGone } from './errors.ts';
@@ -159,6 +159,7 @@ async function launchOn(
   const { records, lock } = lead;
   const deadlineMs = config.comm.deadline_s * 1000;
   const plans = await MeshPlans.of(prepared, folder.id, execution.model);
+  const opened = await openStore(config, folder, { connection: records.connection, job: lead.job });
   const blobs = new Blobs(records.connection, records.job, deadlineMs, lead.signal);
   let source: CheckpointSource | null = null;
   const background = {
@@ -192,6 +193,7 @@ async function launchOn(
     terminate: async () => {
       await supervisor.stop('the run has ended');
       await blobs.close();
+      await opened.close();
       await source?.close();
       source = null;
     },
@@ -209,7 +211,7 @@ async function launchOn(
         replicas: config.recovery.replicas,
         useSecret: (secret) => blobs.useSecret(secret),
         checkpoint: async (limit) => {
-          const newest = await newestUpTo(folder.checkpoints, limit);
+          const newest = await newestUpTo(opened.store, limit);
           if (!newest) return null;
           if (source?.path !== newest.path) {
             await source?.close();

@@ -7,6 +7,9 @@ export type MemberChange =
   /** `seenMs`: milliseconds since its last sign of life. */
   | { readonly type: 'gone'; readonly member: MemberRecord; readonly reason: string; readonly seenMs: number };
 
+/** Why an agent is gone that took its record away itself. */
+export const LEFT = 'it has left';
+
 /** An agent that was given up is taken back when it is heard of this long after, in milliseconds. */
 const COMES_BACK_MS = 1000;
 
@@ -96,7 +99,7 @@ export class Membership {
     const now = performance.now();
     const entry = this.#entries.get(id);
     if (!record) {
-      if (entry?.here) this.#gone(entry, 'it has left');
+      if (entry?.here) this.#gone(entry, LEFT);
       this.#entries.delete(id);
       return;
     }

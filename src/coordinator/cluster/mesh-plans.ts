@@ -85,7 +85,7 @@ export class MeshPlans {
     try {
       return compilePlan({
         summary: own.summary,
-        parallel: { ...parallel, ...mesh, stages, schedule },
+        parallel: { ...parallel, ...mesh, stages, schedule, zero: own.zero },
         batch,
         zero: own.zero,
         baseDir: origin.directory,

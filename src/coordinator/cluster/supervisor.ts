@@ -10,7 +10,7 @@ import { Answers } from './answers.ts';
 import { ClusterError } from './errors.ts';
 import { type Formed, FormingFailed, type FormingTools, formGeneration } from './generation.ts';
 import type { LeaderLock } from './leader-lock.ts';
-import { type MemberChange, Membership } from './membership.ts';
+import { LEFT, type MemberChange, Membership } from './membership.ts';
 import type { MeshPlan, MeshPlans } from './mesh-plans.ts';
 import { Reachability } from './reachability.ts';
 import type { Records } from './records.ts';
@@ -600,7 +600,14 @@ export class Supervisor {
       if (this.#formed?.seats.some(({ agent }) => agent === member.id)) {
         const at = performance.now() - change.seenMs;
         this.#trouble({ kind: 'gone', agent: member.id, reason: change.reason, at });
-      }
+      } else if (change.reason !== LEFT)
+        this.#options.emit({
+          type: 'lost',
+          agent: member.id,
+          ranks: [],
+          reason: change.reason,
+          detectedMs: change.seenMs,
+        });
     } else this.#joined(member);
     this.#wake();
   }

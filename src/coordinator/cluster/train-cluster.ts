@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { connectNats } from '../../comm/index.ts';
@@ -6,10 +7,13 @@ import { type Override, type ResolvedConfig, resolveConfig } from '../config/ind
 import type { RunEvent } from '../events.ts';
 import { checkEvaluation, prepareRun } from '../prepare.ts';
 import {
+  fetchRun,
   findOrFetchRun,
   findRunFolder,
+  folderStore,
   lockRun,
   type MetricsLine,
+  openStore,
   type RunFolder,
   readMetrics,
   readModelFile,
@@ -60,7 +64,7 @@ export async function* trainCluster(source: ConfigInput, options: ClusterOptions
     const limits = limitsOf(options);
     const job = (await lead.records.get<JobEntry>(clusterKeys.job))?.value;
     if (job?.status === 'running' || job?.status === 'waiting') {
-      const folder = await folderOf(job, lead);
+      const folder = await folderOf(job, lead, config);
       yield* takeOver(lead, job, folder, config, limits, began);
     } else if (waited && job?.status === 'completed') yield await alreadyFinished(job, config);
     else
@@ -159,7 +163,9 @@ async function* takeOver(
   const unlock = await lockRun(folder.path);
   try {
     const lines = wholeLines(await readMetrics(folder.metrics).catch(() => []));
-    const from = await newestUpTo(folder.checkpoints, lines.length);
+    const place = { connection: lead.records.connection, job: lead.job };
+    const { store, close } = await openStore(config, folder, place);
+    const from = await newestUpTo(store, lines.length).finally(close);
     const model = await readModelFile(folder);
     const prepared = yield* prepareRun(config, { runDir: folder.path, model });
     checkEvaluation(prepared);
@@ -178,8 +184,17 @@ async function* takeOver(
 }
 
 /** The folder of a job's run. @throws ClusterError if it is not on this disk */
-async function folderOf(job: JobEntry, lead: Lead): Promise<RunFolder> {
+async function folderOf(job: JobEntry, lead: Lead, { run }: ResolvedConfig): Promise<RunFolder> {
   const folder = runFolderAt(job.runDir);
+  if (run.store === 'nats' && !existsSync(folder.config)) {
+    const { path } = await fetchRun({
+      connection: lead.records.connection,
+      job: lead.job,
+      run: job.runId,
+      dir: run.dir,
+    });
+    return runFolderAt(path);
+  }
   await readFile(folder.config).catch((error: Error) => {
     throw new ClusterError(
       `job '${lead.job}' has an unfinished run, ${job.runId}, whose folder ${job.runDir} is not on this machine (${error.message}): ` +
@@ -209,7 +224,7 @@ async function alreadyFinished(job: JobEntry, config: ResolvedConfig): Promise<R
       },
     );
   });
-  const newest = await newestUpTo(folder.checkpoints, config.train.steps);
+  const newest = await newestUpTo(folderStore(folder.checkpoints), config.train.steps);
   return {
     type: 'finished',
     status: 'completed',
