@@ -395,6 +395,12 @@ export class Script {
     }
   }
 
+  /** Waits until all ranks have taken their snapshots of a step, which they do after reporting it. */
+  async kept({ generation, seats }: Begun, step: number): Promise<void> {
+    for (const [rank, { agent }] of seats.entries())
+      await this.until('the snapshot is there', () => this.offers(agent, `snapshot-${generation}-${rank}-${step}`));
+  }
+
   /** Everything that a rank holds now, read through its snapshot, which is freed. */
   async snapshot(generation: number, rank: number, agent: string): Promise<[name: string, data: Float32Array][]> {
     const id = this.#seq++;

@@ -82,6 +82,7 @@ describe('agents', () => {
       replicate: (rank) => (rank === 1 ? { to: a.id, names: narrow.names } : null),
     });
     const before = lossesOf(await script.run(begun, 3), narrow);
+    await script.kept(begun, 3);
     await script.until('the copy is there', () => script.offers(a.id, `replica-${b.id}-1-1-3`));
     const told = await script.event((event) => event.type === 'snapshots' && event.agent === a.id);
     expect(told).toMatchObject({ snapshots: [{ rank: 1, tensors: expect.any(Array) }] });
@@ -111,10 +112,12 @@ describe('agents', () => {
     const begun = await script.begin(1, inOne, work, () => 'local');
     const before = lossesOf(await script.run(begun, 2), work);
     const b = await script.agent('b');
-    await script.begin(2, inOne, work, () => 'local', { restore: { step: 2 }, also: [b.id] });
+    await script.kept(begun, 2);
+    const again = await script.begin(2, inOne, work, () => 'local', { restore: { step: 2 }, also: [b.id] });
     await Promise.all([script.worker(2, 0, 'ready'), script.worker(2, 1, 'ready')]);
     await script.accepted(b.id, 2, { type: 'warm', jobs: work.remote });
     await script.until('it is warm', () => b.lines.some((line) => line.includes('has compiled what it needs')));
+    await script.kept(again, 2);
     const grown = await script.begin(3, two(b.id, a.id), work, () => 'unix', { restore: { step: 2 } });
     const after = lossesOf(await script.run(grown, 6), work);
     expect([...before, ...after]).toEqual(serial.losses);
