@@ -293,7 +293,8 @@ class LinkEndpoint implements Endpoint {
   #allHaveDialled(until: number): Promise<void> {
     const { rank, deadlineMs } = this.#options;
     return new Promise((resolve, reject) => {
-      const missing = () => [...this.#direct].filter(([, { link }]) => !(link instanceof HostLink ? link.connected : link.canSend));
+      const missing = () =>
+        [...this.#direct].filter(([, { link }]) => !(link instanceof HostLink ? link.connected : link.canSend));
       const failed = (why: string) => {
         const [peer, { kind }] = missing()[0] as [number, DirectPeer];
         const refusals = this.#listeners.flatMap((listener) => listener.refusals);

@@ -42,6 +42,7 @@ export class HostLink implements Link {
   #receiver: RingReader | null = null;
   readonly #changed: () => void;
   #failure: string | null = null;
+  #mapped = false;
   #held = false;
   #over = false;
   #closed: string | null = null;
@@ -70,6 +71,11 @@ export class HostLink implements Link {
 
   get canSend(): boolean {
     return this.#sender !== null;
+  }
+
+  /** Both directions have their memory, and its files are gone. */
+  get connected(): boolean {
+    return this.#sender !== null && this.#mapped;
   }
 
   /** Why there is no link, where that is so. */
@@ -210,7 +216,11 @@ export class HostLink implements Link {
 
   #rung(bytes: Uint8Array): void {
     // (The first byte is `MAPPED`, later ones are bells; whatever they are, there may be something in the ring.)
-    if (bytes.includes(MAPPED)) this.#inMemory?.unlink();
+    if (!this.#mapped && bytes.includes(MAPPED)) {
+      this.#mapped = true;
+      this.#inMemory?.unlink();
+      this.#changed();
+    }
     this.#receiver?.pump();
   }
 

@@ -61,8 +61,10 @@ export class RingWriter {
   }
 
   /** Appends pieces. Resolves when all were copied; undefined if that is so already. */
-  write(pieces: readonly Uint8Array[]): Promise<void> | undefined {
+  write(given: readonly Uint8Array[]): Promise<void> | undefined {
     if (this.#ended) return Promise.reject(this.#ended);
+    const pieces = given.filter(({ length }) => length > 0);
+    if (pieces.length === 0) return undefined;
     let finished = false;
     let done = () => {
       finished = true;

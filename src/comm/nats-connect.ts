@@ -154,8 +154,8 @@ const START = 'Start one (`plexus up`, or nats-server -js) or give the URL of on
 function explained(error: Error, servers: string, options: ConnectNatsOptions, timeoutMs: number): NatsConnectError {
   if (error instanceof NatsConnectError) return error;
   const root = rootOf(error);
-  const code = (root as { code?: string }).code ?? '';
   const text = `${error.message || root.message || error.name}`;
+  const code = (root as { code?: string }).code ?? /\bE[A-Z_]{4,}\b/.exec(text)?.[0] ?? '';
   const made = (fault: NatsFault, words: string) => new NatsConnectError(fault, `NATS at ${servers}: ${words}`, error);
   if (error.name === 'AuthorizationError' || /authorization|authentication/i.test(text)) {
     const given = loginGiven(options);
@@ -176,12 +176,18 @@ function explained(error: Error, servers: string, options: ConnectNatsOptions, t
     return made('unreachable', `no such host (${code}). Check the name in the URL`);
   if (/refused/i.test(text) || code === 'ECONNREFUSED')
     return made('unreachable', `nobody listens there (connection refused). ${START}`);
-  if (error.name === 'TimeoutError' || code === 'ETIMEDOUT' || code === 'EHOSTUNREACH' || code === 'ENETUNREACH')
+  if (
+    error.name === 'TimeoutError' ||
+    /no answer within/.test(text) ||
+    code === 'ETIMEDOUT' ||
+    code === 'EHOSTUNREACH' ||
+    code === 'ENETUNREACH'
+  )
     return made(
       'unreachable',
       `no answer within ${timeoutMs} ms${code ? ` (${code})` : ''}. Check host, port and firewalls`,
     );
-  if (/unexpected response/.test(text))
+  if (/unexpected response|Parse Error/.test(text))
     return made(
       'unreachable',
       'what listens there is not NATS, or not at this kind of port (nats:// and ws:// have different ones)',

@@ -1,0 +1,219 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, describe, expect, it } from 'vitest';
+import { openSharedMemory } from '../../src/comm/host-memory.ts';
+import { RingReader, RingWriter, ringBytes } from '../../src/comm/host-ring.ts';
+import {
+  CommClosed,
+  CommTimeout,
+  type LinkAddress,
+  LinkedTransport,
+  openEndpoint,
+  sweepSharedMemory,
+} from '../../src/comm/index.ts';
+import { ownName, SHARED_MEMORY } from '../../src/comm/own-files.ts';
+import { bytesOf, float32, type HostTensor } from '../../src/tensor/index.ts';
+import { SECRET } from './worlds.ts';
+
+describe('a ring', () => {
+  it('carries any pieces in order, however small it is and whoever is slow', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.array(fc.nat({ max: 90 }), { maxLength: 5 }), { minLength: 1, maxLength: 20 }),
+        fc.array(fc.boolean(), { minLength: 1, maxLength: 10 }),
+        async (messages, turns) => {
+          const memory = new ArrayBuffer(ringBytes(64));
+          const got: number[] = [];
+          let bells = { reader: 0, writer: 0 };
+          const writer = new RingWriter(memory, () => {
+            bells = { ...bells, reader: bells.reader + 1 };
+          });
+          const reader = new RingReader(memory, {
+            take: (bytes) => got.push(...bytes),
+            ringBell: () => {
+              bells = { ...bells, writer: bells.writer + 1 };
+            },
+            broken: (reason) => {
+              throw new Error(reason);
+            },
+          });
+          let next = 0;
+          const sent: number[] = [];
+          const writes = messages.map((lengths) => {
+            const pieces = lengths.map((length) => Uint8Array.from({ length }, () => next++ & 255));
+            for (const piece of pieces) sent.push(...piece);
+            return writer.write(pieces);
+          });
+          // Each side runs when it is rung, in whatever order.
+          for (let i = 0; bells.reader + bells.writer > 0; i++) {
+            const first = turns[i % turns.length] ? 'reader' : 'writer';
+            const side = bells[first] > 0 ? first : first === 'reader' ? 'writer' : 'reader';
+            bells = { ...bells, [side]: bells[side] - 1 };
+            if (side === 'reader') reader.pump();
+            else writer.pump();
+          }
+          await Promise.all(writes);
+          expect(got).toEqual(sent);
+          expect(writer.queuedBytes).toBe(0);
+        },
+      ),
+      { numRuns: 300, seed: 5 },
+    );
+  });
+
+  it('whose memory somebody overwrites ends in an error, not in an endless loop', () => {
+    const memory = new ArrayBuffer(ringBytes(64));
+    let broken = '';
+    const reader = new RingReader(memory, {
+      take: () => undefined,
+      ringBell: () => undefined,
+      broken: (reason) => {
+        broken = reason;
+      },
+    });
+    new Int32Array(memory)[0] = 1000;
+    reader.pump();
+    expect(broken).toMatch(/overwritten/);
+    reader.pump();
+  });
+});
+
+describe('shared memory between processes', () => {
+  let child: ChildProcess | null = null;
+  const open: { close(reason: string): Promise<void> }[] = [];
+  afterEach(async () => {
+    child?.kill('SIGKILL');
+    child = null;
+    await Promise.all(open.splice(0).map((one) => one.close('over')));
+  });
+
+  const built = new URL('../../dist/comm/index.js', import.meta.url).href;
+  const runtimes: [string, readonly string[]][] = [['node', [process.execPath, '--input-type=module', '-e']]];
+
+  /** Rank 1 in a process of its own, linked over shared memory. It sends back what it gets, or sleeps. */
+  async function linked(program: 'echo' | 'sleep', deadlineMs = 20_000, command = runtimes[0]![1]) {
+    const endpoint = await openEndpoint({
+      job: 'test',
+      generation: 1,
+      rank: 0,
+      world: 2,
+      secret: SECRET,
+      listen: null,
+      nats: null,
+      deadlineMs: 20_000,
+    });
+    open.push(endpoint);
+    const code = `const { openEndpoint, LinkedTransport } = await import('${built}');
+      const endpoint = await openEndpoint({ job: 'test', generation: 1, rank: 1, world: 2, secret: '${SECRET}',
+        listen: null, nats: null, deadlineMs: 20000 });
+      console.log(JSON.stringify(endpoint.address));
+      let inbox;
+      const [link] = await endpoint.connect([${JSON.stringify(endpoint.address)}, null], ['host', '-'], () => ({
+        message: (...a) => inbox.message(...a), credit: (...a) => inbox.credit(...a),
+        sendingEnded: (r) => inbox.sendingEnded(r), receivingEnded: (r) => inbox.receivingEnded(r) }));
+      const t = new LinkedTransport({ name: 'host', rank: 1, world: 2 }, { deadlineMs: 60000 },
+        (peer, own) => { if (peer === 1) return null; inbox = own; return link; });
+      if ('${program}' === 'sleep') await new Promise(() => setInterval(() => {}, 1000));
+      for (;;) { const got = await t.recv(0, 'x/m'); await t.send(0, 'x/m', got, { transfer: true }); if (!got.length) break; }
+      await t.close(); await endpoint.close('done');`;
+    const [executable, ...args] = command as [string, ...string[]];
+    child = spawn(executable, [...args, code], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const process_ = child;
+    const [line] = (await once(process_.stdout!, 'data')) as [Buffer];
+    const address = JSON.parse(line.toString()) as LinkAddress;
+    let inbox: Parameters<ConstructorParameters<typeof LinkedTransport>[2]>[1] | null = null;
+    const forward = () => inbox as NonNullable<typeof inbox>;
+    const [, link] = await endpoint.connect([null, address], ['-', 'host'], () => ({
+      message: (tag, tensors) => forward().message(tag, tensors),
+      credit: (channel, count) => forward().credit(channel, count),
+      sendingEnded: (reason) => forward().sendingEnded(reason),
+      receivingEnded: (reason) => forward().receivingEnded(reason),
+    }));
+    const transport = new LinkedTransport({ name: 'host', rank: 0, world: 2 }, { deadlineMs }, (peer, own) => {
+      if (peer === 0) return null;
+      inbox = own;
+      return link!;
+    });
+    return { transport, child: process_, pid: process_.pid as number };
+  }
+
+  const files = (pid: number) => readdirSync(SHARED_MEMORY).filter((name) => name.split('-')[3] === String(pid));
+
+  it('moves messages larger than the ring, both ways at once, and leaves nothing behind', async () => {
+    const { transport, child: other, pid } = await linked('echo');
+    expect(files(process.pid)).toEqual([]);
+    const tensors = Array.from({ length: 12 }, (_, i): HostTensor => {
+      const size = 1 + i ** 4 * 137;
+      return float32(
+        Float32Array.from({ length: size }, (_, k) => Math.fround(Math.sin(k + i))),
+        [size],
+      );
+    });
+    const sending = (async () => {
+      for (const tensor of tensors) await transport.send(1, 'x/m', [tensor]);
+    })();
+    for (const { shape, data } of tensors) {
+      const [got] = await transport.recv(1, 'x/m');
+      expect(got?.shape).toEqual(shape);
+      expect(Buffer.compare(bytesOf(got!.data), bytesOf(data))).toBe(0);
+    }
+    await sending;
+    await transport.send(1, 'x/m', []);
+    expect(await transport.recv(1, 'x/m')).toEqual([]);
+    await transport.close();
+    if (other.exitCode === null) await once(other, 'exit');
+    expect(other.exitCode).toBe(0);
+    expect([...files(pid), ...files(process.pid)]).toEqual([]);
+  });
+
+  it('a process that is killed is noticed at once and leaves nothing', async () => {
+    const { transport, child: other, pid } = await linked('sleep');
+    const waiting = transport.recv(1, 'x/m').catch((error: unknown) => error);
+    const sending = (async () => {
+      for (;;) await transport.send(1, 'y/m', [float32(new Float32Array(500_000), [500_000])]);
+    })().catch((error: unknown) => error);
+    other.kill('SIGKILL');
+    const since = performance.now();
+    expect(await waiting).toBeInstanceOf(CommClosed);
+    expect(performance.now() - since).toBeLessThan(2000);
+    expect(await sending).toBeInstanceOf(CommClosed);
+    await transport.close();
+    expect([...files(pid), ...files(process.pid)]).toEqual([]);
+  });
+
+  it('a process that is frozen costs a deadline, and memory stays bounded', async () => {
+    const { transport, child: other } = await linked('sleep', 800);
+    other.kill('SIGSTOP');
+    const before = process.memoryUsage().arrayBuffers;
+    const sending = (async () => {
+      for (let i = 0; ; i++)
+        await transport.send(1, `y/m${i}`, [float32(new Float32Array(2 ** 20), [2 ** 20])], { transfer: true });
+    })();
+    await expect(sending).rejects.toThrow(CommTimeout);
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(80 * 2 ** 20);
+    await transport.close();
+  });
+
+  it('what a killed process left is swept by the next one; files of the living stay', async () => {
+    const dead = spawn(process.execPath, ['-e', '']);
+    await once(dead, 'exit');
+    const mine = ownName();
+    const left = mine.replace(`-${process.pid}-`, `-${dead.pid}-`);
+    const reused = mine.replace(/-\d+-([0-9a-f]{12})$/, '-1-$1');
+    for (const name of [mine, left, reused, 'plexus-other']) writeFileSync(join(SHARED_MEMORY, name), 'x');
+    try {
+      expect(sweepSharedMemory()).toEqual(
+        expect.arrayContaining([join(SHARED_MEMORY, left), join(SHARED_MEMORY, reused)]),
+      );
+      expect(existsSync(join(SHARED_MEMORY, mine))).toBe(true);
+      expect(existsSync(join(SHARED_MEMORY, 'plexus-other'))).toBe(true);
+    } finally {
+      const { rm } = await import('node:fs/promises');
+      for (const name of [mine, left, reused, 'plexus-other']) await rm(join(SHARED_MEMORY, name), { force: true });
+    }
+    await expect(openSharedMemory('../etc/passwd', 10)).rejects.toThrow(/no name of shared memory/);
+  });
+});
