@@ -46,6 +46,9 @@ interface Manifest {
     };
   };
 }
+/** The JSON schemas of Kubernetes' own API, where somebody has installed them (`npm install --no-save kubernetes-models`). */
+const schemas = existsSync(join(root, 'node_modules', 'kubernetes-models'));
+
 const manifests = (name: string): Manifest[] =>
   parseAllDocuments(text(name)).map((document) => document.toJS() as Manifest);
 
@@ -94,6 +97,21 @@ describe('Kubernetes', () => {
       }
       for (const volume of volumes)
         if (volume.configMap) expect(['plexus-nats', 'plexus-config']).toContain(volume.configMap.name);
+    }
+  });
+
+  it.skipIf(!schemas)('is valid against the schemas of Kubernetes', async () => {
+    for (const manifest of all) {
+      // (A name that the type checker does not look for: the package is optional.)
+      const models = (await import(/* @vite-ignore */ `kubernetes-models/${manifest.apiVersion}`)) as Record<
+        string,
+        new (
+          data: object,
+        ) => { validate(): void }
+      >;
+      const Model = models[manifest.kind];
+      expect(Model, manifest.kind).toBeDefined();
+      if (Model) new Model(manifest).validate();
     }
   });
 

@@ -1,10 +1,9 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type CliResult, runCli } from './run-cli.ts';
-import { tinyConfig } from './tiny-run.ts';
+import { tinyProject } from './tiny-run.ts';
 
 /** Refused before anything is started: one message, no stack, code 2 unless said otherwise. */
 function expectRefused(result: CliResult, message: RegExp, code = 2): void {
@@ -13,10 +12,9 @@ function expectRefused(result: CliResult, message: RegExp, code = 2): void {
   expect(result).toMatchObject({ code, stdout: '' });
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'plexus-usage-'));
+const folder = tinyProject();
 const hosts = join(folder, 'hosts');
 const config = join(folder, 'config.yaml');
-writeFileSync(config, tinyConfig);
 writeFileSync(hosts, 'node1 slots=two\n');
 let other: Server;
 let port: number;
