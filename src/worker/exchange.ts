@@ -19,6 +19,10 @@ export class ExpertExchange {
   readonly #shape: readonly [rows: number, width: number];
   /** Rows (or cotangents) of this rank's own microbatch while they are out. */
   #own: Cell | null = null;
+  /** This rank's place in the group. */
+  #me = 0;
+  /** Where the results are put together, once rows have arrived: the own experts write theirs there at once. */
+  #result: { readonly cell: Cell; readonly data: Float32Array } | null = null;
   #sources: ExpertSource[] = [];
   #arrivals: Arrivals | null = null;
   #returning = false;
@@ -59,6 +63,7 @@ export class ExpertExchange {
   /** Sends each member of the group the rows (or cotangents) of its experts. */
   async send(transport: Transport, group: Group, tag: string, rows: Cell): Promise<void> {
     const me = memberIndex(transport, group);
+    this.#me = me;
     const members = group.ranks.length;
     const data = await this.#read(rows);
     this.#own = rows;
@@ -77,7 +82,9 @@ export class ExpertExchange {
   /** Waits for the rows of all members for the experts here. */
   async arrive(): Promise<readonly ExpertSource[]> {
     const incoming = await this.#wait();
-    this.#sources = incoming.map((message) => {
+    const me = this.#me;
+    const own = this.#makeResult(me, incoming.length);
+    this.#sources = incoming.map((message, member) => {
       const [header, values] = message as readonly [HostTensor, HostTensor];
       const [microbatch, ...counts] = header.data as Int32Array;
       const received = values.data as Float32Array;
@@ -85,10 +92,24 @@ export class ExpertExchange {
         microbatch: microbatch as number,
         counts: Int32Array.from(counts),
         rows: received,
-        results: scratch.take(received.length),
+        results: member === me && own ? own : scratch.take(received.length),
       };
     });
     return this.#sources;
+  }
+
+  /** Memory for all results; returns the part that is for those of the own experts. Null if they lie on a device. */
+  #makeResult(me: number, members: number): Float32Array | null {
+    if (!this.#own || this.#space.engine.host(this.#own.tensor) === null) return null;
+    let data: Float32Array | null = null;
+    const cell = this.#space.make(this.#shape, (values) => {
+      data = values.fill(0, this.#used());
+    });
+    const result = { cell, data: data as unknown as Float32Array };
+    this.#result = result;
+    const before = Array.from({ length: me }, (_, member) => sum(this.#countsOf(member, members)));
+    const start = sum(before) * this.#shape[1];
+    return result.data.subarray(start, start + sum(this.#countsOf(me, members)) * this.#shape[1]);
   }
 
   /** Sends the results back to whose rows they are of. */
@@ -113,16 +134,22 @@ export class ExpertExchange {
     this.#returning = false;
     if (this.#own) this.#space.release(this.#own);
     this.#own = null;
-    return this.#space.make(this.#shape, (values) => {
+    const result = this.#result;
+    this.#result = null;
+    const put = (values: Float32Array): void => {
       let at = 0;
       for (const [part] of incoming) {
         const results = part?.data as Float32Array;
-        values.set(results, at);
+        // (The own experts have written theirs there.)
+        if (results.buffer !== values.buffer) values.set(results, at);
         at += results.length;
         scratch.give(results);
       }
-      values.fill(0, at);
-    });
+      if (!result) values.fill(0, at);
+    };
+    if (!result) return this.#space.make(this.#shape, put);
+    put(result.data);
+    return result.cell;
   }
 
   #wait(): ReturnType<Arrivals> {
@@ -149,6 +176,8 @@ export class ExpertExchange {
   clear(): void {
     if (this.#own) this.#space.release(this.#own);
     this.#own = null;
+    if (this.#result) this.#space.release(this.#result.cell);
+    this.#result = null;
     this.#sources = [];
   }
 
