@@ -248,6 +248,10 @@ export class Agent {
           generation.assign(request);
           this.#hadRank ||= generation.ranks.length > 0;
           this.#beat?.set({ generation: generation.number, ranks: generation.ranks });
+          if (generation.ranks.length > 0)
+            this.#log(
+              `runs rank${generation.ranks.length > 1 ? 's' : ''} ${generation.ranks.join(', ')} of ${request.members.length} in generation ${generation.number}`,
+            );
           return accepted;
         });
       case 'warm':
