@@ -4,6 +4,7 @@ import { type Model, walk } from '../modules/index.ts';
 import { worldSize } from '../plan/index.ts';
 import { coversPath } from '../worker/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
+import { schedulerNamed } from './scheduler.ts';
 
 /** Tells of cores that stay idle because `numerics: exact` gives each worker one thread, and how to use them. */
 export function idleCores(config: ResolvedConfig): string[] {
@@ -40,7 +41,7 @@ export function unusedRemat({ remat }: ResolvedConfig, model: Model): string[] {
 }
 
 /** Tells what compression does to `numerics: exact`, and of codecs that have no edge. */
-export function compressionNotes({ comm, numerics, parallel }: ResolvedConfig): string[] {
+export function compressionNotes({ comm, numerics, parallel, scheduler }: ResolvedConfig): string[] {
   const { gradients, activations } = comm.compression;
   const used = [
     ...(gradients === 'none' ? [] : [{ key: 'gradients', codec: gradients, idle: parallel.data === 1, axis: 'data' }]),
@@ -48,7 +49,9 @@ export function compressionNotes({ comm, numerics, parallel }: ResolvedConfig): 
       ? []
       : [{ key: 'activations', codec: activations, idle: parallel.pipeline === 1, axis: 'pipeline' }]),
   ];
-  const active = used.filter(({ idle }) => !idle);
+  // With local steps the data axis is part of the algorithm, and nobody expects another one to give the same bits.
+  const local = schedulerNamed(scheduler.name).local !== undefined;
+  const active = used.filter(({ idle, axis }) => !idle && !(local && axis === 'data'));
   return [
     ...used
       .filter(({ idle }) => idle)

@@ -22,11 +22,17 @@ export function formatPlan(plan: Plan, options: FormatPlanOptions = {}): string 
   const report = planReport(plan, { machine, timeline: world <= 4096 });
   const { simulation } = report;
   const shown = shownRanks(plan, limit);
+  const local = plan.programs[0]?.local;
   const lines: string[] = [
     `mesh      data ${mesh.data} × pipeline ${mesh.pipeline}, expert ${mesh.expert}: ${plural(world, 'rank')}`,
     `batch     ${batch.explanation}`,
     ...(plan.zero === 1 && mesh.data > 1
       ? [`optimizer state sharded over ${plural(mesh.data, 'data rank')}: each updates a part of the parameters`]
+      : []),
+    ...(local
+      ? [
+          `local     rounds of ${plural(local.every, 'step')}, of which only the last one, shown here, exchanges over the data axis`,
+        ]
       : []),
     `schedule  ${schedule.name}, ${plural(schedule.stageRanks.length, 'stage')}, ${plural(schedule.microbatches, 'microbatch', 'microbatches')} a data rank`,
     `verified  ${verified.train.instructions} instructions and ${verified.train.messages} point-to-point messages a step, no deadlock with ${plural(verified.train.credit, 'credit')} a channel`,
