@@ -1,6 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { Authenticator, NatsConnection, NodeConnectionOptions, TlsOptions } from '@nats-io/transport-node';
-import { webSocketFactory } from './web-socket.ts';
 
 /** Where a NATS server is and how to log in: the client's own options, and files and seeds by name. */
 export interface ConnectNatsOptions extends NodeConnectionOptions {
@@ -81,6 +80,7 @@ export async function connectNats(options: ConnectNatsOptions): Promise<NatsConn
   const shown = urls.join(', ');
   try {
     if (!web) return await client.connect(settings);
+    const { webSocketFactory } = await import('./web-socket.ts');
     const { tls, ...others } = settings;
     return await client.wsconnect({ ...others, wsFactory: webSocketFactory(tls ?? null, timeoutMs) });
   } catch (error) {
@@ -185,7 +185,11 @@ function explained(error: Error, servers: string, options: ConnectNatsOptions, t
   )
     return made(
       'unreachable',
-      `no answer within ${timeoutMs} ms${code ? ` (${code})` : ''}. Check host, port and firewalls`,
+      `no answer within ${timeoutMs} ms${code ? ` (${code})` : ''}. Check host, port and firewalls${
+        /(tls|wss):/.test(servers) && !options.tls?.certFile && !options.tls?.cert
+          ? ' (a server that wants a certificate of the client answers like this too)'
+          : ''
+      }`,
     );
   if (/unexpected response|Parse Error/.test(text))
     return made(

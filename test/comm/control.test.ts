@@ -3,6 +3,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { packRequest, unpackRequest } from '../../src/comm/blob-wire.ts';
+import { packPart, unpackPart } from '../../src/comm/control-parts.ts';
 import {
   ControlError,
   ControlRequester,
@@ -15,6 +17,7 @@ import {
   startNatsServer,
 } from '../../src/comm/index.ts';
 import { lossyBus, seeded } from './lossy-bus.ts';
+import { SECRET } from './worlds.ts';
 
 const big = (bytes: number, seed: number) => Uint8Array.from({ length: bytes }, (_, i) => (i * 31 + seed) & 255);
 
@@ -80,6 +83,30 @@ describe('requests over a connection that loses two of five messages', () => {
     expect(await requester.request('agent', [1, 'two', null], { deadlineMs: 5000 })).toEqual([1, 'two', null]);
     requester.close();
     responder.close();
+  });
+});
+
+describe('20,000 random and mutated messages', () => {
+  it('are no control messages and no requests for blobs, and never an exception', () => {
+    const random = seeded(99);
+    const part = packPart({ from: 'a', seq: 3, part: 0, parts: 1, floor: 2, bytes: big(40, 1) });
+    const request = packRequest({ blob: 'x', offset: 5, length: 9 }, 'owner', SECRET);
+    const parts = new Set<string>();
+    for (let run = 0; run < 20_000; run++) {
+      const good = run % 2 === 0 ? part : request;
+      const bytes = good.slice(0, run % 6 < 2 ? Math.floor(random() * good.length) : good.length);
+      for (let change = run % 5; change >= 0 && bytes.length > 0; change--)
+        bytes[Math.floor(random() * bytes.length)] = Math.floor(random() * 256);
+      const read = unpackPart(bytes);
+      if (read) {
+        expect(read.part).toBeLessThan(read.parts);
+        parts.add(read.from.slice(0, 1));
+      }
+      const asked = unpackRequest(bytes, 'owner', [SECRET]);
+      // Who changes a request does not know the secret.
+      if (asked?.known) expect(asked.request).toEqual({ blob: 'x', offset: 5, length: 9 });
+    }
+    expect(parts.size).toBeGreaterThan(0);
   });
 });
 
