@@ -34,15 +34,15 @@ export function chooseRestore(
   const steps = [...new Set(snapshots.map(({ snapshot }) => snapshot.step))]
     .filter((step) => step <= limit)
     .sort((a, b) => b - a);
-  for (const step of steps) {
-    const places = placesAt(snapshots, step);
-    if (
-      needs.every((own) =>
-        own.every(({ name, shape, optional }) => optional || fitting(places, name, shape).length > 0),
-      )
-    )
-      return { step, sources: sourcesOf(needs, seats, hosts, places) };
-  }
+  // What may be missing (residuals after a change of the mesh) is done without only where no step has it: copies of the
+  // newest step may still be on their way.
+  for (const optionalToo of [true, false])
+    for (const step of steps) {
+      const places = placesAt(snapshots, step);
+      const here = ({ name, shape, optional }: TensorNeed) =>
+        (optional && !optionalToo) || fitting(places, name, shape).length > 0;
+      if (needs.every((own) => own.every(here))) return { step, sources: sourcesOf(needs, seats, hosts, places) };
+    }
   return null;
 }
 

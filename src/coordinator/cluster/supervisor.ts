@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { connectionUp, watchConnection } from '../../comm/index.ts';
 import { worldSize } from '../../plan/index.ts';
 import type { AgentEvent, GenerationRecord, MemberRecord, WorkerEvent } from '../../worker/index.ts';
@@ -7,6 +6,7 @@ import { RunFailure } from '../failure.ts';
 import type { ReadyEvent } from '../launch/index.ts';
 import { AgentRefused, AgentSilent, Agents } from './agents.ts';
 import { Answers } from './answers.ts';
+import { enoughWorkers } from './enough-workers.ts';
 import { ClusterError } from './errors.ts';
 import { type Formed, FormingFailed, type FormingTools, formGeneration } from './generation.ts';
 import type { LeaderLock } from './leader-lock.ts';
@@ -17,6 +17,7 @@ import type { Records } from './records.ts';
 import type { RemoteWorkers } from './remote-workers.ts';
 import { Roster } from './roster.ts';
 import { describeTrouble, failureKey, isOwn, looksOwn, type Trouble, unmadeLink } from './troubles.ts';
+import { Waker } from './waker.ts';
 
 /** Signs that belong together come in this short a time, in milliseconds. */
 const GATHER_MS = 10;
@@ -27,8 +28,6 @@ const CALM_ASK_MS = 1000;
 const CAUSE_MS = 300;
 /** Generations are not begun more often than this only to take in a worker. */
 const GROW_MS = 2000;
-/** A run that could begin with fewer workers than configured waits this long for more. */
-const COMPANY_MS = 1500;
 /** Ranks come to rest within this time before a planned change, or it is made without. */
 const REST_MS = 30_000;
 /** Generations in a row that end without a step although nobody was lost. */
@@ -55,8 +54,6 @@ export interface SupervisorOptions {
 }
 
 interface Decision {
-  readonly reason: string;
-  readonly lost: boolean;
   readonly detectionMs: number;
   readonly at: number;
 }
@@ -74,6 +71,7 @@ export class Supervisor {
   readonly #workers: RemoteWorkers;
   readonly #unwatch: () => void;
   readonly #stopped = new AbortController();
+  readonly #waker = new Waker(this.#stopped.signal);
   readonly firstGeneration: number;
   #generation: number;
   #formed: Formed | null = null;
@@ -84,7 +82,6 @@ export class Supervisor {
   /** Names of tensors that lie in agents' memory. */
   readonly #holds = new Map<string, Set<string>>();
   #troubles: Trouble[] = [];
-  #changed: (() => void)[] = [];
   #quiet = false;
   #started: boolean;
   #recovering: Decision | null = null;
@@ -187,14 +184,14 @@ export class Supervisor {
   /** The ranks have come to rest. */
   quiet(): void {
     this.#quiet = true;
-    this.#wake();
+    this.#waker.wake();
   }
 
   /** Ends everything. Agents are told to be spare again, unless another leads them now. */
   async stop(reason: string): Promise<void> {
     if (this.#stopped.signal.aborted) return this.#life?.then(() => undefined);
     this.#stopped.abort(new ClusterError(reason));
-    this.#wake();
+    this.#waker.wake();
     this.#workers.end();
     if (!this.#left) {
       const deadline = Math.min(2000, this.#options.deadlineMs);
@@ -232,7 +229,18 @@ export class Supervisor {
     let reason = first;
     for (;;) {
       await this.#steady();
-      const plan = await this.#enough();
+      const { records, plans, minWorkers, waitMs, emit } = this.#options;
+      const plan = await enoughWorkers({
+        job: records.job,
+        roster: this.#roster,
+        plans,
+        waker: this.#waker,
+        minWorkers,
+        started: this.#started,
+        waitMs,
+        joinedAt: () => this.#joinedAt,
+        emit,
+      });
       const downs = this.#downs;
       const usable = this.#roster.usable();
       this.#generation += 1;
@@ -277,7 +285,7 @@ export class Supervisor {
     let ready: readonly ReadyEvent[] | null = null;
     this.#resolveReady = (all) => {
       ready = all;
-      this.#wake();
+      this.#waker.wake();
     };
     const { generation, plan, seats, links, fromStep, record } = formed;
     this.#options.emit({
@@ -296,7 +304,7 @@ export class Supervisor {
         throw new ClusterError(
           `the ranks of generation ${generation} were not ready within 300 s: see the agents' logs`,
         );
-      await this.#change(1000);
+      await this.#waker.change(1000);
     }
     if (ready === null) return this.#decide(formed);
     this.#ready = null;
@@ -336,22 +344,24 @@ export class Supervisor {
 
   /** Waits until a generation must end. Returns why. */
   async #watch(formed: Formed): Promise<string> {
+    let change: string | null = null;
     let resting = 0;
     for (;;) {
       this.#stopped.signal.throwIfAborted();
       if (this.#troubles.length > 0) return this.#decide(formed);
-      const change = this.#plannedChange(formed);
-      if (change !== null && !this.#workers.stopping) {
-        if (resting === 0) {
+      if (change === null && !this.#workers.stopping) {
+        change = this.#plannedChange(formed);
+        if (change !== null) {
           resting = performance.now();
           this.#workers.hold();
         }
-        if (this.#quiet || performance.now() - resting > REST_MS) {
-          this.#workers.end();
-          return change;
-        }
       }
-      await this.#change(250);
+      // Once the ranks are held it is made, even if there is no reason any more: only a new generation goes on.
+      if (change !== null && (this.#quiet || performance.now() - resting > REST_MS)) {
+        this.#workers.end();
+        return change;
+      }
+      await this.#waker.change(250);
     }
   }
 
@@ -370,13 +380,14 @@ export class Supervisor {
   /** Finds out what is wrong, and what of it. Returns why the next generation is formed. @throws what ends the run */
   async #decide(formed: Formed): Promise<string> {
     const { seats } = formed;
-    await this.#pause(GATHER_MS);
-    this.#endIfOwn(formed);
+    const first = Math.min(...this.#troubles.map(({ at }) => at));
+    await this.#waker.pause(GATHER_MS);
+    const unfit = this.#endIfOwn(formed);
+    if (unfit !== null) return unfit;
     await this.#steady();
     const gone = new Map<string, { reason: string; at: number }>();
     for (const trouble of this.#troubles)
       if (trouble.kind === 'gone') gone.set(trouble.agent, { reason: trouble.reason, at: trouble.at });
-    const first = Math.min(...this.#troubles.map(({ at }) => at));
     const suspects = new Map<string, string>();
     for (const trouble of this.#troubles) {
       const suspect =
@@ -422,14 +433,15 @@ export class Supervisor {
       this.#options.emit({ type: 'lost', agent, ranks, reason: why, detectedMs: now - at });
     }
     if (this.#workers.stopping) this.#workers.endStop();
-    this.#recovers(reason || 'an agent was lost', Math.min(...[...gone.values()].map(({ at }) => at)), true);
+    this.#recovers(reason || 'an agent was lost', Math.min(...[...gone.values()].map(({ at }) => at)));
     return reason || 'an agent was lost';
   }
 
   /** All agents live: a rank or a link is to blame. */
   async #nobodyLost(formed: Formed, first: number): Promise<string> {
-    await this.#pause(CAUSE_MS);
-    this.#endIfOwn(formed);
+    await this.#waker.pause(CAUSE_MS);
+    const unfit = this.#endIfOwn(formed);
+    if (unfit !== null) return unfit;
     const failed = this.#troubles.filter((trouble) => trouble.kind === 'failed');
     const own = failed.find(({ report }) => looksOwn(report));
     if (own) {
@@ -450,7 +462,7 @@ export class Supervisor {
       if (failed[0]) throw this.#failure(formed, failed[0]);
       throw new ClusterError(`${MAX_BARREN} generations in a row ended without a step, the last because ${reason}`);
     }
-    this.#recovers(reason, first, false);
+    this.#recovers(reason, first);
     return reason;
   }
 
@@ -460,9 +472,9 @@ export class Supervisor {
     if (a && b && a !== b && kind && kind !== '-') this.#ways.noteFailed(a, b, kind);
   }
 
-  #recovers(reason: string, firstSign: number, lost: boolean): void {
+  #recovers(reason: string, firstSign: number): void {
     const at = performance.now();
-    this.#recovering = { reason, lost, detectionMs: at - firstSign, at };
+    this.#recovering = { detectionMs: at - firstSign, at };
     this.#recoveries += 1;
     if (this.#recoveries > this.#options.maxRecoveries)
       throw new ClusterError(
@@ -470,19 +482,23 @@ export class Supervisor {
       );
   }
 
-  /** A failure of the program itself ends the run; one before the first step may only mean that an agent is unfit. */
-  #endIfOwn(formed: Formed): void {
+  /**
+   * A failure of the program itself ends the run. An agent that is unfit for it (other data, no module file) is left out if
+   * there are others: then the reason is returned.
+   */
+  #endIfOwn(formed: Formed): string | null {
     const failed = this.#troubles.filter((trouble) => trouble.kind === 'failed');
     const own = failed.find(({ report }) => isOwn(report));
-    if (!own) return;
+    if (!own) return null;
     const unfit = own.report.name === 'AgentRefusal' || own.report.name === 'DataError';
     const others = this.#roster.seatable().filter(({ id }) => id !== own.agent);
     const member = this.#membership.get(own.agent);
     if (unfit && member && this.#started && others.length > 0) {
       this.#roster.ban(member, own.report.message);
-      this.#warn(`agent ${own.agent} on ${member.host} is not used: ${own.report.message}`);
-      this.#troubles = this.#troubles.filter((trouble) => trouble !== own);
-      return;
+      const reason = `agent ${own.agent} on ${member.host} is not used: ${own.report.message}`;
+      this.#warn(reason);
+      this.#workers.end();
+      return reason;
     }
     throw this.#failure(formed, own);
   }
@@ -518,31 +534,6 @@ export class Supervisor {
     return [...silent, ...refused].map(({ message }) => message).join('; ');
   }
 
-  /** Waits until there are workers enough, and plans for those that are there. */
-  async #enough(): Promise<MeshPlan> {
-    const { minWorkers, waitMs, emit, plans } = this.#options;
-    const need = minWorkers ?? (this.#started ? 1 : this.#roster.wantedWorld);
-    const until = performance.now() + waitMs;
-    let told = '';
-    for (;;) {
-      this.#stopped.signal.throwIfAborted();
-      const have = this.#roster.slots();
-      const mesh = this.#roster.mesh();
-      const company = !this.#started && mesh && worldSize(mesh) < this.#roster.wantedWorld;
-      const patient = company && performance.now() - this.#joinedAt < COMPANY_MS;
-      if (have >= need && mesh && !patient) return plans.plan(mesh) as MeshPlan;
-      const words = `${have} ${need}`;
-      if (words !== told && !patient) emit({ type: 'waiting', have, need });
-      if (!patient) told = words;
-      if (performance.now() > until)
-        throw new ClusterError(
-          `${need} ${need === 1 ? 'worker is' : 'workers are'} needed, but after ${(waitMs / 1000).toFixed(0)} s (recovery.wait_s) there ${have === 1 ? 'is' : 'are'} ${have}:\n` +
-            `${this.#roster.describe()}\nstart more (plexus worker --nats URL --job ${this.#options.records.job}), or lower --min-workers or parallel`,
-        );
-      await this.#change(100);
-    }
-  }
-
   /** Waits while the connection to NATS is down, or has only just come back. */
   async #steady(): Promise<void> {
     const { connection } = this.#options.records;
@@ -553,7 +544,7 @@ export class Supervisor {
         throw new ClusterError(
           `the NATS server was not there for ${(this.#options.deadlineMs / 1000).toFixed(0)} s (comm.deadline_s): the run can be resumed when it is back`,
         );
-      await this.#pause(50);
+      await this.#waker.pause(50);
     }
   }
 
@@ -563,7 +554,7 @@ export class Supervisor {
     this.#membership.touch(agent);
     if (event.type === 'leaving') {
       this.#roster.leaves(agent);
-      this.#wake();
+      this.#waker.wake();
       return;
     }
     if (event.type === 'snapshots') {
@@ -609,7 +600,7 @@ export class Supervisor {
           detectedMs: change.seenMs,
         });
     } else this.#joined(member);
-    this.#wake();
+    this.#waker.wake();
   }
 
   #joined(member: MemberRecord): void {
@@ -627,7 +618,7 @@ export class Supervisor {
 
   #trouble(trouble: Trouble): void {
     if (this.#troubles.length < 256) this.#troubles.push(trouble);
-    this.#wake();
+    this.#waker.wake();
   }
 
   #warn(message: string): void {
@@ -647,26 +638,5 @@ export class Supervisor {
     this.#seats = seats;
     this.#holds.clear();
     for (const [rank, { agent }] of seats.entries()) this.#hold(agent, plan.needs[rank] ?? []);
-  }
-
-  #wake(): void {
-    for (const resolve of this.#changed.splice(0)) resolve();
-  }
-
-  /** Waits until something has happened, but not longer than `ms`. */
-  async #change(ms: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    await new Promise<void>((resolve) => {
-      this.#changed.push(resolve);
-      timer = setTimeout(resolve, ms);
-    });
-    clearTimeout(timer);
-    this.#stopped.signal.throwIfAborted();
-  }
-
-  async #pause(ms: number): Promise<void> {
-    await sleep(ms, undefined, { signal: this.#stopped.signal }).catch((error: unknown) => {
-      throw this.#stopped.signal.aborted ? this.#stopped.signal.reason : error;
-    });
   }
 }

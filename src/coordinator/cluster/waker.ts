@@ -1,0 +1,36 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** Waits for something to happen, and is told when something has. */
+export class Waker {
+  readonly #signal: AbortSignal;
+  #waiting: (() => void)[] = [];
+
+  /** @param signal ends every wait with its reason */
+  constructor(signal: AbortSignal) {
+    this.#signal = signal;
+  }
+
+  /** Something has happened. */
+  wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  /** Waits until something has happened, but not longer than `ms`. */
+  async change(ms: number): Promise<void> {
+    this.#signal.throwIfAborted();
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#waiting.push(resolve);
+      timer = setTimeout(resolve, ms);
+    });
+    clearTimeout(timer);
+    this.#signal.throwIfAborted();
+  }
+
+  /** Waits for `ms`, whatever happens. */
+  async pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#signal }).catch((error: unknown) => {
+      throw this.#signal.aborted ? this.#signal.reason : error;
+    });
+  }
+}
