@@ -6,13 +6,19 @@ import { createServer, connect as dial, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { isMainThread, type MessagePort, Worker, workerData } from 'node:worker_threads';
+import { isMainThread, MessageChannel, type MessagePort, parentPort, Worker, workerData } from 'node:worker_threads';
 import { connect as natsConnect } from '@nats-io/transport-node';
 import {
   createLocalLinks,
   createLocalTransport,
   createNatsTransport,
+  type LinkAddress,
+  LinkedTransport,
+  type LinkInbox,
+  type LinkKind,
   listenTcp,
+  openEndpoint,
+  relayAll,
   scratch,
   startNatsServer,
   type TcpAddress,
@@ -103,6 +109,84 @@ async function nearLocal(): Promise<Near> {
       await worker.terminate();
     },
   };
+}
+
+// ---- links of endpoints: of this thread, or of a thread of connections, as agents have one, joined by relays
+
+type Exchange = (address: LinkAddress) => Promise<LinkAddress>;
+
+const endpoint = (rank: number) =>
+  openEndpoint({
+    ...common(rank),
+    generation: 1,
+    secret: SECRET,
+    listen: { host: '127.0.0.1' },
+    nats: null,
+    deadlineMs: 20_000,
+  });
+const byRank = <T>(rank: number, own: T, other: T): T[] => (rank === 0 ? [own, other] : [other, own]);
+
+async function linked(kind: LinkKind, rank: number, exchange: Exchange): Promise<Transport> {
+  const own = await endpoint(rank);
+  const addresses = byRank(rank, own.address, await exchange(own.address));
+  let inbox: LinkInbox | null = null;
+  const target = () => inbox as LinkInbox;
+  const links = await own.connect(addresses, byRank<LinkKind | '-'>(rank, '-', kind), () => ({
+    message: (tag, tensors) => target().message(tag, tensors),
+    credit: (channel, count) => target().credit(channel, count),
+    sendingEnded: (reason) => target().sendingEnded(reason),
+    receivingEnded: (reason) => target().receivingEnded(reason),
+  }));
+  return new LinkedTransport({ name: kind, rank, world: 2 }, {}, (peer, made) => {
+    if (peer === rank) return null;
+    inbox = made;
+    return links[peer] ?? null;
+  });
+}
+
+async function relayed(kind: LinkKind, rank: number, exchange: Exchange): Promise<Transport> {
+  const { port1, port2 } = new MessageChannel();
+  const relay = { kind, rank, port: port2 };
+  const worker = new Worker(SELF, { workerData: { relay }, transferList: [port2] });
+  const [address] = (await once(worker, 'message')) as [LinkAddress];
+  worker.postMessage(await exchange(address));
+  await once(worker, 'message');
+  const transport = createLocalTransport({ rank, ports: byRank<MessagePort | null>(rank, null, port1) });
+  const close = transport.close.bind(transport);
+  transport.close = async () => {
+    const ended = once(worker, 'exit');
+    await close();
+    await ended;
+  };
+  return transport;
+}
+
+/** The thread that owns the connections. */
+async function relayThread({ kind, rank, port }: { kind: LinkKind; rank: number; port: MessagePort }): Promise<void> {
+  const own = await endpoint(rank);
+  parentPort?.postMessage(own.address);
+  const [other] = (await once(parentPort as MessagePort, 'message')) as [LinkAddress];
+  const awake = setInterval(() => undefined, 1000);
+  await relayAll(
+    own,
+    byRank(rank, own.address, other),
+    byRank<LinkKind | '-'>(rank, '-', kind),
+    byRank<MessagePort | null>(rank, null, port),
+    () => void own.close('over').then(() => clearInterval(awake)),
+  );
+  parentPort?.postMessage('connected');
+}
+
+const makers = { linked, relayed };
+
+async function nearEndpoint(how: keyof typeof makers, kind: LinkKind): Promise<Near> {
+  let child: ChildProcess | null = null;
+  const transport = await makers[how](kind, 0, async (address) => {
+    const other = await far(`${how}-${kind}`, JSON.stringify(address));
+    child = other.child;
+    return JSON.parse(other.line) as LinkAddress;
+  });
+  return andThenEnd(nearOf(transport), child as unknown as ChildProcess);
 }
 
 // ---- the raw things
@@ -369,6 +453,9 @@ async function main(): Promise<void> {
     ['local', nearLocal, null],
     ['tcp', () => nearDirect('tcp'), () => nearRawSocket('tcp')],
     ['unix', () => nearDirect('unix'), () => nearRawSocket('unix')],
+    ['host', () => nearEndpoint('linked', 'host'), null],
+    ['relayed tcp', () => nearEndpoint('relayed', 'tcp'), () => nearRawSocket('tcp')],
+    ['relayed host', () => nearEndpoint('relayed', 'host'), null],
     ['nats', () => nearNats(server.url), () => nearRawNats(server.url)],
   ];
   const show = (ms: number) => (ms < 1 ? `${Math.round(ms * 1000)} µs` : `${ms.toFixed(1)} ms`);
@@ -406,7 +493,8 @@ async function main(): Promise<void> {
   await server.stop();
 }
 
-if (!isMainThread) {
+if (!isMainThread && 'relay' in workerData) await relayThread(workerData.relay);
+else if (!isMainThread) {
   const { ports } = workerData as { ports: (MessagePort | null)[] };
   await farOf(createLocalTransport({ rank: 1, ports }));
 } else if (process.argv[2] === 'far') {
@@ -416,6 +504,13 @@ if (!isMainThread) {
   else if (kind === 'nats') {
     const transport = await createNatsTransport({ ...common(1), nats: { servers: argument } });
     console.log('{}');
+    await farOf(transport);
+  } else if (/^(linked|relayed)-/.test(kind ?? '')) {
+    const [how, by] = (kind as string).split('-') as [keyof typeof makers, LinkKind];
+    const transport = await makers[how](by, 1, async (address) => {
+      console.log(JSON.stringify(address));
+      return JSON.parse(argument) as LinkAddress;
+    });
     await farOf(transport);
   } else {
     const endpoint = await direct(1, kind === 'unix' ? { path: socketPath(1) } : undefined);
