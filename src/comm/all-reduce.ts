@@ -1,4 +1,6 @@
 import { FlatLayout, type Piece } from './flat-layout.ts';
+import { HostAllReduce } from './host-all-reduce.ts';
+import { splitByHost } from './host-split.ts';
 import { scratch } from './scratch.ts';
 import type { Group, Transport } from './transport.ts';
 import { pack, type Share, spread, TreeScatter, unpack, vector } from './tree-scatter.ts';
@@ -20,6 +22,7 @@ export interface AllReduceUnderWay {
  *
  * For power-of-two groups and shares this is the reduce-scatter and all-gather of Rabenseifner's algorithm (Thakur,
  * Rabenseifner and Gropp 2005, doi 10.1177/1094342005051521) with direct exchange; other group sizes send a few more nodes.
+ * Where the group says which members share a machine, and the tree allows it (`splitByHost`), they work together first.
  */
 export async function allReduceTree(
   transport: Transport,
@@ -47,6 +50,16 @@ export function beginAllReduce(
   // what is sent, each rank would add up something else.)
   const rounded = transport.settle?.(`${tag}/gather/pieces`, new Float32Array(0)) === true;
   const direct = !rounded && layout.total <= Math.min(options.directElements ?? 2 ** 14, limit);
+  const split = rounded || direct ? null : splitByHost(group, reduction.ranges, reduction.leaves);
+  if (split) {
+    const byHost = new HostAllReduce(transport, group, tag, reduction, split, limit);
+    return {
+      finish: () =>
+        byHost.finish((lane, laneTag, sums) =>
+          allReduceTree(transport, lane, laneTag, sums, { ...options, directElements: 0 }),
+        ),
+    };
+  }
   const pieces = (piece: Piece): Share => layout.pieces(piece, limit).map((part) => layout.runs(part));
   const shares = group.ranks.map((_, member) =>
     pieces(direct ? { start: 0, end: layout.total } : layout.share(member, members)),

@@ -19,6 +19,7 @@ export * from './frame-writer.ts';
 export { HandshakeError } from './handshake.ts';
 export { hostId, ownAddress } from './host-id.ts';
 export { sharedMemoryAvailable } from './host-memory.ts';
+export * from './host-split.ts';
 export * from './linked-transport.ts';
 export * from './local.ts';
 export * from './nats.ts';

@@ -63,4 +63,9 @@ export interface Transport {
 export interface Group {
   readonly id: string;
   readonly ranks: readonly number[];
+  /**
+   * Where it is known: the machine of each member, as a number. Collectives may then let the members of one machine work
+   * together first. Every member passes the same numbers.
+   */
+  readonly hosts?: readonly number[];
 }

@@ -58,6 +58,11 @@ export class TreeScatter {
     for (const send of this.#sends) send.catch(() => undefined);
   }
 
+  /** This rank's first partial sum of a unit, if it has any. */
+  own(unit: number): readonly Float32Array[] | null {
+    return this.#own.first(unit);
+  }
+
   /** Receives the others' partial sums and finishes this rank's share; `done` is called for piece after piece. */
   async finish(done: PieceDone): Promise<void> {
     await Promise.all([this.#finish(done), ...this.#sends]);
@@ -75,7 +80,7 @@ export class TreeScatter {
 
   async #finish(done: PieceDone): Promise<void> {
     const { me } = this;
-    const { leaves, units } = this.#reduction;
+    const { leaves, units, root = { start: 0, end: leaves } } = this.#reduction;
     const peers = this.#peers();
     const presence: Uint8Array[] = [];
     presence[me] = this.#own.presence;
@@ -88,7 +93,7 @@ export class TreeScatter {
         received[member] = tensors[tensors.length - 1]?.data as Float32Array;
       }
       if (!orders) {
-        orders = units.map((_, unit) => finishingSum(leaves, this.#nodes, presence, unit, units.length));
+        orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
         this.#prepareResults(orders);
       }
       this.#combine(runs, presence, received, orders);

@@ -17,6 +17,8 @@ export interface TreeReduction {
   readonly leaves: number;
   /** Range of leaves of each member of the group, in group order; together they cover all leaves. */
   readonly ranges: readonly LeafRange[];
+  /** The node of the tree that is finished, which the ranges cover. Default all leaves. */
+  readonly root?: LeafRange;
   readonly units: readonly TreeUnit[];
 }
 
@@ -73,13 +75,13 @@ export function ownNodes(nodes: readonly LeafRange[], units: readonly TreeUnit[]
 }
 
 /**
- * The sum that finishes the tree for one unit; null where every leaf is absent. Partial sums are numbered over all
- * members, one after another.
+ * The sum that finishes a node of the tree for one unit; null where every leaf is absent. Partial sums are numbered over
+ * all members, one after another.
  * @param nodes of each member
  * @param presence flags of each member, `[node][unit]`
  */
 export function finishingSum(
-  leaves: number,
+  root: LeafRange,
   nodes: readonly (readonly LeafRange[])[],
   presence: readonly Uint8Array[],
   unit: number,
@@ -97,12 +99,13 @@ export function finishingSum(
   const visit = (start: number, end: number): Postfix => {
     const number = numbers.get(`${start},${end}`);
     if (number !== undefined) return number < 0 ? [] : [number];
-    if (end - start < 2) throw new RangeError(`no rank of the group has computed leaf ${start} of ${leaves}`);
+    if (end - start < 2)
+      throw new RangeError(`no rank of the group has computed leaf ${start} of [${root.start}, ${root.end})`);
     const middle = splitPoint(start, end);
     const left = visit(start, middle);
     const right = visit(middle, end);
     return left.length > 0 && right.length > 0 ? [...left, ...right, ADD] : [...left, ...right];
   };
-  const order = visit(0, leaves);
+  const order = visit(root.start, root.end);
   return order.length > 0 ? order : null;
 }
