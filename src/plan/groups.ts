@@ -1,7 +1,7 @@
 import type { Group } from '../comm/index.ts';
 import { type MeshShape, positionOf, rankAt } from './mesh.ts';
 import { dataRanks, expertPosition } from './placement.ts';
-import type { ReducedKind } from './program.ts';
+import type { Program, ReducedKind } from './program.ts';
 
 /** The groups that a rank belongs to. Each id names the same ranks everywhere; members are in data order. */
 export interface RankGroups {
@@ -59,4 +59,17 @@ export function normGroups(mesh: MeshShape, rank: number, zero: 0 | 1): Group[] 
 export function reducingGroup(mesh: MeshShape, rank: number, what: ReducedKind): Group {
   const { data, replica } = groupsOf(mesh, rank);
   return what === 'dense' ? data : replica;
+}
+
+/**
+ * Tells a program's groups which machine each member is on (any names, one for each rank), so that collectives may let the
+ * members of one machine work together first. To be done alike for the programs of all ranks; no bit depends on it.
+ */
+export function onHosts(program: Program, hostOfRank: readonly string[]): Program {
+  const numbers = new Map([...new Set(hostOfRank)].map((host, i) => [host, i]));
+  const groups = Object.entries(program.groups).map(([id, group]): [string, Group] => [
+    id,
+    { ...group, hosts: group.ranks.map((rank) => numbers.get(hostOfRank[rank] as string) as number) },
+  ]);
+  return { ...program, groups: Object.fromEntries(groups) };
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { optimizerShares, shardOwners } from '../../src/plan/index.ts';
+import { onHosts, optimizerShares, shardOwners } from '../../src/plan/index.ts';
 import { model, plan } from './helpers.ts';
 
 describe('owners of sharded optimizer state', () => {
@@ -41,5 +41,15 @@ describe('owners of sharded optimizer state', () => {
       const experts = 4 * 4 * 256;
       expect(total).toBe(zero === 1 ? dense + experts : 4 * dense + 2 * experts);
     }
+  });
+});
+
+describe('onHosts', () => {
+  it('tells each group the machines of its members', () => {
+    const made = plan(model(2), { data: 4, pipeline: 2, zero: 0 }, 4);
+    const hostOfRank = ['a', 'a', 'b', 'b', 'c', 'c', 'c', 'a'];
+    const { groups } = onHosts(made.programs[5] as (typeof made.programs)[number], hostOfRank);
+    expect(groups['data/p1']).toEqual({ id: 'data/p1', ranks: [4, 5, 6, 7], hosts: [2, 2, 2, 0] });
+    expect(groups['model/g1']).toEqual({ id: 'model/g1', ranks: [1, 5], hosts: [0, 2] });
   });
 });

@@ -1,11 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import type { LinkKind } from '../../comm/index.ts';
+import { onHosts } from '../../plan/index.ts';
 import {
   CLUSTER_PROTOCOL_VERSION,
   clusterKeys,
   type GenerationRecord,
   type MemberRecord,
   PLEXUS_VERSION,
+  type RemoteJob,
   type SlotAddresses,
 } from '../../worker/index.ts';
 import { AgentRefused, AgentSilent, type Agents } from './agents.ts';
@@ -120,11 +122,12 @@ export async function formGeneration(tools: FormingTools, request: FormingReques
   const record: GenerationRecord = { generation, mesh: plan.mesh, members: seats, links, fromStep, reason };
   // Known before anything begins, so that no later coordinator uses the number again.
   await records.put(clusterKeys.generation, record);
+  const hostOfRank = seats.map(({ agent }) => hosts.get(agent) ?? agent);
   const jobs = seats.map(({ agent, slot }, rank) => ({
     agent,
     assignment: {
       slot,
-      job: plan.jobs[rank] as MeshPlan['jobs'][number],
+      job: jobOnHosts(plan.jobs[rank] as RemoteJob, hostOfRank),
       links: links[rank] as readonly (LinkKind | '-')[],
       restore: restore ? { step: restore.step, sources: restore.sources[rank] ?? [] } : null,
       replicate: replicas[rank] ?? null,
@@ -233,4 +236,9 @@ async function allAnswer<T>(asked: readonly Promise<T>[]): Promise<T[]> {
   if (other) throw other;
   if (problems.length > 0) throw new FormingFailed(problems);
   return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+}
+
+/** A job whose collectives know which ranks share a machine. */
+function jobOnHosts(job: RemoteJob, hostOfRank: readonly string[]): RemoteJob {
+  return { ...job, train: onHosts(job.train, hostOfRank), evaluate: onHosts(job.evaluate, hostOfRank) };
 }
