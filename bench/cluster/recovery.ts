@@ -3,7 +3,8 @@
 // step, detection and recovery apart. Every run's bits must be the undisturbed run's; a wait of 30 s counts as a hang.
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { Cluster, type Outcome, type Training } from '../../test/chaos/cluster.ts';
+import { Cluster, type Event, type Outcome, type Training } from '../../test/chaos/cluster.ts';
+import type { Proc } from '../../test/chaos/processes.ts';
 import type { ProjectOptions } from '../../test/chaos/project.ts';
 import { generator, median } from '../../test/chaos/soak.ts';
 
@@ -18,6 +19,7 @@ const { values } = parseArgs({
     model: { type: 'string', default: '10m' },
     /** Experts, so that replicas are needed. */
     moe: { type: 'boolean', default: false },
+    verbose: { type: 'boolean', default: false },
   },
 });
 const kills = Number(values.kills);
@@ -30,7 +32,7 @@ const HANG_MS = 30_000;
 const size = values.model === '10m' ? { dim: 288, layers: 10 } : { dim: 32, layers: 2 };
 const options: ProjectOptions = {
   ...size,
-  steps: 60,
+  steps: 200,
   moe: values.moe,
   microbatches: 4,
   context: 16,
@@ -63,34 +65,49 @@ async function reference(): Promise<Outcome> {
   }
 }
 
+/** Agents of the newest generation. */
+function members(run: Training): string[] {
+  const newest = run.of('generation').at(-1)?.members as readonly { readonly agent: string }[] | undefined;
+  return (newest ?? []).map(({ agent }) => agent);
+}
+
+/** The id that a worker goes by, which it says when it joins. */
+const agentOf = (worker: Proc): string | undefined =>
+  worker.lines.flatMap((text) => / (\S+) is a worker of job/.exec(text)?.[1] ?? [])[0];
+
 /** Kills somebody who takes part, and waits for the next step. */
-async function killOne(
-  on: Cluster,
-  run: Training,
-  running: readonly { readonly pid: number; signal(s: 'SIGKILL'): void }[],
-) {
-  const victim = running[Math.floor(random() * running.length)];
+async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Promise<void> {
+  const taking = running.filter((worker) => members(run).includes(agentOf(worker) ?? ''));
+  const victim = taking[Math.floor(random() * taking.length)];
   if (!victim) throw new Error('nobody is left to kill');
   const before = run.events.length;
   const killedAt = performance.now();
   victim.signal('SIGKILL');
-  const since = (type: string) => run.events.slice(before).find((event) => event.type === type && event.at > killedAt);
-  const recovered = await on.processes
-    .until('the first new step', HANG_MS, () => {
-      if (!run.proc.running) return { at: Number.NaN };
-      const lost = since('lost');
-      // A spare that is killed disturbs nobody: then no new generation comes, and the steps go on.
-      if (!lost) return performance.now() - killedAt > 8000 ? { at: Number.NaN } : undefined;
-      return run.events.slice(before).find((event) => event.type === 'step' && event.at > lost.at);
-    })
-    .catch((error: Error) => {
-      hangs++;
-      console.log(error.message);
-      return { at: Number.NaN };
+  const since = (type: string, after: number) =>
+    run.events.slice(before).find((event) => event.type === type && event.at > after);
+  try {
+    const recovered = await on.processes.until('the first new step', HANG_MS, () => {
+      if (!run.proc.running) return null;
+      const lost = since('lost', killedAt);
+      return lost && since('step', lost.at);
     });
-  const lost = since('lost');
-  if (!lost || Number.isNaN(recovered.at)) return;
-  recoveries.push({ detection: lost.at - killedAt, recovery: recovered.at - lost.at });
+    // Killed when it had done its part: then nobody missed it.
+    if (!recovered) return;
+    const lost = since('lost', killedAt) as Event;
+    const detection = lost.at - killedAt;
+    const recovery = recovered.at - lost.at;
+    recoveries.push({ detection, recovery });
+    if (values.verbose) {
+      const formed = since('generation', lost.at)?.at ?? Number.NaN;
+      console.log(
+        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${(formed - lost.at).toFixed(0)} until the new generation, ` +
+          `${(recovered.at - formed).toFixed(0)} until its first step`,
+      );
+    }
+  } catch (error) {
+    hangs++;
+    console.log((error as Error).message);
+  }
 }
 
 const expected = await reference();
@@ -109,7 +126,7 @@ try {
     );
     for (let i = 0; i < KILLS_A_RUN && done < kills && run.proc.running && hangs === 0; i++) {
       await delay(random() * 4 * median(quietMs));
-      if (!run.proc.running || run.step > 50) break;
+      if (!run.proc.running || run.step > 180) break;
       await killOne(on, run, kept.running());
       done++;
       // The next kill is to find a whole mesh again, and the one that was started anew as a spare.
