@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type RunEvent, train } from '../../src/index.ts';
+import { timing } from '../engine/stats.ts';
 
 /** A config as `train` takes it, without `run` and `train`, which the benchmark fills in. */
 export type BenchConfig = Readonly<Record<string, unknown>>;
@@ -20,6 +21,8 @@ export interface TimedRun {
   readonly paramBytes: readonly number[];
   /** By rank, the milliseconds of every instruction of its program, step by step; empty unless asked for. */
   readonly instructions: readonly (readonly (readonly number[])[])[];
+  /** By rank and kind of instruction, the median milliseconds of a step; empty unless traced. */
+  readonly kinds: readonly ReadonlyMap<string, number>[];
 }
 
 /** How long runs are. */
@@ -65,8 +68,9 @@ export async function timedRun(config: BenchConfig, length: Length, trace = fals
       others = Math.max(0, busySeconds() - machine - own) / seconds;
       if (!trace) break;
     }
-    const instructions = trace ? instructionTimes(join(folder, 'trace.json'), length) : [];
-    return { stepMs, cpuMs, others, loss, paramBytes, instructions };
+    const traced = trace ? readTrace(join(folder, 'trace.json'), length) : [];
+    const instructions = traced.map((steps) => steps.map((events) => events.map(({ dur }) => dur / 1000)));
+    return { stepMs, cpuMs, others, loss, paramBytes, instructions, kinds: traced.map(kindTimes) };
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
@@ -79,21 +83,35 @@ function busySeconds(): number {
   return [user, nice, system, irq, softirq].reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
 }
 
-interface TraceFile {
-  readonly traceEvents: readonly { ph: string; tid: number; dur: number; args: { step?: number } }[];
+interface TraceEvent {
+  readonly ph: string;
+  readonly cat: string;
+  readonly tid: number;
+  readonly dur: number;
+  readonly args: { readonly step?: number };
 }
 
-function instructionTimes(file: string, { steps, drop }: Length): number[][][] {
-  const { traceEvents } = JSON.parse(readFileSync(file, 'utf8')) as TraceFile;
-  const ranks: number[][][] = [];
-  for (const { ph, tid, dur, args } of traceEvents) {
+/** Instructions by rank and step. */
+function readTrace(file: string, { steps, drop }: Length): TraceEvent[][][] {
+  const { traceEvents } = JSON.parse(readFileSync(file, 'utf8')) as { readonly traceEvents: readonly TraceEvent[] };
+  const ranks: TraceEvent[][][] = [];
+  for (const event of traceEvents) {
+    const { ph, tid, args } = event;
     if (ph !== 'X' || args.step === undefined || args.step < drop || args.step >= steps) continue;
     ranks[tid] ??= [];
-    const rank = ranks[tid] as number[][];
+    const rank = ranks[tid] as TraceEvent[][];
     rank[args.step - drop] ??= [];
-    rank[args.step - drop]?.push(dur / 1000);
+    rank[args.step - drop]?.push(event);
   }
   return ranks;
+}
+
+/** Median milliseconds that each kind of instruction takes of a step. */
+function kindTimes(steps: readonly (readonly TraceEvent[])[]): Map<string, number> {
+  const kinds = new Set(steps.flat().map(({ cat }) => cat));
+  const ofStep = (events: readonly TraceEvent[], kind: string) =>
+    events.reduce((sum, { cat, dur }) => (cat === kind ? sum + dur / 1000 : sum), 0);
+  return new Map([...kinds].map((kind) => [kind, timing(steps.map((events) => ofStep(events, kind))).median]));
 }
 
 /** Cores of other processes above which a run is repeated while there is patience. */
