@@ -6,7 +6,7 @@ import { DirectListener } from './direct.ts';
 import { checksum } from './frame.ts';
 import type { LinkTerms } from './handshake.ts';
 import { hostId, ownAddress } from './host-id.ts';
-import { connectionUp } from './nats-status.ts';
+import { connectionUp, unheard } from './nats-status.ts';
 import { socketPath } from './own-files.ts';
 
 /** Options of a server of blobs. */
@@ -55,8 +55,8 @@ export class BlobServer {
     if (secret !== undefined) this.secret = secret;
     this.#subscription = nats.subscribe(blobSubject(job, owner), {
       callback: (error, message) => {
-        if (error) throw error;
-        void this.#asked(message);
+        if (error) unheard(error);
+        else void this.#asked(message);
       },
     });
   }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
 import { Assembly, ControlError, cut, packMessage, packPart, unpackMessage, unpackPart } from './control-parts.ts';
-import { connectionUp, watchConnection } from './nats-status.ts';
+import { connectionUp, unheard, watchConnection } from './nats-status.ts';
 
 /** Limits of a stream of events. */
 export interface EventSenderOptions {
@@ -198,7 +198,7 @@ export class EventReceiver {
       callback: (error, message) => {
         if (!error) this.#arrived(message);
         else if (onError) onError(error);
-        else throw error;
+        else unheard(error);
       },
     });
   }

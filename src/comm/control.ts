@@ -10,7 +10,7 @@ import {
   unpackMessage,
   unpackPart,
 } from './control-parts.ts';
-import { connectionUp, watchConnection } from './nats-status.ts';
+import { connectionUp, unheard, watchConnection } from './nats-status.ts';
 
 /** Nobody answered a request in time. */
 export class ControlTimeout extends ControlError {
@@ -244,7 +244,7 @@ export class ControlResponder {
       callback: (error, message) => {
         if (!error) this.#arrived(message);
         else if (onError) onError(error);
-        else throw error;
+        else unheard(error);
       },
     });
   }

@@ -60,3 +60,13 @@ async function follow(connection: NatsConnection, state: Watched): Promise<void>
     }
   }
 }
+
+/**
+ * For errors of a subscription that nobody has said he wants to hear (a subject that is not permitted, say): they end the
+ * process, with their own words, but not from within the client, which would take them for its own.
+ */
+export function unheard(error: Error): void {
+  queueMicrotask(() => {
+    throw error;
+  });
+}

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,17 +6,10 @@ import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { openSharedMemory } from '../../src/comm/host-memory.ts';
 import { RingReader, RingWriter, ringBytes } from '../../src/comm/host-ring.ts';
-import {
-  CommClosed,
-  CommTimeout,
-  type LinkAddress,
-  LinkedTransport,
-  openEndpoint,
-  sweepSharedMemory,
-} from '../../src/comm/index.ts';
+import { CommClosed, CommTimeout, sweepSharedMemory } from '../../src/comm/index.ts';
 import { ownName, SHARED_MEMORY } from '../../src/comm/own-files.ts';
 import { bytesOf, float32, type HostTensor } from '../../src/tensor/index.ts';
-import { SECRET } from './worlds.ts';
+import { hostPair, type RankProcess } from './rank-process.ts';
 
 describe('a ring', () => {
   it('carries any pieces in order, however small it is and whoever is slow', async () => {
@@ -82,68 +75,20 @@ describe('a ring', () => {
 });
 
 describe('shared memory between processes', () => {
-  let child: ChildProcess | null = null;
-  const open: { close(reason: string): Promise<void> }[] = [];
-  afterEach(async () => {
-    child?.kill('SIGKILL');
-    child = null;
-    await Promise.all(open.splice(0).map((one) => one.close('over')));
+  const started: RankProcess[] = [];
+  afterEach(() => {
+    for (const { child } of started.splice(0)) child.kill('SIGKILL');
   });
-
-  const built = new URL('../../dist/comm/index.js', import.meta.url).href;
-  const runtimes: [string, readonly string[]][] = [['node', [process.execPath, '--input-type=module', '-e']]];
-
-  /** Rank 1 in a process of its own, linked over shared memory. It sends back what it gets, or sleeps. */
-  async function linked(program: 'echo' | 'sleep', deadlineMs = 20_000, command = runtimes[0]![1]) {
-    const endpoint = await openEndpoint({
-      job: 'test',
-      generation: 1,
-      rank: 0,
-      world: 2,
-      secret: SECRET,
-      listen: null,
-      nats: null,
-      deadlineMs: 20_000,
-    });
-    open.push(endpoint);
-    const code = `const { openEndpoint, LinkedTransport } = await import('${built}');
-      const endpoint = await openEndpoint({ job: 'test', generation: 1, rank: 1, world: 2, secret: '${SECRET}',
-        listen: null, nats: null, deadlineMs: 20000 });
-      console.log(JSON.stringify(endpoint.address));
-      let inbox;
-      const [link] = await endpoint.connect([${JSON.stringify(endpoint.address)}, null], ['host', '-'], () => ({
-        message: (...a) => inbox.message(...a), credit: (...a) => inbox.credit(...a),
-        sendingEnded: (r) => inbox.sendingEnded(r), receivingEnded: (r) => inbox.receivingEnded(r) }));
-      const t = new LinkedTransport({ name: 'host', rank: 1, world: 2 }, { deadlineMs: 60000 },
-        (peer, own) => { if (peer === 1) return null; inbox = own; return link; });
-      if ('${program}' === 'sleep') await new Promise(() => setInterval(() => {}, 1000));
-      for (;;) { const got = await t.recv(0, 'x/m'); await t.send(0, 'x/m', got, { transfer: true }); if (!got.length) break; }
-      await t.close(); await endpoint.close('done');`;
-    const [executable, ...args] = command as [string, ...string[]];
-    child = spawn(executable, [...args, code], { stdio: ['ignore', 'pipe', 'inherit'] });
-    const process_ = child;
-    const [line] = (await once(process_.stdout!, 'data')) as [Buffer];
-    const address = JSON.parse(line.toString()) as LinkAddress;
-    let inbox: Parameters<ConstructorParameters<typeof LinkedTransport>[2]>[1] | null = null;
-    const forward = () => inbox as NonNullable<typeof inbox>;
-    const [, link] = await endpoint.connect([null, address], ['-', 'host'], () => ({
-      message: (tag, tensors) => forward().message(tag, tensors),
-      credit: (channel, count) => forward().credit(channel, count),
-      sendingEnded: (reason) => forward().sendingEnded(reason),
-      receivingEnded: (reason) => forward().receivingEnded(reason),
-    }));
-    const transport = new LinkedTransport({ name: 'host', rank: 0, world: 2 }, { deadlineMs }, (peer, own) => {
-      if (peer === 0) return null;
-      inbox = own;
-      return link!;
-    });
-    return { transport, child: process_, pid: process_.pid as number };
-  }
+  const linked = async (program: 'echo' | 'idle', deadlineMs?: number) => {
+    const { transport, other } = await hostPair(program, deadlineMs === undefined ? {} : { deadlineMs });
+    started.push(other);
+    return { transport, other, pid: other.child.pid as number };
+  };
 
   const files = (pid: number) => readdirSync(SHARED_MEMORY).filter((name) => name.split('-')[3] === String(pid));
 
   it('moves messages larger than the ring, both ways at once, and leaves nothing behind', async () => {
-    const { transport, child: other, pid } = await linked('echo');
+    const { transport, other, pid } = await linked('echo');
     expect(files(process.pid)).toEqual([]);
     const tensors = Array.from({ length: 12 }, (_, i): HostTensor => {
       const size = 1 + i ** 4 * 137;
@@ -153,29 +98,28 @@ describe('shared memory between processes', () => {
       );
     });
     const sending = (async () => {
-      for (const tensor of tensors) await transport.send(1, 'x/m', [tensor]);
+      for (const tensor of tensors) await transport.send(1, 'there/x', [tensor]);
     })();
     for (const { shape, data } of tensors) {
-      const [got] = await transport.recv(1, 'x/m');
+      const [got] = await transport.recv(1, 'back/x');
       expect(got?.shape).toEqual(shape);
       expect(Buffer.compare(bytesOf(got!.data), bytesOf(data))).toBe(0);
     }
     await sending;
-    await transport.send(1, 'x/m', []);
-    expect(await transport.recv(1, 'x/m')).toEqual([]);
+    await transport.send(1, 'there/x', []);
+    expect(await transport.recv(1, 'back/x')).toEqual([]);
     await transport.close();
-    if (other.exitCode === null) await once(other, 'exit');
-    expect(other.exitCode).toBe(0);
+    expect(await other.ended).toBe(0);
     expect([...files(pid), ...files(process.pid)]).toEqual([]);
   });
 
   it('a process that is killed is noticed at once and leaves nothing', async () => {
-    const { transport, child: other, pid } = await linked('sleep');
+    const { transport, other, pid } = await linked('idle');
     const waiting = transport.recv(1, 'x/m').catch((error: unknown) => error);
     const sending = (async () => {
       for (;;) await transport.send(1, 'y/m', [float32(new Float32Array(500_000), [500_000])]);
     })().catch((error: unknown) => error);
-    other.kill('SIGKILL');
+    other.child.kill('SIGKILL');
     const since = performance.now();
     expect(await waiting).toBeInstanceOf(CommClosed);
     expect(performance.now() - since).toBeLessThan(2000);
@@ -185,8 +129,8 @@ describe('shared memory between processes', () => {
   });
 
   it('a process that is frozen costs a deadline, and memory stays bounded', async () => {
-    const { transport, child: other } = await linked('sleep', 800);
-    other.kill('SIGSTOP');
+    const { transport, other } = await linked('idle', 800);
+    other.child.kill('SIGSTOP');
     const before = process.memoryUsage().arrayBuffers;
     const sending = (async () => {
       for (let i = 0; ; i++)

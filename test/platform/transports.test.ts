@@ -10,7 +10,7 @@ import {
   type Transport,
 } from '../../src/comm/index.ts';
 import { bytesOf, float32, int32, zeros } from '../../src/tensor/index.ts';
-import { startRank } from '../comm/rank-process.ts';
+import { hostPair, startRank } from '../comm/rank-process.ts';
 import { SECRET } from '../comm/worlds.ts';
 
 // Elsewhere than in CI a machine without the registry, or of another kind, still passes the rest of the suite.
@@ -67,6 +67,13 @@ describe.skipIf(deno === null)('a rank under Deno and one under Node are linked 
       listen: kind === 'unix' ? path(1) : undefined,
     });
     const transport = await endpoint.connect([endpoint.address, other.address]);
+    await throughAndBack(transport);
+    await transport.close();
+    expect(await other.ended).toBe(0);
+  });
+
+  it('host', async () => {
+    const { transport, other } = await hostPair('echo', { command, deadlineMs: 40_000 });
     await throughAndBack(transport);
     await transport.close();
     expect(await other.ended).toBe(0);
