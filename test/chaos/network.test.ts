@@ -5,10 +5,10 @@ import { cluster, expectUndisturbed, reference } from './in-test.ts';
 import { Network } from './namespaces.ts';
 import type { ProjectOptions } from './project.ts';
 
-const slow: AtInstruction = { op: 'Optimize', sleepMs: 60 };
+const slow: AtInstruction = { op: 'Optimize', sleepMs: 100 };
 const LEASE = ['--lease', '1.5'];
 const options = (data: string, more: ProjectOptions = {}): ProjectOptions => ({
-  steps: 60,
+  steps: 80,
   moe: true,
   parallel: { data: 3 },
   ...more,

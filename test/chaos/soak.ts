@@ -35,8 +35,9 @@ export interface SoakReport {
   readonly memory: readonly Memory[];
 }
 
-/** What a step takes besides sleeping, all in all: only the length of the run depends on it. */
-const STEP_MS = 100;
+/** What a step and a fault take, roughly: only the length of the run depends on it. */
+const STEP_MS = 90;
+const FAULT_MS = 2500;
 const SLEEP_MS = 60;
 const LEASE_S = 2;
 /** Longest time without a new step; more is a hang. */
@@ -49,7 +50,8 @@ const HANG_MS = 60_000;
  * @throws Error where no step is made for a minute
  */
 export async function soak({ minutes, faultEveryMs, seed, say }: SoakOptions): Promise<SoakReport> {
-  const steps = Math.round((minutes * 60_000) / STEP_MS);
+  const undisturbed = 1 - Math.min(0.6, FAULT_MS / faultEveryMs);
+  const steps = Math.round((minutes * 60_000 * undisturbed) / STEP_MS);
   const options: ProjectOptions = {
     steps,
     moe: true,

@@ -1,5 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import type { AtInstruction, Cluster, Event, Training } from './cluster.ts';
 import { cluster, expectUndisturbed, reference } from './in-test.ts';
@@ -66,7 +67,7 @@ it('killed in every phase of a step, replaced each time: experts and stages, zer
 });
 
 it('without a spare the mesh shrinks, and grows when somebody comes', async () => {
-  const options = elastic({ steps: 60, moe: true, parallel: { data: 4, expert: 2 } });
+  const options = elastic({ steps: 100, moe: true, parallel: { data: 4, expert: 2 } });
   const on = await cluster();
   const [first, second] = on.workers(4, { args: LEASE, at: [slow()] });
   const run = await start(on, options, ['--min-workers', '1']);
@@ -140,16 +141,16 @@ it('all workers killed at once: from the newest checkpoint, with new ones', asyn
 });
 
 it('frozen for longer than the lease, then thawed: back as a spare that later takes part', async () => {
-  const options = elastic({ steps: 100, moe: true, parallel: { data: 2, expert: 2 } });
+  const options = elastic({ steps: 110, moe: true, parallel: { data: 2, expert: 2 } });
   const on = await cluster();
-  const [frozen, other] = on.workers(3, { args: LEASE, at: [slow(60)] });
+  const [frozen, other] = on.workers(3, { args: LEASE, at: [slow(100)] });
   const run = await start(on, options);
   await run.reached(5);
   // Spare or not, whoever is frozen must disturb nothing when it comes back.
   for (const worker of [frozen!, other!]) {
     const before = run.events.length;
     worker.signal('SIGSTOP');
-    await run.event('lost', undefined, 30_000, before).catch(() => undefined);
+    await delay(3000);
     worker.signal('SIGCONT');
     await run.event('joined', undefined, 30_000, before);
   }
