@@ -103,6 +103,7 @@ export class HostAllReduce {
     const sums = await reduceAll(lane, `${this.#tag}/hosts`, reduction);
     sums.forEach((unit, u) => {
       if (!unit) return;
+      this.#makeEmpty(u);
       (runs[u] as Run[]).forEach(({ tensor, start, length }, i) => {
         const sum = unit[i] as Float32Array;
         const into = this.#into(u, tensor).subarray(start, start + length);
@@ -136,14 +137,21 @@ export class HostAllReduce {
       let there: Uint8Array | null = null;
       for (const runs of this.#shares[member] as Share) {
         const tensors = await transport.recv(ranks[member] as number, channel);
-        there ??= tensors[0]?.data as Uint8Array;
-        const flags = there;
+        const flags: Uint8Array = there ?? (tensors[0]?.data as Uint8Array);
+        if (!there) for (const [unit, flag] of flags.entries()) if (flag === 1) this.#makeEmpty(unit);
+        there = flags;
         unpack(runs, tensors[tensors.length - 1]?.data as Float32Array, (unit, tensor) =>
           flags[unit] === 1 ? this.#into(unit, tensor) : null,
         );
       }
     };
     await Promise.all([...peers.map(receive), ...sends]);
+  }
+
+  /** Tensors without elements lie in no part of the data, so nothing that is sent would make them. */
+  #makeEmpty(unit: number): void {
+    const { sizes } = this.#reduction.units[unit] as TreeUnit;
+    for (const [tensor, size] of sizes.entries()) if (size === 0) this.#into(unit, tensor);
   }
 
   /** Memory of a sum: that of this rank's own, or made where it had none. */

@@ -140,7 +140,24 @@ describe('allReduceTree', () => {
         const results = await reduceEverywhere(units, ranges, { ...options, directElements: 0 }, hosts);
         for (const result of results) expect(result.map(bits)).toEqual(expected);
       }),
-      { numRuns: 150 },
+      {
+        numRuns: 150,
+        examples: [
+          [
+            {
+              ranks: 3,
+              leaves: 2,
+              sizes: [[13], [0]],
+              absence: 0,
+              seed: 1,
+              pieceElements: 7,
+              directElements: 0,
+              even: false,
+            },
+            [1, 0, 1, 0, 0, 0, 0, 0],
+          ],
+        ],
+      },
     );
     expect(split).toBeGreaterThan(5);
   });
