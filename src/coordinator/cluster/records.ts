@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { clusterKeys, type MemberRecord } from '../../worker/index.ts';
+import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
 import { ClusterError } from './errors.ts';
 
 /** A record as the server has it. */
@@ -144,9 +144,8 @@ export class Records {
   }
 
   async #open(): Promise<KV> {
-    const name = clusterKeys.bucket(this.job);
-    if (this.#use === 'look') return new Kvm(this.connection).open(name);
-    return new Kvm(this.connection).create(name, { history: 1 });
+    if (this.#use === 'look') return new Kvm(this.connection).open(clusterKeys.bucket(this.job));
+    return makeBucket(this.connection, this.job);
   }
 }
 

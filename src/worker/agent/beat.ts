@@ -1,6 +1,7 @@
-import { type KV, Kvm } from '@nats-io/kv';
+import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { watchConnection } from '../../comm/index.ts';
+import { makeBucket } from './bucket.ts';
 import { clusterKeys, type GenerationRecord, type MemberRecord } from './protocol.ts';
 import { AgentRefusal } from './refusal.ts';
 
@@ -19,7 +20,7 @@ export async function openBucket(connection: NatsConnection, job: string): Promi
   const until = performance.now() + OPEN_MS;
   for (;;) {
     try {
-      return await new Kvm(connection).create(clusterKeys.bucket(job), { history: 1 });
+      return await makeBucket(connection, job);
     } catch (error) {
       const { name, message } = error as Error;
       const final =
@@ -77,8 +78,22 @@ export class Beat {
 
   /** Puts the record for the first time. @throws the client's error if that cannot be done */
   async start(): Promise<void> {
-    await this.#put();
+    // (A bucket that was made just now may still be electing who leads it.)
+    const until = performance.now() + OPEN_MS;
+    while (!(await this.#putOr(performance.now() < until)))
+      await new Promise((resolve) => setTimeout(resolve, OPEN_RETRY_MS));
     this.#timer = setInterval(() => void this.#beat(), this.#record.leaseMs / 4);
+  }
+
+  /** Puts the record; with `patient` a failure is no more than a false. */
+  async #putOr(patient: boolean): Promise<boolean> {
+    try {
+      await this.#put();
+      return true;
+    } catch (error) {
+      if (!patient || this.#connection.isClosed()) throw error;
+      return false;
+    }
   }
 
   /** What the agent does has changed. */
@@ -135,7 +150,7 @@ export class Beat {
         this.#log(`its lease could not be renewed: ${(error as Error).message}`);
       this.#failing = true;
       // The server may have lost the bucket with its memory.
-      await new Kvm(this.#connection).create(clusterKeys.bucket(this.#job), { history: 1 }).then(
+      await makeBucket(this.#connection, this.#job).then(
         (kv) => {
           this.#kv = kv;
         },

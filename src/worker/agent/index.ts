@@ -1,3 +1,4 @@
+export { makeBucket } from './bucket.ts';
 export { modelDigest } from './model.ts';
 export type { AgentOptions } from './options.ts';
 export * from './protocol.ts';
