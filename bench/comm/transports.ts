@@ -135,18 +135,25 @@ async function linked(kind: LinkKind, rank: number, exchange: Exchange): Promise
   const own = await endpoint(rank);
   const addresses = byRank(rank, own.address, await exchange(own.address));
   let inbox: LinkInbox | null = null;
-  const target = () => inbox as LinkInbox;
+  // The peer may be quicker: what it sends before there is a transport is kept for it.
+  const early: ((to: LinkInbox) => void)[] = [];
+  const deliver = (what: (to: LinkInbox) => void) => {
+    if (inbox) what(inbox);
+    else early.push(what);
+  };
   const links = await own.connect(addresses, byRank<LinkKind | '-'>(rank, '-', kind), () => ({
-    message: (tag, tensors) => target().message(tag, tensors),
-    credit: (channel, count) => target().credit(channel, count),
-    sendingEnded: (reason) => target().sendingEnded(reason),
-    receivingEnded: (reason) => target().receivingEnded(reason),
+    message: (tag, tensors) => deliver((to) => to.message(tag, tensors)),
+    credit: (channel, count) => deliver((to) => to.credit(channel, count)),
+    sendingEnded: (reason) => deliver((to) => to.sendingEnded(reason)),
+    receivingEnded: (reason) => deliver((to) => to.receivingEnded(reason)),
   }));
-  return new LinkedTransport({ name: kind, rank, world: 2 }, {}, (peer, made) => {
+  const transport = new LinkedTransport({ name: kind, rank, world: 2 }, {}, (peer, made) => {
     if (peer === rank) return null;
     inbox = made;
     return links[peer] ?? null;
   });
+  if (inbox) for (const what of early.splice(0)) what(inbox);
+  return transport;
 }
 
 async function relayed(kind: LinkKind, rank: number, exchange: Exchange): Promise<Transport> {
