@@ -1,6 +1,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Transport } from '../comm/index.ts';
 import { failureReport } from './failure.ts';
+import { optimizeOnlyHotCode } from './hot-code.ts';
 import { Position } from './position.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
 import { createRank, type Rank, type RankOverrides } from './rank.ts';
@@ -31,6 +32,7 @@ export async function serve(
     // Without snapshots of its own accord there is only ever the one that was asked for last.
     const snapshotSlots = options.snapshotEvery === undefined ? 1 : SNAPSHOT_SLOTS;
     rank = await createRank(job, transport, { snapshotSlots, ...overrides });
+    optimizeOnlyHotCode();
     post({ type: 'ready', ...rank.ready });
     await obey(rank, commands, new Snapshots(rank, post, options.snapshotEvery ?? null), post);
   } catch (error) {
