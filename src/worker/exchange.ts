@@ -21,9 +21,13 @@ export class ExpertExchange {
   #own: Cell | null = null;
   /** This rank's place in the group. */
   #me = 0;
+  #members = 1;
   /** Where the results are put together, once rows have arrived: the own experts write theirs there at once. */
   #result: { readonly cell: Cell; readonly data: Float32Array } | null = null;
+  /** Rows for the experts here, by member; the own ones are there before the others have come. */
   #sources: ExpertSource[] = [];
+  /** What goes to the own experts. */
+  #message: readonly HostTensor[] = [];
   #arrivals: Arrivals | null = null;
   #returning = false;
 
@@ -76,26 +80,27 @@ export class ExpertExchange {
       const header = int32(Int32Array.of(this.#microbatch, ...counts), [counts.length + 1]);
       return [header, float32(member === me ? part : scratchCopy(part), [size])];
     });
+    this.#message = outgoing[me] as HostTensor[];
+    this.#members = members;
     this.#arrivals = await postAllToAll(transport, group, tag, outgoing, { transfer: true });
   }
 
-  /** Waits for the rows of all members for the experts here. */
+  /** The own rows for the experts here, which need not be waited for. */
+  own(): ExpertSource {
+    const [, values] = this.#message as readonly [HostTensor, HostTensor];
+    const results = this.#makeResult(this.#me, this.#members) ?? scratch.take(values.data.length);
+    const source = sourceOf(this.#message, results);
+    this.#sources[this.#me] = source;
+    return source;
+  }
+
+  /** Waits for the rows of the other members for the experts here. After `own`. */
   async arrive(): Promise<readonly ExpertSource[]> {
     const incoming = await this.#wait();
-    const me = this.#me;
-    const own = this.#makeResult(me, incoming.length);
-    this.#sources = incoming.map((message, member) => {
-      const [header, values] = message as readonly [HostTensor, HostTensor];
-      const [microbatch, ...counts] = header.data as Int32Array;
-      const received = values.data as Float32Array;
-      return {
-        microbatch: microbatch as number,
-        counts: Int32Array.from(counts),
-        rows: received,
-        results: member === me && own ? own : scratch.take(received.length),
-      };
-    });
-    return this.#sources;
+    for (const [member, message] of incoming.entries())
+      if (member !== this.#me)
+        this.#sources[member] = sourceOf(message, scratch.take(message[1]?.data.length as number));
+    return this.#sources.filter((_, member) => member !== this.#me);
   }
 
   /** Memory for all results; returns the part that is for those of the own experts. Null if they lie on a device. */
@@ -179,6 +184,7 @@ export class ExpertExchange {
     if (this.#result) this.#space.release(this.#result.cell);
     this.#result = null;
     this.#sources = [];
+    this.#message = [];
   }
 
   #source(rows: Float32Array, results: Float32Array): ExpertSource {
@@ -198,6 +204,18 @@ export class ExpertExchange {
   async #read(cell: Cell): Promise<Float32Array> {
     return (await this.#space.read(cell.tensor)).data as Float32Array;
   }
+}
+
+/** Rows of a message for the experts here, and where their results go. */
+function sourceOf(message: readonly HostTensor[], results: Float32Array): ExpertSource {
+  const [header, values] = message as readonly [HostTensor, HostTensor];
+  const [microbatch, ...counts] = header.data as Int32Array;
+  return {
+    microbatch: microbatch as number,
+    counts: Int32Array.from(counts),
+    rows: values.data as Float32Array,
+    results,
+  };
 }
 
 /** A copy in memory that may be given away. */

@@ -60,6 +60,11 @@ export class ExpertRuntime {
     this.width = options.width;
   }
 
+  /** Whether rows of several microbatches for one expert are one bucket, and so must be given together. */
+  get merges(): boolean {
+    return this.#options.merge;
+  }
+
   /** Compiles the smallest bucket, and learns which parameters get gradients. */
   async prepare(): Promise<void> {
     const { phased } = await this.#plan(2);

@@ -62,7 +62,13 @@ async function backwardExchanged(
   part: SegmentPart & { kind: 'experts' },
 ): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
-  await exchange.runtime.backward(await run.waitFor(exchange.arrive()));
+  const { runtime } = exchange;
+  const own = exchange.own();
+  if (runtime.merges) await runtime.backward([own, ...(await run.waitFor(exchange.arrive()))]);
+  else {
+    await runtime.backward([own]);
+    await runtime.backward(await run.waitFor(exchange.arrive()));
+  }
   run.reductions.gradientsOf(part.layer);
 }
 

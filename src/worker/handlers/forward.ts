@@ -95,7 +95,12 @@ async function forwardExchanged(
   part: SegmentPart & { kind: 'experts' },
 ): Promise<void> {
   const exchange = exchangeOf(pass, part.layer, part.call);
-  await exchange.runtime.forward(await run.waitFor(exchange.arrive()), run.step);
+  const { runtime } = exchange;
+  // The own rows are there; while they are worked on, those of the others come.
+  const own = exchange.own();
+  if (runtime.merges) return runtime.forward([own, ...(await run.waitFor(exchange.arrive()))], run.step);
+  await runtime.forward([own], run.step);
+  await runtime.forward(await run.waitFor(exchange.arrive()), run.step);
 }
 
 /** Begins an expert call: takes the rows and counts that the layer sends. */
