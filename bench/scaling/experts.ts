@@ -6,13 +6,25 @@ import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes 
 
 const length = { steps: flag('steps', 40), drop: 20 };
 const moe = { experts: 4, top_k: 2, every: 2, hidden: 512, bias_rate: 0.01 };
-const configs = { one: transformer({}, { moe }), two: transformer({ data: 2, expert: 2 }, { moe }) };
+const configs = {
+  one: transformer({}, { moe }),
+  two: transformer({ data: 2, expert: 2 }, { moe }),
+  // A whole batch on each of two workers: what two cores lose by sharing memory and clock, whatever the workers do.
+  busy: { ...transformer({ data: 2 }, { moe }), batch: { global: 64, micro: 4 } },
+};
 const runs = await inTurns(configs, flag('runs', 3), length, { patience: flag('patience', 0) });
 expectEqualBits([runs.one, runs.two]);
-const [one, two] = [stepTimes(runs.one), stepTimes(runs.two)];
+const [one, two, busy] = [stepTimes(runs.one), stepTimes(runs.two), stepTimes(runs.busy)];
 printHeading('mixture of experts: 4 blocks, d = 256, 4 experts (top 2) in every second block, 32 x 128 tokens a step');
 printTimes('one worker, all experts', one);
 printTimes('two workers (data 2, expert 2)', two);
+printTimes('two workers, a whole batch each', busy);
 printRatio('speed-up', one.median / two.median, 1.85);
 printRatio('speed-up of the best steps', one.best / two.best, null);
 printRatio('CPU time: one / half of two', (2 * one.cpu) / two.cpu, null, 'what it would be if nobody had to wait');
+printRatio(
+  'speed-up that two cores allow',
+  (2 * one.median) / busy.median,
+  null,
+  'if workers had nothing to do with each other',
+);
