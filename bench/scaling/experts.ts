@@ -1,10 +1,11 @@
 // A mixture of experts on one worker against two that hold half of the experts each (data 2, expert 2).
-//   npm run bench -- scaling/experts [--steps=40] [--runs=3] [--patience=SECONDS]
+//   npm run bench -- scaling/experts [--steps=70] [--runs=3] [--patience=SECONDS]
 import { transformer } from './model.ts';
 import { inTurns } from './runs.ts';
 import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
-const length = { steps: flag('steps', 40), drop: 20 };
+// The first steps wait: V8 is not done, and experts get equal shares of the tokens only once their biases have settled.
+const length = { steps: flag('steps', 70), drop: 20 };
 const moe = { experts: 4, top_k: 2, every: 2, hidden: 512, bias_rate: 0.01 };
 const configs = {
   one: transformer({}, { moe }),
