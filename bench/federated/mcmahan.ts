@@ -1,13 +1,14 @@
 // Rounds to 97 % test accuracy with federated averaging: McMahan et al. (2017), table 1, the 2NN on MNIST, E = 1, C = 0.1,
 // B = 10: 87 rounds where clients have alike data, 664 where each has two shards of sorted data. As there, the learning rate
 // is the best of a few, and the curve is made monotone and interpolated.
-//   npm run bench -- federated/mcmahan [--seeds=3] [--rounds=1200]
+//   npm run bench -- federated/mcmahan [--case=IID|non-IID] [--seeds=3] [--rounds=1200]
 import { iid, type Partition, shards } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { type Federation, federation, rounds, sourceOf, spread } from './federation.ts';
 
 const TARGET = 97;
 const RATES = [0.05, 0.1, 0.2];
+const wanted = process.argv.find((arg) => arg.startsWith('--case='))?.split('=')[1];
 const cases = [
   { name: 'IID', published: 87, make: (of: Federation, seed: number) => iid(sourceOf(of), { clients: 100, seed }) },
   {
@@ -15,7 +16,7 @@ const cases = [
     published: 664,
     make: (of: Federation, seed: number) => shards(sourceOf(of), { clients: 100, shards: 2, seed }),
   },
-];
+].filter(({ name }) => wanted === undefined || wanted === name);
 
 /** Rounds until the best accuracy so far reaches the target, interpolated; infinity if it does not. */
 async function roundsToTarget(of: Federation, partition: Partition, seed: number, most: number): Promise<number> {

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { createRng } from '../../tensor/index.ts';
+import { attackSchema, type ClientAttack, isMalicious } from './attack.ts';
 
 /** How simulated clients behave: who is there, how fast, and who leaves in the middle of a round. */
 export const behaviourSchema = z
@@ -26,6 +27,7 @@ export const behaviourSchema = z
       .positive()
       .default(1.25e6)
       .describe('simulated speed of a client of speed 1 at sending and receiving parameters'),
+    attack: attackSchema,
   })
   .prefault({})
   .describe('how simulated clients behave');
@@ -42,6 +44,8 @@ export interface ClientBehaviour {
   speed(client: number): number;
   /** Simulated seconds from being asked to its answer's arrival. */
   seconds(client: number, work: { readonly examples: number; readonly bytes: number }): number;
+  /** What it does to spoil the training; null if it is honest. Absent: all are. */
+  attack?(client: number): ClientAttack | null;
 }
 
 /** Makes the behaviour of simulated clients. */
@@ -54,6 +58,10 @@ export function clientBehaviour(config: BehaviourConfig, seed: number): ClientBe
     available: (client, round) => config.availability === 1 || chance('there', client, round) < config.availability,
     leaves: (client, round) => config.dropout > 0 && chance('leaves', client, round) < config.dropout,
     speed,
+    attack: (client) =>
+      config.attack && isMalicious(client, config.attack.share, seed)
+        ? { name: config.attack.name, factor: config.attack.factor, seed }
+        : null,
     seconds: (client, { examples, bytes }) =>
       (examples * config.seconds_per_example + bytes / config.bytes_per_second) / speed(client),
   };

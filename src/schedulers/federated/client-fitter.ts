@@ -4,6 +4,7 @@ import { buildModel, layerKey, type ResolvedModel } from '../../modules/index.ts
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
 import { float32 } from '../../tensor/index.ts';
 import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed, type Place } from '../local/index.ts';
+import { attackedSplit, spoilUpdate } from './attack.ts';
 import { clientBatches } from './client-batches.ts';
 import { Evaluator } from './evaluator.ts';
 import type {
@@ -41,6 +42,7 @@ export class ClientFitter {
   readonly #objective: LocalObjective;
   readonly #optimizer: OptimizerPlan;
   readonly #split: Split;
+  readonly #classes: number | undefined;
   /** Places of parameters, then of module state, that stay with the client. */
   readonly #personal: readonly [Place[], Place[]];
   #start: Start | null = null;
@@ -53,6 +55,7 @@ export class ClientFitter {
     objective: LocalObjective;
     optimizer: OptimizerPlan;
     split: Split;
+    classes: number | undefined;
   }) {
     this.#job = parts.job;
     this.#engine = parts.engine;
@@ -61,6 +64,7 @@ export class ClientFitter {
     this.#objective = parts.objective;
     this.#optimizer = parts.optimizer;
     this.#split = parts.split;
+    this.#classes = parts.classes;
     const stays = ({ path, shape }: Place) => parts.objective.personal?.({ path, shape, decay: false }) ?? false;
     this.#personal = [parts.trainer.layout.places.filter(stays), parts.trainer.stateLayout.places.filter(stays)];
   }
@@ -75,7 +79,16 @@ export class ClientFitter {
     const parts = { engine, model, info: dataset.info };
     const trainer = new LocalTrainer({ ...parts, optimizer, objective });
     const evaluator = new Evaluator({ ...parts, dataset, layouts: trainer });
-    return new ClientFitter({ job, engine, trainer, evaluator, objective, optimizer, split: dataset.split('train') });
+    return new ClientFitter({
+      job,
+      engine,
+      trainer,
+      evaluator,
+      objective,
+      optimizer,
+      split: dataset.split('train'),
+      classes: dataset.info.classes,
+    });
   }
 
   /** Numbers in a vector of parameters, and in one of module state. */
@@ -138,7 +151,7 @@ export class ClientFitter {
     const { state, losses } = await this.#trainer.train(
       first,
       {
-        split: this.#split,
+        split: attackedSplit(this.#split, client.attack, this.#classes),
         batches,
         first: client.firstStep,
         key: (step) => layerKey(seed, step, client.client, `round ${client.round}`),
@@ -146,7 +159,7 @@ export class ClientFitter {
       tensors,
     );
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
-    const { norm, personal } = await this.#update(start, state, update, scale, client.clipNorm);
+    const { norm, personal } = await this.#update(start, state, update, scale, client);
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) return failed(`its training diverged: the loss is ${loss}`);
     const lr = this.#optimizer.lrAt(client.firstStep);
     const after = await this.#trainer.after(first, state, tensors, batches.length, lr);
@@ -184,7 +197,7 @@ export class ClientFitter {
     end: LocalState,
     update: Float32Array,
     scale: number,
-    clipNorm: number | null,
+    { clipNorm, attack, round, client }: ClientFit,
   ): Promise<{ readonly norm: number; readonly personal: Float32Array | null }> {
     const { params } = this.sizes;
     await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
@@ -206,6 +219,7 @@ export class ClientFitter {
     for (let i = params; i < update.length; i++)
       update[i] = (update[i] as number) - (start.moduleState[i - params] as number);
     for (const { place, from } of stays) update.fill(0, from + place.offset, from + place.offset + place.size);
+    if (attack) spoilUpdate(update, attack, round, client);
     for (let i = 0; i < params; i++) squares += (update[i] as number) ** 2;
     const norm = Math.sqrt(squares);
     if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);

@@ -1,5 +1,6 @@
 import type { PreparedData, SplitName } from '../../data/index.ts';
 import type { EngineOptions } from '../../engine/index.ts';
+import type { ClientAttack } from './attack.ts';
 
 /** What a thread needs to train clients of a run: plain data, given once. */
 export interface FitJob {
@@ -42,6 +43,8 @@ export interface ClientFit {
   readonly clipNorm: number | null;
   /** The objective's `client` tensors; those that are absent are zeros. */
   readonly kept: Readonly<Record<string, Float32Array>>;
+  /** What a malicious client does; honest ones have none. */
+  readonly attack?: ClientAttack | null;
 }
 
 /** Fits that one thread makes one after another. */

@@ -1,4 +1,5 @@
 export * from './async-simulation.ts';
+export * from './attack.ts';
 export * from './behaviour.ts';
 export * from './client-batches.ts';
 export * from './client-fitter.ts';

@@ -171,6 +171,7 @@ export class RoundSimulation {
         weight: server.weight?.({ examples: size, steps }) ?? size,
         clipNorm: server.clipNorm?.() ?? null,
         kept: store.get(client),
+        attack: behaviour.attack?.(client) ?? null,
       });
     }
     return { fits, dropped, seconds };
