@@ -1,3 +1,7 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { z } from 'zod';
 import {
   behaviourSchema,
   buildModel,
@@ -15,6 +19,7 @@ import {
   type PreparedData,
   partOf,
   prepareData,
+  prepareModel,
   RoundSimulation,
   type VectorLayout,
   vectorLayout,
@@ -30,14 +35,20 @@ export interface Federation {
   initial(seed: number): Float32Array;
   /** Accuracy on the test images, in percent. */
   accuracy(params: Float32Array): Promise<number>;
+  /** Ends its threads. */
+  close(): Promise<void>;
 }
 
 /** How a federation is made. */
 export interface FederationOptions {
   readonly data: 'mnist' | 'fashion-mnist';
-  readonly hidden: readonly number[];
+  /** Widths of a perceptron's hidden layers. */
+  readonly hidden?: readonly number[];
+  /** File of another model, from the folder of this one. */
+  readonly model?: string;
   readonly lr: number;
   readonly momentum?: number;
+  readonly weightDecay?: number;
   readonly batch: number;
   readonly strategy?: string;
   readonly settings?: object;
@@ -46,14 +57,22 @@ export interface FederationOptions {
 
 const prepared = new Map<string, Promise<PreparedData>>();
 
-/** Starts a pool for a perceptron on one of the image datasets, all 60,000 training images, pixels in [0, 1]. */
+/** Starts a pool for a model on one of the image datasets, all 60,000 training images, pixels in [0, 1]. */
 export async function federation(options: FederationOptions): Promise<Federation> {
-  const { data: name, hidden, lr, momentum = 0, batch, strategy = 'fedavg', settings = {}, threads = 2 } = options;
+  const { data: name, hidden = [], lr, momentum = 0, weightDecay = 0, batch } = options;
+  const { strategy = 'fedavg', settings = {}, threads = 2 } = options;
   const ready = prepared.get(name) ?? prepareData(dataSchema.parse({ name, validation: 0, normalise: false }));
   prepared.set(name, ready);
   const data = await ready;
   const dataset = openDataset(data);
-  const model = { name: 'mlp', args: { hidden: [...hidden], init: 'pytorch' } };
+  const bundles = options.model ? mkdtempSync(join(tmpdir(), 'plexus-bench-')) : null;
+  const model =
+    options.model && bundles
+      ? await prepareModel(
+          { file: join('bench', 'federated', options.model), args: {} },
+          { baseDir: process.cwd(), outDir: bundles },
+        )
+      : { name: 'mlp', args: { hidden: [...hidden], init: 'pytorch' } };
   const built = await buildModel(model as never, dataset.info);
   const found = federatedStrategies().get(strategy);
   if (!found) throw new Error(`there is no strategy ${strategy}`);
@@ -64,7 +83,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     job: {
       seed: 0,
       model,
-      optim: optimSchema.parse({ name: 'sgd', lr, momentum }),
+      optim: optimSchema.parse({ name: 'sgd', lr, momentum, weight_decay: weightDecay }),
       data,
       engine: { kind: 'onnx', device: 'cpu', threads: 1 },
       objective: found.objective?.(own as never) ?? { name: 'none', config: {} },
@@ -90,16 +109,31 @@ export async function federation(options: FederationOptions): Promise<Federation
       const { correct, examples } = await pool.evaluate(pool.publish(vector, none), 'test', test);
       return (100 * (correct ?? 0)) / examples;
     },
+    close: async () => {
+      await pool.close();
+      if (bundles) rmSync(bundles, { recursive: true, force: true });
+    },
   };
+}
+
+/** What the rounds of a benchmark are like. */
+export interface RoundOptions {
+  readonly seed: number;
+  readonly cohort: number;
+  readonly epochs: number;
+  readonly batch: number;
+  readonly behaviour?: z.input<typeof behaviourSchema>;
+  readonly deadlineSeconds?: number;
+  readonly maxNorm?: number;
 }
 
 /** Rounds of a federation over a partition. */
 export function rounds(
   { pool, layout, strategy, settings, initial }: Federation,
   partition: Partition,
-  options: { readonly seed: number; readonly cohort: number; readonly epochs: number; readonly batch: number },
+  options: RoundOptions,
 ): RoundSimulation {
-  const { seed, cohort, epochs, batch } = options;
+  const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null } = options;
   const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed };
   const server = federatedStrategies()
     .get(strategy)
@@ -110,14 +144,14 @@ export function rounds(
       pool,
       partition,
       server,
-      behaviour: clientBehaviour(behaviourSchema.parse({}), seed),
+      behaviour: clientBehaviour(behaviourSchema.parse(behaviour ?? {}), seed),
       store: new ClientStore(),
       seed,
       cohort,
       quorum: 1,
       local: { epochs, batch },
-      deadlineSeconds: null,
-      maxNorm: null,
+      deadlineSeconds,
+      maxNorm,
     },
     initial(seed),
     new Float32Array(0),
@@ -128,6 +162,23 @@ export function rounds(
 export function sourceOf({ dataset }: Federation) {
   const split = dataset.split('train');
   return { examples: split.examples, labels: split.labels ?? null };
+}
+
+/** Accuracy after rounds over a partition. */
+export async function trained(
+  of: Federation,
+  partition: Partition,
+  options: RoundOptions & { readonly rounds: number },
+): Promise<number> {
+  const simulation = rounds(of, partition, options);
+  while (simulation.round < options.rounds) await simulation.next();
+  return of.accuracy(simulation.params);
+}
+
+/** What is printed of several seeds. */
+export function spreadText(values: readonly number[]): string {
+  const { mean, deviation } = spread(values);
+  return `${mean.toFixed(1)} ± ${deviation.toFixed(1)}`;
 }
 
 /** Mean and standard deviation over seeds. */

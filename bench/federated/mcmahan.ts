@@ -52,7 +52,7 @@ for (const lr of RATES) {
     );
     if (counts.every(Number.isFinite)) known.push({ lr, counts });
   }
-  await of.pool.close();
+  await of.close();
 }
 for (const { name, published } of cases) {
   const best = [...(results.get(name) ?? [])].sort((a, b) => spread(a.counts).mean - spread(b.counts).mean)[0];

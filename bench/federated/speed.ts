@@ -17,7 +17,7 @@ for (const threads of [1, 2]) {
     const { ms } = await simulation.next();
     if (round >= 4) samples.push(ms / COHORT);
   }
-  await of.pool.close();
+  await of.close();
   const { median, min, max } = timing(samples);
   medians.push(median);
   console.log(

@@ -160,7 +160,8 @@ export class ClientFitter {
     );
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
     const { norm, personal } = await this.#update(start, state, update, scale, client);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) return failed(`its training diverged: the loss is ${loss}`);
+    if (!Number.isFinite(loss)) return failed(`its training diverged: the loss is ${loss}`);
+    if (!Number.isFinite(norm)) return failed('its update is not finite');
     const lr = this.#optimizer.lrAt(client.firstStep);
     const after = await this.#trainer.after(first, state, tensors, batches.length, lr);
     const kept = { ...Object.fromEntries(after), ...(personal ? { [PERSONAL]: personal } : {}) };
