@@ -1,4 +1,5 @@
 import { CommProtocolError } from '../errors.ts';
+import { readVarint, varintBytes, writeVarint } from './varint.ts';
 
 /*
  * Values that are mostly zero: u32 count, the values that are not zero (float32), and for each the number of zeros
@@ -42,9 +43,7 @@ export function toSparse(values: Float32Array, out: Uint8Array): void {
   for (let i = 0, n = 0; n < count; i++) {
     if (bits[i] === 0) continue;
     kept[n++] = bits[i] as number;
-    let gap = i - before - 1;
-    for (; gap >= 128; gap = Math.floor(gap / 128)) out[at++] = (gap & 127) | 128;
-    out[at++] = gap;
+    at = writeVarint(i - before - 1, out, at);
     before = i;
   }
 }
@@ -65,24 +64,14 @@ export function fromSparse(bytes: Uint8Array, out: Float32Array): void {
   let at = 4 + 4 * count;
   let index = -1;
   for (let n = 0; n < count; n++) {
-    let gap = 0;
-    for (let scale = 1; ; scale *= 128) {
-      const byte = bytes[at++];
-      if (byte === undefined || scale > 2 ** 35) throw damaged(bytes, out);
-      gap += (byte & 127) * scale;
-      if (byte < 128) break;
-    }
-    index += gap + 1;
+    const gap = readVarint(bytes, at);
+    if (!gap) throw damaged(bytes, out);
+    at = gap.next;
+    index += gap.value + 1;
     if (index >= out.length) throw damaged(bytes, out);
     bits[index] = kept[n] as number;
   }
   if (at !== bytes.length) throw damaged(bytes, out);
-}
-
-function varintBytes(value: number): number {
-  let bytes = 1;
-  for (let rest = value; rest >= 128; rest = Math.floor(rest / 128)) bytes += 1;
-  return bytes;
 }
 
 function damaged(bytes: Uint8Array, out: Float32Array): CommProtocolError {
