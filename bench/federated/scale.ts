@@ -7,7 +7,7 @@ import { federation, rounds, sourceOf } from './federation.ts';
 
 const peak = () => process.resourceUsage().maxRSS / 1024;
 const clients = flag('clients', 100_000);
-const of = await federation({ data: 'fashion-mnist', hidden: [200], lr: 0.05, batch: 10 });
+const of = await federation({ data: 'mnist', hidden: [200], lr: 0.05, batch: 10 });
 console.log(`peak memory before the first round ${peak().toFixed(0)} MB`);
 const options = { seed: 0, cohort: 100, epochs: 1, batch: 10 };
 const began = performance.now();
