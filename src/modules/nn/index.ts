@@ -6,6 +6,7 @@ export * from './conv.ts';
 export * from './dispatch.ts';
 export * from './dropout.ts';
 export * from './embedding.ts';
+export * from './etf.ts';
 export * from './expert-choice.ts';
 export * from './linear.ts';
 export * from './loss.ts';

@@ -9,6 +9,7 @@ import { dropout } from '../nn/dropout.ts';
 import { linear } from '../nn/linear.ts';
 import { flatten, globalAvgPool, maxPool2d } from '../nn/pool.ts';
 import { valuesTask, zooEntry } from './entry.ts';
+import { classifierHead, headSchema } from './head.ts';
 import { outputOf } from './mlp.ts';
 
 const schema = z.strictObject({
@@ -28,6 +29,7 @@ const schema = z.strictObject({
     .default(128)
     .describe('Width of the layer before the output; null: none'),
   dropout: z.number().min(0).lt(1).default(0).describe('Dropout before the output'),
+  head: headSchema,
 });
 
 /** A small convolutional network: blocks of convolution, relu and 2×2 max pooling, then one or two linear layers. */
@@ -61,7 +63,7 @@ export const cnn = zooEntry({
       pool: args.pool === 'flatten' ? flatten() : globalAvgPool(),
       ...(args.hidden === null ? {} : { hidden: linear(features, args.hidden), relu: activation('relu') }),
       ...(args.dropout > 0 ? { dropout: dropout(args.dropout) } : {}),
-      linear: linear(args.hidden ?? features, outputs),
+      [args.head.kind]: classifierHead('cnn', args.head, { inputs: args.hidden ?? features, outputs }, info),
     };
     return { model: { layers: [...blocks, { name: 'head', module: sequential(head) }], loss }, warnings: [] };
   },

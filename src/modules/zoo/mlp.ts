@@ -9,6 +9,7 @@ import { type LinearOptions, linear } from '../nn/linear.ts';
 import { crossEntropy, meanSquaredError } from '../nn/loss.ts';
 import { flatten } from '../nn/pool.ts';
 import { valuesTask, zooEntry } from './entry.ts';
+import { classifierHead, headSchema } from './head.ts';
 
 const schema = z.strictObject({
   hidden: z.array(z.number().int().positive()).default([128]).describe('Width of each hidden layer'),
@@ -23,6 +24,7 @@ const schema = z.strictObject({
     .describe(
       "Initial weights: he is normal for relu; pytorch is nn.Linear's default, uniform within 1 / sqrt(inputs)",
     ),
+  head: headSchema,
 });
 
 /** A multilayer perceptron: classes by cross-entropy where the task has them, else regression by squared error. */
@@ -43,7 +45,9 @@ export const mlpModel = zooEntry({
       width = size;
       return { name: `hidden.${i}`, module: sequential(parts) };
     });
-    const head = { linear: linear(width, outputs, args.init === 'he' ? {} : likePyTorch(width)) };
+    const options = args.init === 'he' ? {} : likePyTorch(width);
+    const last = classifierHead('mlp', args.head, { inputs: width, outputs }, info, options);
+    const head = { [args.head.kind]: last };
     const layers = [
       ...hidden,
       { name: 'head', module: sequential(hidden.length === 0 ? { flatten: flatten(), ...head } : head) },
