@@ -1,6 +1,6 @@
-import { openDataset, type Split } from '../../data/index.ts';
+import { type Dataset, openDataset, type Split } from '../../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
-import { buildModel, layerKey, type ResolvedModel } from '../../modules/index.ts';
+import { buildModel, layerKey, type Model, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
 import { float32 } from '../../tensor/index.ts';
 import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed, type Place } from '../local/index.ts';
@@ -16,6 +16,7 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
+import { type ClientQuestion, type ClientTaskContext, clientTaskNamed } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
 /** Name of the values that stay with a client, among what it keeps. */
@@ -45,6 +46,7 @@ export class ClientFitter {
   readonly #classes: number | undefined;
   /** Places of parameters, then of module state, that stay with the client. */
   readonly #personal: readonly [Place[], Place[]];
+  readonly #tasks: ClientTaskContext;
   #start: Start | null = null;
 
   private constructor(parts: {
@@ -56,6 +58,8 @@ export class ClientFitter {
     optimizer: OptimizerPlan;
     split: Split;
     classes: number | undefined;
+    model: Model;
+    dataset: Dataset;
   }) {
     this.#job = parts.job;
     this.#engine = parts.engine;
@@ -65,6 +69,16 @@ export class ClientFitter {
     this.#optimizer = parts.optimizer;
     this.#split = parts.split;
     this.#classes = parts.classes;
+    const made = new Map<string, Promise<unknown>>();
+    this.#tasks = {
+      ...parts,
+      open: (start) => this.#open(start).state,
+      once: <T>(key: string, make: () => Promise<T>) => {
+        const known = made.get(key) ?? make();
+        made.set(key, known);
+        return known as Promise<T>;
+      },
+    };
     const stays = ({ path, shape }: Place) => parts.objective.personal?.({ path, shape, decay: false }) ?? false;
     this.#personal = [parts.trainer.layout.places.filter(stays), parts.trainer.stateLayout.places.filter(stays)];
   }
@@ -88,6 +102,8 @@ export class ClientFitter {
       optimizer,
       split: dataset.split('train'),
       classes: dataset.info.classes,
+      model,
+      dataset,
     });
   }
 
@@ -120,6 +136,11 @@ export class ClientFitter {
 
   evaluate({ start, split, examples }: EvaluateTask): Promise<EvaluateReport> {
     return this.#evaluator.evaluate(this.#open(start).state, split, examples);
+  }
+
+  /** Answers a question about one client's data; nothing is trained. */
+  answer(question: ClientQuestion): Promise<unknown> {
+    return clientTaskNamed(question.task).run(question, this.#tasks);
   }
 
   async dispose(): Promise<void> {

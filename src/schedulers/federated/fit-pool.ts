@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
 import type { SplitName } from '../../data/index.ts';
 import type { ClientFit, ClientReport, EvaluateReport, FitJob, FitTask, SharedStart } from './fit-task.ts';
+import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
 /** How a pool is made. */
@@ -140,6 +141,21 @@ export class FitPool {
     for (const [i, { update, report }] of updates.entries())
       total.add(i + 1, report.problem === null ? update.map((value) => value * report.weight) : null);
     return total.total();
+  }
+
+  /** Asks clients something about their data; answers are in their order. `task` is the name of a client task. */
+  async ask(
+    start: SharedStart,
+    clients: readonly Pick<ClientFit, 'client' | 'round' | 'examples'>[],
+    task: string,
+    config: unknown,
+  ): Promise<unknown[]> {
+    return Promise.all(
+      clients.map(({ client, round, examples }) => {
+        const question: ClientQuestion = { task, config, start, client, round, examples };
+        return this.#piscina.run(question, { name: 'answer' }) as Promise<unknown>;
+      }),
+    );
   }
 
   /** Measures a start on examples of a split, spread over the threads; sums are taken in order. */

@@ -1,6 +1,7 @@
 import { workerData } from 'piscina';
 import { ClientFitter } from './client-fitter.ts';
 import type { ClientReport, EvaluateReport, EvaluateTask, FitJob, FitTask } from './fit-task.ts';
+import type { ClientQuestion } from './tasks/index.ts';
 
 // The module that piscina's threads run. A thread has one engine for as long as it lives, made by the first task.
 let fitter: Promise<ClientFitter> | null = null;
@@ -18,6 +19,11 @@ export async function fit(task: FitTask): Promise<ClientReport[]> {
 /** Measures parameters. */
 export async function evaluate(task: EvaluateTask): Promise<EvaluateReport> {
   return (await own()).evaluate(task);
+}
+
+/** Answers a question about one client's data. */
+export async function answer(question: ClientQuestion): Promise<unknown> {
+  return (await own()).answer(question);
 }
 
 /** Makes the thread ready, and says how long the vectors are. */

@@ -17,5 +17,6 @@ export * from './scheduler.ts';
 export * from './simulation.ts';
 export * from './strategies/index.ts';
 export * from './strategy.ts';
+export * from './tasks/index.ts';
 export * from './topology.ts';
 export * from './tree-sum.ts';

@@ -19,7 +19,8 @@ export function runRounds(
 ): AsyncGenerator<RunEvent, void> {
   const { seed } = execution.prepared.config;
   return runFederated(execution, settings, (layouts) => {
-    const server = strategy.server(settings as never, { ...layouts, clients: settings.clients, seed });
+    const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
+    const server = strategy.server(settings as never, { ...layouts, clients: settings.clients, seed, model });
     return {
       width: settings.cohort,
       objective: strategy.objective?.(settings as never) ?? { name: 'none', config: {} },
@@ -82,6 +83,7 @@ function stepOf(report: RoundReport): FederatedStep {
       simulated_s: report.seconds,
       bytes_down: report.bytesDown,
       bytes_up: report.bytesUp,
+      ...report.metrics,
     },
     notes: { counted: report.counted, dropped_clients: report.dropped },
   };

@@ -4,7 +4,7 @@ import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientFit, ClientReport } from './fit-task.ts';
-import type { ClientUpdate, FederatedServer } from './strategy.ts';
+import type { ClientUpdate, FederatedServer, RoundQuestions, Traffic } from './strategy.ts';
 
 /** What clients are asked to do. */
 export interface LocalWork {
@@ -54,6 +54,8 @@ export interface RoundReport {
   /** Bytes that went to clients, and came from them. */
   readonly bytesDown: number;
   readonly bytesUp: number;
+  /** Further figures, by the strategy. */
+  readonly metrics: Readonly<Record<string, number>>;
   readonly ms: number;
 }
 
@@ -87,6 +89,7 @@ export class RoundSimulation {
     const { pool, server, store, local } = this.#options;
     const round = this.#round;
     const { fits, dropped, seconds } = this.#ask(round);
+    const extra = await this.#prepare(round, fits);
     const start = pool.publish(this.params, this.state, server.round?.() ?? {});
     const bytes = 4 * (pool.paramsSize + pool.stateSize);
     const { sum, weight, updates, reports } = await this.#fit(start, fits, signal);
@@ -112,6 +115,7 @@ export class RoundSimulation {
       for (const { client, kept } of good) store.set(client, kept);
     }
     this.#round += 1;
+    const traffic = server.traffic?.(fits.length, good) ?? { down: bytes * fits.length, up: bytes * good.length };
     const examples = good.reduce((total, report) => total + report.examples, 0);
     return {
       round,
@@ -122,10 +126,28 @@ export class RoundSimulation {
       loss: good.reduce((total, report) => total + report.loss * report.examples, 0) / examples,
       examples: examples * local.epochs,
       seconds,
-      bytesDown: bytes * fits.length,
-      bytesUp: bytes * good.length,
+      bytesDown: extra.down + traffic.down,
+      bytesUp: extra.up + traffic.up,
+      metrics: server.metrics?.() ?? {},
       ms: performance.now() - began,
     };
+  }
+
+  /** Lets the server ask its clients what it wants to know before they train. */
+  async #prepare(round: number, clients: readonly ClientFit[]): Promise<Traffic> {
+    const { pool, server } = this.#options;
+    if (!server.prepare || clients.length === 0) return { down: 0, up: 0 };
+    const questions: RoundQuestions = {
+      round,
+      clients,
+      ask: (task, config, { params, state }) => pool.ask(pool.publish(params, state), clients, task, config),
+      losses: async ({ params, state }) => {
+        const start = pool.publish(params, state);
+        const reports = await Promise.all(clients.map(({ examples }) => pool.evaluate(start, 'train', examples)));
+        return reports.map(({ loss, examples }) => loss / examples);
+      },
+    };
+    return server.prepare(questions, this.params, this.state);
   }
 
   /** Draws the cohort and finds out who will answer in time. */

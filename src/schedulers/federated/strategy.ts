@@ -1,6 +1,7 @@
 import type { ZodObject, ZodType, z } from 'zod';
+import type { Model, TaskInfo } from '../../modules/index.ts';
 import type { VectorLayout } from '../local/index.ts';
-import type { ClientReport } from './fit-task.ts';
+import type { ClientFit, ClientReport } from './fit-task.ts';
 
 /** What a server is made for. */
 export interface ServerShape {
@@ -10,6 +11,8 @@ export interface ServerShape {
   /** Registered clients. */
   readonly clients: number;
   readonly seed: number;
+  /** The model and its task, where there is one: what strategies that look into it go by. */
+  readonly model?: { readonly model: Model; readonly info: TaskInfo };
 }
 
 /** One client's update and what it said. */
@@ -34,6 +37,26 @@ export interface RoundOutcome {
   kept(client: number, name: string): Float32Array | null;
 }
 
+/** Bytes that went to clients and came from them. */
+export interface Traffic {
+  readonly down: number;
+  readonly up: number;
+}
+
+/** A round before its clients train: who takes part, and a way to ask them things. */
+export interface RoundQuestions {
+  readonly round: number;
+  readonly clients: readonly ClientFit[];
+  /** Asks every client of the round; answers are in their order. `task` is the name of a client task. */
+  ask(
+    task: string,
+    config: unknown,
+    at: { readonly params: Float32Array; readonly state: Float32Array },
+  ): Promise<unknown[]>;
+  /** Mean loss of each client's own examples, modules in evaluation mode, in the clients' order. */
+  losses(at: { readonly params: Float32Array; readonly state: Float32Array }): Promise<number[]>;
+}
+
 /**
  * The server's side of a federated strategy: turns a round of updates into new parameters. It may keep vectors of its own
  * from round to round, which are part of checkpoints.
@@ -49,6 +72,18 @@ export interface FederatedServer {
   round?(): Readonly<Record<string, Float32Array>>;
   /** Changes parameters (and module state) in place. */
   apply(outcome: RoundOutcome, params: Float32Array, state: Float32Array): void;
+  /**
+   * Asks the clients of a round something before they train, and may change parameters and module state by what they say.
+   * Returns the bytes that it took. Not called where nobody takes part.
+   */
+  prepare?(questions: RoundQuestions, params: Float32Array, state: Float32Array): Promise<Traffic>;
+  /**
+   * Bytes of the round that was applied last, where they are not all parameters to everyone asked and back. `asked` clients
+   * were sent the parameters.
+   */
+  traffic?(asked: number, reports: readonly ClientReport[]): Traffic;
+  /** Further figures of the last round, for its line of metrics. */
+  metrics?(): Readonly<Record<string, number>>;
   /** Vectors to be kept in checkpoints, by name; `restore` takes them back. */
   readonly vectors?: Readonly<Record<string, Float32Array>>;
 }
@@ -60,6 +95,7 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   readonly config: S;
   /** What clients do besides plain training: the name and settings of a local objective. */
   objective?(config: z.output<S>): { readonly name: string; readonly config: unknown };
+  /** @throws Error saying what to change, if the model does not suit the strategy */
   server(config: z.output<S>, shape: ServerShape): FederatedServer;
 }
 

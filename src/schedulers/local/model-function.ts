@@ -28,6 +28,8 @@ export interface ModelForward {
   readonly auxiliary: Tensor;
   /** New values of the module state that changed (running statistics). */
   readonly state: TensorsByPath;
+  /** What this batch contributed to module state, before it was folded in: the batch's own statistics, say. */
+  readonly contributions: TensorsByPath;
 }
 
 /** A whole model as traced functions of named tensors, for batches of one size: for training where nothing is sharded. */
@@ -112,6 +114,7 @@ export function modelFunction(
       const activations: Tensor[] = [];
       const auxiliary: Tensor[] = [];
       const changed = new Map<string, Tensor>();
+      const contributed = new Map<string, Tensor>();
       for (const layer of layers) {
         const result = call(layer, given, current);
         current = result.activations;
@@ -119,10 +122,17 @@ export function modelFunction(
         auxiliary.push(result.auxiliary);
         for (const [path, contribution] of result.contributions) {
           const spec = specOf.get(path) as StateSpec;
+          contributed.set(path, contribution as Tensor);
           changed.set(path, spec.update(given.state.get(path) as Tensor, contribution as Tensor, 1));
         }
       }
-      return { outputs: current, activations, auxiliary: auxiliary.reduce((a, b) => tf.add(a, b)), state: changed };
+      return {
+        outputs: current,
+        activations,
+        auxiliary: auxiliary.reduce((a, b) => tf.add(a, b)),
+        state: changed,
+        contributions: contributed,
+      };
     },
     loss: (outputs, labels) => {
       const key = tf.zeros([2], 'int32');
