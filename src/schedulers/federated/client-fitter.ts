@@ -1,18 +1,27 @@
 import { type Dataset, openDataset, type Split } from '../../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
-import { buildModel, layerKey, type Model, type ResolvedModel } from '../../modules/index.ts';
+import { buildModel, type Model, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
 import { float32 } from '../../tensor/index.ts';
-import { type LocalObjective, type LocalState, LocalTrainer, objectiveNamed, type Place } from '../local/index.ts';
+import {
+  type LocalObjective,
+  type LocalState,
+  LocalTrainer,
+  objectiveNamed,
+  type Place,
+  type ShapedTensor,
+} from '../local/index.ts';
 import { attackedSplit, spoilUpdate } from './attack.ts';
-import { clientBatches } from './client-batches.ts';
 import { Evaluator } from './evaluator.ts';
+import { type PassesResult, runPasses, stateNameOf } from './fit-passes.ts';
 import type {
   ClientFit,
   ClientReport,
+  EvaluateClientsTask,
   EvaluateReport,
   EvaluateTask,
   FitJob,
+  FitSizes,
   FitTask,
   SharedStart,
 } from './fit-task.ts';
@@ -27,6 +36,8 @@ interface Start {
   readonly version: number;
   readonly state: LocalState;
   readonly tensors: ReadonlyMap<string, readonly DeviceTensor[]>;
+  /** Names of the `round` tensors that were given. */
+  readonly given: ReadonlySet<string>;
   readonly params: Float32Array;
   readonly moduleState: Float32Array;
 }
@@ -48,6 +59,8 @@ export class ClientFitter {
   readonly #personal: readonly [Place[], Place[]];
   readonly #tasks: ClientTaskContext;
   #start: Start | null = null;
+  /** Memory of updates that have been added up. */
+  readonly #free: Float32Array[] = [];
 
   private constructor(parts: {
     job: FitJob;
@@ -107,9 +120,22 @@ export class ClientFitter {
     });
   }
 
-  /** Numbers in a vector of parameters, and in one of module state. */
-  get sizes(): { readonly params: number; readonly state: number } {
-    return { params: this.#trainer.layout.size, state: this.#trainer.stateLayout.size };
+  /** How long the vectors are. */
+  get sizes(): FitSizes {
+    const { layout, stateLayout, tensorsOf } = this.#trainer;
+    const stays = this.#personal.flat().reduce((total, { size }) => total + size, 0);
+    const common = layout.size + stateLayout.size - stays;
+    const count = (of: (tensor: ShapedTensor) => boolean) =>
+      tensorsOf.filter(of).reduce((total, tensor) => total + this.#sizeOf(tensor), 0);
+    const readings = (this.#objective.readings ?? []).map(({ what }) =>
+      what === 'loss' ? 1 : (this.#job.shared?.length ?? 0) * (this.#classes ?? 0),
+    );
+    return {
+      params: layout.size,
+      state: stateLayout.size,
+      received: common + count(({ scope }) => scope === 'round'),
+      sent: common + count(({ sent }) => sent ?? false) + readings.reduce((total, size) => total + size, 0),
+    };
   }
 
   /** Trains the clients of a task and writes their updates where it says. */
@@ -117,25 +143,38 @@ export class ClientFitter {
     const start = this.#open(task.start);
     const size = this.sizes.params + this.sizes.state;
     const out = new Float32Array(task.into);
-    const sum = new RunningTreeSum(task.clients.length);
+    const sum = new RunningTreeSum(task.clients.length, this.#free);
     const reports: ClientReport[] = [];
     for (const [i, client] of task.clients.entries()) {
       const each = task.mode === 'each';
-      const update = each ? out.subarray(i * size, (i + 1) * size) : new Float32Array(size);
+      const update = each ? out.subarray(i * size, (i + 1) * size) : (this.#free.pop() ?? new Float32Array(size));
       const report = await this.#one(start, client, update, each ? 1 : client.weight);
       reports.push(report);
-      if (!each) sum.add(i + 1, report.problem === null ? update : null);
+      if (each) continue;
+      sum.add(i + 1, report.problem === null ? update : null);
+      if (report.problem !== null) this.#free.push(update);
     }
     if (task.mode === 'sum') {
       const total = sum.total();
-      if (total) out.set(total);
-      else out.fill(0);
+      if (total) {
+        out.set(total);
+        this.#free.push(total);
+      } else out.fill(0);
     }
     return reports;
   }
 
   evaluate({ start, split, examples }: EvaluateTask): Promise<EvaluateReport> {
     return this.#evaluator.evaluate(this.#open(start).state, split, examples);
+  }
+
+  /** Measures each client's own model on its own examples. */
+  async evaluateClients({ start: shared, split, clients }: EvaluateClientsTask): Promise<EvaluateReport[]> {
+    const start = this.#open(shared);
+    const reports: EvaluateReport[] = [];
+    for (const { examples, kept } of clients)
+      reports.push(await this.#evaluator.evaluate(await this.#ownModel(start, kept), split, examples));
+    return reports;
   }
 
   /** Answers a question about one client's data; nothing is trained. */
@@ -149,44 +188,86 @@ export class ClientFitter {
 
   async #one(start: Start, client: ClientFit, update: Float32Array, scale: number): Promise<ClientReport> {
     const began = performance.now();
-    const { seed, batch } = this.#job;
-    const batches = clientBatches({ seed, batch, ...client });
-    const base = {
-      client: client.client,
-      examples: client.examples.length,
-      steps: batches.length,
-      weight: client.weight,
-    };
-    const failed = (problem: string): ClientReport => {
+    const { seed, batch, shared = null } = this.#job;
+    const base = { client: client.client, examples: client.examples.length, weight: client.weight };
+    const failed = (problem: string, steps = 0): ClientReport => {
       update.fill(0);
-      return { ...base, loss: Number.NaN, norm: 0, kept: {}, ms: performance.now() - began, problem };
+      return { ...base, steps, loss: Number.NaN, norm: 0, kept: {}, ms: performance.now() - began, problem };
     };
-    if (batches.length === 0) return failed('it has no examples');
-    const tensors = new Map(start.tensors);
-    for (const { name, scope, shape } of this.#objective.tensors ?? []) {
-      if (scope !== 'client') continue;
-      const size = shape === 'param' ? this.sizes.params : shape.reduce((product, dim) => product * dim, 1);
-      tensors.set(name, this.#trainer.objectiveTensors(name, client.kept[name] ?? new Float32Array(size)));
-    }
+    if (client.examples.length === 0) return failed('it has no examples');
     const first = this.#personalised(start, client.kept[PERSONAL]);
-    const { state, losses } = await this.#trainer.train(
+    const result = await runPasses({
+      trainer: this.#trainer,
+      objective: this.#objective,
+      client,
+      seed,
+      batch,
+      own: attackedSplit(this.#split, client.attack, this.#classes),
+      all: this.#split,
+      shared,
       first,
-      {
-        split: attackedSplit(this.#split, client.attack, this.#classes),
-        batches,
-        first: client.firstStep,
-        key: (step) => layerKey(seed, step, client.client, `round ${client.round}`),
-      },
-      tensors,
-    );
+      tensors: this.#clientTensors(start, client.kept, first),
+      given: (name) => start.given.has(name),
+    });
+    const { losses, state } = result;
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
     const { norm, personal } = await this.#update(start, state, update, scale, client);
-    if (!Number.isFinite(loss)) return failed(`its training diverged: the loss is ${loss}`);
-    if (!Number.isFinite(norm)) return failed('its update is not finite');
+    const diverged = (problem: string) => failed(`its training diverged: ${problem}`, losses.length);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) return diverged(`the loss is ${loss}`);
+    const broken = Object.entries(result.kept).find(([, values]) => !values.every((value) => Number.isFinite(value)));
+    if (broken || !result.finite) return diverged(`${broken ? `its own "${broken[0]}"` : 'a loss'} is not finite`);
     const lr = this.#optimizer.lrAt(client.firstStep);
-    const after = await this.#trainer.after(first, state, tensors, batches.length, lr);
-    const kept = { ...Object.fromEntries(after), ...(personal ? { [PERSONAL]: personal } : {}) };
-    return { ...base, loss, norm, kept, ms: performance.now() - began, problem: null };
+    const after = await this.#trainer.after(first, state, result.tensors, losses.length, lr);
+    const sent = await this.#read(first, result, client.examples);
+    const kept = { ...result.kept, ...Object.fromEntries(after), ...(personal ? { [PERSONAL]: personal } : {}) };
+    return { ...base, steps: losses.length, loss, norm, kept, sent, lr, ms: performance.now() - began, problem: null };
+  }
+
+  /** What the objective's readings find. */
+  async #read(
+    first: LocalState,
+    { state }: PassesResult,
+    examples: Int32Array,
+  ): Promise<Readonly<Record<string, Float32Array>>> {
+    const sent: Record<string, Float32Array> = {};
+    for (const { name, at, what } of this.#objective.readings ?? []) {
+      const looked = at === 'start' ? first : state;
+      if (what === 'loss') {
+        const { loss } = await this.#evaluator.evaluate(looked, 'train', examples);
+        sent[name] = Float32Array.of(loss / examples.length);
+      } else sent[name] = await this.#evaluator.outputs(looked, 'train', this.#job.shared ?? new Int32Array(0));
+    }
+    return sent;
+  }
+
+  /** All of the objective's tensors, as a client's fit begins with them. */
+  #clientTensors(start: Start, kept: ClientFit['kept'], first: LocalState): Map<string, readonly DeviceTensor[]> {
+    const tensors = new Map(start.tensors);
+    for (const tensor of this.#trainer.tensorsOf) {
+      const { name, scope } = tensor;
+      if (scope !== 'client' && scope !== 'fit') continue;
+      const values = scope === 'client' ? kept[name] : undefined;
+      tensors.set(
+        name,
+        values ? this.#trainer.objectiveTensors(name, values) : this.#trainer.initialTensors(tensor, first),
+      );
+    }
+    return tensors;
+  }
+
+  /** A client's own model: its own layers in their places, then what the objective makes of it. */
+  async #ownModel(start: Start, kept: ClientFit['kept']): Promise<LocalState> {
+    const first = this.#personalised(start, kept[PERSONAL]);
+    const { passes = [], own } = this.#objective;
+    if (!own || Object.keys(kept).length === 0) return first;
+    const params = await this.#trainer.own(first, this.#clientTensors(start, kept, first));
+    const state = passes.flatMap(({ into }) => (into ? (kept[stateNameOf(into)] ?? []) : []));
+    if (state.length === 0) return { ...first, params };
+    return { ...first, params, state: this.#trainer.tensors(Float32Array.from(state), this.#trainer.stateLayout) };
+  }
+
+  #sizeOf({ shape }: ShapedTensor): number {
+    return shape === 'param' ? this.#trainer.layout.size : shape.reduce((product, dim) => product * dim, 1);
   }
 
   /** What a client begins with: the server's values, and its own where it keeps some. */
@@ -257,14 +338,17 @@ export class ClientFitter {
     const moduleState = new Float32Array(shared.state).slice();
     const state = this.#trainer.upload(params, moduleState);
     const tensors = new Map<string, readonly DeviceTensor[]>();
-    for (const { name, scope } of this.#objective.tensors ?? []) {
+    for (const tensor of this.#trainer.tensorsOf) {
+      const { name, scope, optional } = tensor;
       if (scope === 'start') tensors.set(name, state.params);
       if (scope !== 'round') continue;
       // (Where one is missing a fit says so; an evaluation needs none.)
       const given = shared.round[name];
       if (given) tensors.set(name, this.#trainer.objectiveTensors(name, new Float32Array(given)));
+      else if (optional) tensors.set(name, this.#trainer.initialTensors(tensor, state));
     }
-    this.#start = { version: shared.version, state, tensors, params, moduleState };
+    const given = new Set(Object.keys(shared.round));
+    this.#start = { version: shared.version, state, tensors, given, params, moduleState };
     return this.#start;
   }
 }

@@ -2,7 +2,16 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
 import type { SplitName } from '../../data/index.ts';
-import type { ClientFit, ClientReport, EvaluateReport, FitJob, FitTask, SharedStart } from './fit-task.ts';
+import type {
+  ClientEvaluation,
+  ClientFit,
+  ClientReport,
+  EvaluateReport,
+  FitJob,
+  FitSizes,
+  FitTask,
+  SharedStart,
+} from './fit-task.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
@@ -35,15 +44,20 @@ export class FitPool {
   readonly threads: number;
   readonly paramsSize: number;
   readonly stateSize: number;
+  /** Numbers that a client receives for a fit, and that it sends after it. */
+  readonly receivedSize: number;
+  readonly sentSize: number;
   readonly #piscina: Piscina;
   readonly #spare: SharedArrayBuffer[] = [];
   #version = 0;
 
-  private constructor(piscina: Piscina, threads: number, sizes: { readonly params: number; readonly state: number }) {
+  private constructor(piscina: Piscina, threads: number, sizes: FitSizes) {
     this.#piscina = piscina;
     this.threads = threads;
     this.paramsSize = sizes.params;
     this.stateSize = sizes.state;
+    this.receivedSize = sizes.received;
+    this.sentSize = sizes.sent;
   }
 
   /** Starts the threads and waits until each is ready. @throws what making the model or the engine throws */
@@ -56,15 +70,17 @@ export class FitPool {
       minThreads: threads,
       maxThreads: threads,
       concurrentTasksPerWorker: 1,
+      // Short-lived objects are few and small here; the default lets each thread hold 48 MB of them.
+      resourceLimits: { maxYoungGenerationSizeMb: 8 },
       idleTimeout: Number.POSITIVE_INFINITY,
     });
     try {
       const deadline = AbortSignal.timeout(startDeadlineMs);
       const ready = Array.from({ length: threads }, () =>
         piscina.run(undefined, { name: 'prepare', signal: deadline }),
-      ) as Promise<{ params: number; state: number }>[];
+      ) as Promise<FitSizes>[];
       const [sizes] = await Promise.all(ready);
-      return new FitPool(piscina, threads, sizes as { params: number; state: number });
+      return new FitPool(piscina, threads, sizes as FitSizes);
     } catch (error) {
       await piscina.destroy();
       throw error;
@@ -89,7 +105,8 @@ export class FitPool {
     { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
   ): Promise<CohortSum> {
     const block = blockSize(cohort.length, this.threads);
-    const total = new RunningTreeSum(cohort.length);
+    const free: Float32Array[] = [];
+    const total = new RunningTreeSum(cohort.length, free);
     const reports: ClientReport[] = [];
     const tasks = Array.from({ length: Math.ceil(cohort.length / block) }, (_, i) =>
       cohort.slice(i * block, (i + 1) * block),
@@ -111,7 +128,12 @@ export class FitPool {
       for (const report of done.reports) onReport?.(report);
       reports.push(...done.reports);
       const any = done.reports.some(({ problem }) => problem === null);
-      total.add(reports.length, any ? new Float32Array(done.into).slice() : null);
+      let part: Float32Array | null = null;
+      if (any) {
+        part = free.pop() ?? new Float32Array(this.paramsSize + this.stateSize);
+        part.set(new Float32Array(done.into));
+      }
+      total.add(reports.length, part);
       this.#spare.push(done.into);
     }
     return { sum: cohort.length === 0 ? null : total.total(), reports };
@@ -177,6 +199,37 @@ export class FitPool {
       }),
       { examples: 0, loss: 0, correct: 0 },
     );
+  }
+
+  /**
+   * Measures each client's own model on its own examples: what it keeps (personal layers, or a whole model as Ditto, pFedMe and
+   * APFL have it) with what the server has. A client that keeps nothing has the server's model. Reports are in the order
+   * of the clients, who are taken from the iterable a few at a time, so that not all that they keep is in memory at once.
+   */
+  async evaluateClients(
+    start: SharedStart,
+    clients: Iterable<ClientEvaluation>,
+    split: SplitName = 'train',
+  ): Promise<EvaluateReport[]> {
+    const reports: EvaluateReport[] = [];
+    const running: Promise<EvaluateReport[]>[] = [];
+    const finish = async () => reports.push(...((await running.shift()) as EvaluateReport[]));
+    let block: ClientEvaluation[] = [];
+    const begin = async () => {
+      if (running.length >= this.threads * 2) await finish();
+      const promise = this.#piscina.run({ start, split, clients: block }, { name: 'evaluateClients' });
+      // Awaited in order; one that fails before its turn must not count as unhandled.
+      promise.catch(() => undefined);
+      running.push(promise as Promise<EvaluateReport[]>);
+      block = [];
+    };
+    for (const client of clients) {
+      block.push(client);
+      if (block.length === BLOCK) await begin();
+    }
+    if (block.length > 0) await begin();
+    while (running.length > 0) await finish();
+    return reports;
   }
 
   /** Waits for what is running and ends the threads. */

@@ -7,12 +7,17 @@ import { addArrays, splitPoint } from '../../comm/index.ts';
  */
 export class RunningTreeSum {
   readonly #size: number;
+  readonly #free: Float32Array[];
   /** Sums of complete subtrees, leftmost first; what comes next begins where the last one ends. */
   readonly #nodes: { start: number; end: number; sum: Float32Array | null }[] = [];
 
-  /** @param size positions in all */
-  constructor(size: number) {
+  /**
+   * @param size positions in all
+   * @param free takes vectors whose values have been added and whose memory may be used again
+   */
+  constructor(size: number, free: Float32Array[] = []) {
     this.#size = size;
+    this.#free = free;
   }
 
   /** Where the next part must begin. */
@@ -31,6 +36,7 @@ export class RunningTreeSum {
       if (!left || !right || !isNode(left.start, right.end, left.end, this.#size)) return;
       this.#nodes.splice(-2);
       this.#nodes.push({ start: left.start, end: right.end, sum: added(left.sum, right.sum) });
+      if (left.sum && right.sum) this.#free.push(right.sum);
     }
   }
 
