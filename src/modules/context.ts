@@ -5,6 +5,7 @@ import type { Shape } from '../tensor/index.ts';
 import { joinPath } from '../tensor/index.ts';
 import { describeNames, describeTensors, ModuleError } from './errors.ts';
 import { streamOf } from './key.ts';
+import { runExpertsHere } from './local-experts.ts';
 import type { Context, Module, Tensors } from './module.ts';
 
 /** What one forward of a layer left besides its outputs, in the order of the calls. */
@@ -23,6 +24,8 @@ export interface Recording {
 export class Trace {
   readonly recording: Recording = { metrics: [], losses: [], contributions: new Map(), expertCalls: [] };
   readonly training: boolean;
+  /** Experts run inside the function, all of them on all rows, instead of being called from outside. */
+  readonly expertsHere: boolean;
   readonly key: Tensor;
   /** Prefix that paths are cut of before they go into the graph, so that equal layers give equal graphs. */
   private readonly root: string;
@@ -33,12 +36,14 @@ export class Trace {
   constructor(options: {
     readonly root: string;
     readonly training: boolean;
+    readonly expertsHere?: boolean;
     readonly key: Tensor;
     readonly params: ReadonlyMap<string, Tensor>;
     readonly state: ReadonlyMap<string, Tensor>;
   }) {
     this.root = options.root;
     this.training = options.training;
+    this.expertsHere = options.expertsHere ?? false;
     this.key = options.key;
     this.params = options.params;
     this.state = options.state;
@@ -187,6 +192,7 @@ class ModuleContext implements Context {
       );
     if (this.trace.recording.expertCalls.includes(this.path)) this.fail('called ctx.experts twice in one forward');
     this.trace.recording.expertCalls.push(this.path);
+    if (this.trace.expertsHere) return runExpertsHere(this.trace, this.module, this.path, rows, counts);
     return expertCall(rows, counts, { path: this.trace.relative(this.path), experts });
   }
 

@@ -20,6 +20,12 @@ export interface LayerFunctionOptions {
   readonly targets?: readonly Signature[];
   /** Integer targets are below this; only with `loss`. */
   readonly classes?: number;
+  /**
+   * Where experts run. `outside` (default): the function is cut at their call, and they are functions of their own. `here`: the
+   * layer is one function that runs every expert on every row and keeps the rows that are its own; their parameters are the
+   * function's. The same mathematics for more arithmetic, for training on one machine.
+   */
+  readonly experts?: 'outside' | 'here';
 }
 
 /** `train` differentiates the loss, `evaluate` only computes it, `predict` stops at the last layer's outputs. */
@@ -39,10 +45,11 @@ export function layerFunction(
   options: LayerFunctionOptions,
 ): LayerFunction {
   const { loss, training } = options;
+  const here = options.experts === 'here';
   const targets = loss ? (options.targets ?? []) : [];
   const params = sortNamed([
-    ...namedParams(layer.module, layer.name, { experts: false }),
-    ...(loss ? namedParams(loss, LOSS_PATH, { experts: false }) : []),
+    ...namedParams(layer.module, layer.name, { experts: here }),
+    ...(loss ? namedParams(loss, LOSS_PATH, { experts: here }) : []),
   ]);
   const state = sortNamed([...namedState(layer.module, layer.name), ...(loss ? namedState(loss, LOSS_PATH) : [])]);
   const signature: Signature[] = [
@@ -64,6 +71,7 @@ export function layerFunction(
     const trace = new Trace({
       root: layer.name,
       training,
+      expertsHere: here,
       params: new Map(params.map(({ path }, i) => [path, given[i] as Tensor])),
       state: new Map(state.map(({ path }, i) => [path, given[params.length + i] as Tensor])),
       key: given[at] as Tensor,
@@ -96,7 +104,7 @@ export function layerFunction(
     name: layer.name,
     params,
     state,
-    expertCalls: callers.map(({ path, module }) => expertFunction(module, path, { training })),
+    expertCalls: (here ? [] : callers).map(({ path, module }) => expertFunction(module, path, { training })),
     fn: (...given) => outputsOf(run(given)),
     inputs: signature,
     layout,

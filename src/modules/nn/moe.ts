@@ -1,7 +1,7 @@
 import type { Tensor } from '@tensorflow/tfjs-core';
 import * as tf from '@tensorflow/tfjs-core';
 import * as init from '../init.ts';
-import type { Module } from '../module.ts';
+import type { Module, StateSpec } from '../module.ts';
 import { withoutGradient } from '../no-gradient.ts';
 import type { DropPolicy } from './dispatch.ts';
 import { capacityOf, combineRows, dispatchRows, keepWithinCapacity, planDispatch } from './dispatch.ts';
@@ -23,6 +23,11 @@ export interface MoeOptions extends RouterOptions {
   readonly capacityFactor?: number | null;
   /** What is dropped when an expert is full. Default `position`. */
   readonly dropPolicy?: DropPolicy;
+  /**
+   * Keeps count of the rows that each expert was asked for, in the state `routed` `[E]`, from the start of training: what
+   * federated averaging of experts weighs by. Default false.
+   */
+  readonly count?: boolean;
 }
 
 /**
@@ -32,7 +37,8 @@ export interface MoeOptions extends RouterOptions {
  * @throws RangeError on options that cannot work.
  */
 export function moe(options: MoeOptions): Module {
-  const { dim, experts, topK, shared, capacityFactor = null, dropPolicy = 'position', biasRate = 0 } = options;
+  const { dim, experts, topK, shared, capacityFactor = null, dropPolicy = 'position' } = options;
+  const { biasRate = 0, count = false } = options;
   checkOptions(options);
   return {
     kind: 'moe',
@@ -40,7 +46,10 @@ export function moe(options: MoeOptions): Module {
       router: linear(dim, experts.length, { bias: false, init: init.normal(0.02) }),
       ...(shared ? { shared } : {}),
     },
-    ...(biasRate > 0 ? { state: { routerBias: routerBias(experts.length, biasRate) } } : {}),
+    state: {
+      ...(biasRate > 0 ? { routerBias: routerBias(experts.length, biasRate) } : {}),
+      ...(count ? { routed: routedRows(experts.length) } : {}),
+    },
     experts,
     forward(_params, [x], ctx) {
       if (!x || x.shape[x.rank - 1] !== dim) throw new Error(`expected [..., ${dim}], not [${x?.shape}]`);
@@ -48,6 +57,7 @@ export function moe(options: MoeOptions): Module {
       const logits = ctx.run('router', tokens);
       const routing = route(logits, biasRate > 0 ? ctx.state.routerBias : null, options);
       reportRouting(routing, logits, options, ctx);
+      if (count) ctx.contribute('routed', routing.demand);
 
       const assignments = (tokens.shape[0] as number) * topK;
       let kept: Tensor | null = null;
@@ -72,6 +82,11 @@ export function moe(options: MoeOptions): Module {
       return x.rank === 2 ? output : tf.reshape(output, x.shape);
     },
   };
+}
+
+/** Rows of each expert so far. Exact up to 2^24. */
+function routedRows(experts: number): StateSpec {
+  return { shape: [experts], init: 0, update: (rows, demand) => tf.add(rows, demand) };
 }
 
 function checkOptions(options: MoeOptions): void {

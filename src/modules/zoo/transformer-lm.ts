@@ -53,6 +53,7 @@ const moeSchema = z.strictObject({
     .enum(['position', 'probs'])
     .default('position')
     .describe('What a full expert drops: later tokens, or lower scores'),
+  count: z.boolean().default(false).describe('Count the rows of each expert, as scheduler fedmoe needs it'),
 });
 
 const schema = z.strictObject({
@@ -166,6 +167,7 @@ function mixtureOf(args: Args, hidden: number, feedForward: (width: number) => M
     biasRate: options.bias_rate,
     capacityFactor: options.capacity_factor,
     dropPolicy: options.drop_policy,
+    count: options.count,
     ...shared,
   });
 }

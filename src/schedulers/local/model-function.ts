@@ -55,9 +55,8 @@ export interface ForwardInputs {
 }
 
 /**
- * Composes the layers of a model.
- * @throws ModuleError naming the layer, if the model does not fit the task; Error if it dispatches to experts, which a
- *   function of its own cannot do
+ * Composes the layers of a model, experts included: each runs on every row, and keeps those that are its own.
+ * @throws ModuleError naming the layer, if the model does not fit the task
  */
 export function modelFunction(
   model: Model,
@@ -71,11 +70,8 @@ export function modelFunction(
   const layers: LayerFunction[] = [];
   let signatures: readonly Signature[] = inputs;
   for (const layer of model.layers) {
-    const made = layerFunction(layer, signatures, { training });
-    if (made.expertCalls.length > 0)
-      throw new Error(
-        `layer "${layer.name}" dispatches tokens to experts, which local training of clients cannot shard; use a model without them`,
-      );
+    // Nothing is sharded here, so experts are part of the layer.
+    const made = layerFunction(layer, signatures, { training, experts: 'here' });
     layers.push(made);
     signatures = made.layout.activations;
   }
