@@ -1,6 +1,7 @@
-import type { Dataset, SplitName } from '../../data/index.ts';
+import type { Dataset, Split, SplitName } from '../../data/index.ts';
 import { type Engine, type Executable, tf } from '../../engine/index.ts';
 import { evaluationKey, type Model, type TaskInfo } from '../../modules/index.ts';
+import type { HostTensor } from '../../tensor/index.ts';
 import { type LocalState, type LocalTrainer, modelFunction } from '../local/index.ts';
 import type { EvaluateReport } from './fit-task.ts';
 
@@ -20,7 +21,7 @@ export interface EvaluatorOptions {
 /** Measures parameters on examples: the mean loss, and for classes the accuracy. Modules are in evaluation mode. */
 export class Evaluator {
   readonly #options: EvaluatorOptions;
-  readonly #executables = new Map<number, Promise<Executable>>();
+  readonly #executables = new Map<string, Promise<Executable>>();
 
   constructor(options: EvaluatorOptions) {
     this.#options = options;
@@ -28,24 +29,43 @@ export class Evaluator {
 
   /** Sums over the examples given; an empty list gives zeros. */
   async evaluate(at: LocalState, split: SplitName, examples: Int32Array): Promise<EvaluateReport> {
-    const { engine, dataset } = this.#options;
-    const source = dataset.split(split);
+    const source = this.#options.dataset.split(split);
     let loss = 0;
     let correct: number | null = this.#classifies ? 0 : null;
-    for (let start = 0; start < examples.length; start += BATCH) {
-      const indices = examples.subarray(start, start + BATCH);
-      const executable = await this.#compiled(indices.length);
-      const { inputs, targets } = source.batch(indices);
-      const outputs = await executable.run([
-        ...at.params,
-        ...at.state,
-        ...[evaluationKey(), ...inputs, ...targets].map((tensor) => engine.upload(tensor)),
-      ]);
-      const [mean, right] = await Promise.all(outputs.map((output) => engine.download(output)));
+    for (const indices of pieces(examples)) {
+      const [mean, right] = await this.#run(at, source, indices, 'loss');
       loss += Number(mean?.data[0]) * indices.length;
       if (correct !== null) correct += Number(right?.data[0]);
     }
     return { examples: examples.length, loss, correct };
+  }
+
+  /** What the model returns for each example, one after another. */
+  async outputs(at: LocalState, split: SplitName, examples: Int32Array): Promise<Float32Array> {
+    const source = this.#options.dataset.split(split);
+    const parts: Float32Array[] = [];
+    for (const indices of pieces(examples))
+      parts.push((await this.#run(at, source, indices, 'outputs'))[0]?.data.slice() as Float32Array);
+    const all = new Float32Array(parts.reduce((total, { length }) => total + length, 0));
+    let next = 0;
+    for (const part of parts) {
+      all.set(part, next);
+      next += part.length;
+    }
+    return all;
+  }
+
+  /** Mean loss and, for classes, how many were right; or the outputs. */
+  async #run(at: LocalState, source: Split, indices: Int32Array, what: 'loss' | 'outputs'): Promise<HostTensor[]> {
+    const { engine } = this.#options;
+    const executable = await this.#compiled(indices.length, what);
+    const { inputs, targets } = source.batch(indices);
+    const outputs = await executable.run([
+      ...at.params,
+      ...at.state,
+      ...[evaluationKey(), ...inputs, ...targets].map((tensor) => engine.upload(tensor)),
+    ]);
+    return Promise.all(outputs.map((output) => engine.download(output)));
   }
 
   /** Whether there is one class to tell for each example. */
@@ -55,16 +75,14 @@ export class Evaluator {
     return info.classes !== undefined && target?.dtype === 'int32' && target.shape.length === 0;
   }
 
-  #compiled(batch: number): Promise<Executable> {
-    let executable = this.#executables.get(batch);
-    if (!executable) {
-      executable = this.#compile(batch);
-      this.#executables.set(batch, executable);
-    }
+  #compiled(batch: number, what: 'loss' | 'outputs'): Promise<Executable> {
+    const name = `${what} of ${batch}`;
+    const executable = this.#executables.get(name) ?? this.#compile(batch, what);
+    this.#executables.set(name, executable);
     return executable;
   }
 
-  #compile(batch: number): Promise<Executable> {
+  #compile(batch: number, what: 'loss' | 'outputs'): Promise<Executable> {
     const { engine, model, info } = this.#options;
     const made = modelFunction(model, info, batch, { training: false });
     const like = ({ spec }: { readonly spec: { readonly shape: readonly number[] } }) =>
@@ -76,10 +94,12 @@ export class Evaluator {
         const key = given.shift() as tf.Tensor;
         const inputs = given.splice(0, made.inputs.length);
         const { outputs } = made.forward({ params, state, key, inputs });
+        const output = outputs[0] as tf.Tensor;
+        if (what === 'outputs') return [output];
         const loss = made.loss(outputs, given);
         if (!this.#classifies) return [loss];
-        const guesses = tf.argMax(outputs[0] as tf.Tensor, -1);
-        return [loss, tf.sum(tf.cast(tf.equal(guesses, given[0] as tf.Tensor), 'float32'))];
+        const right = tf.equal(tf.argMax(output, -1), given[0] as tf.Tensor);
+        return [loss, tf.sum(tf.cast(right, 'float32'))];
       },
       [
         ...made.params.map(like),
@@ -88,7 +108,18 @@ export class Evaluator {
         ...made.inputs,
         ...made.targets,
       ],
-      { name: `evaluation of ${batch}` },
+      { name: `evaluation: ${what} of ${batch}` },
     );
+  }
+}
+
+/** Cuts examples into runs of a few lengths, so that few executables serve clients of any size. */
+function* pieces(examples: Int32Array): Generator<Int32Array> {
+  let start = 0;
+  while (start < examples.length) {
+    const left = examples.length - start;
+    const size = left >= BATCH ? BATCH : 2 ** Math.floor(Math.log2(left));
+    yield examples.subarray(start, start + size);
+    start += size;
   }
 }

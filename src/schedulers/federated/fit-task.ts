@@ -14,6 +14,8 @@ export interface FitJob {
   readonly objective: { readonly name: string; readonly config: unknown };
   /** Examples of a local step. The last step of an epoch has what is left. */
   readonly batch: number;
+  /** Examples of the training split that all clients may see; what is set aside for strategies that ask for it. */
+  readonly shared?: Int32Array | null;
 }
 
 /** A version of what all clients begin with, in shared memory. Never changed while a fit that names it is under way. */
@@ -71,6 +73,10 @@ export interface ClientReport {
   /** Euclidean norm of the parameters' update, before it was clipped. */
   readonly norm: number;
   readonly kept: Readonly<Record<string, Float32Array>>;
+  /** What the objective's readings gave, by name. */
+  readonly sent?: Readonly<Record<string, Float32Array>>;
+  /** Learning rate of its first local step. */
+  readonly lr?: number;
   readonly ms: number;
   /** Why there is no update (it is zeros then): an error of this client alone, such as a loss that is not finite. */
   readonly problem: string | null;
@@ -81,6 +87,30 @@ export interface EvaluateTask {
   readonly start: SharedStart;
   readonly split: SplitName;
   readonly examples: Int32Array;
+}
+
+/** A client whose own model is to be looked at on its own examples. */
+export interface ClientEvaluation {
+  readonly client: number;
+  readonly examples: Int32Array;
+  /** What it keeps; without any of it its model is the server's. */
+  readonly kept: Readonly<Record<string, Float32Array>>;
+}
+
+/** Clients whose own models one thread looks at. */
+export interface EvaluateClientsTask {
+  readonly start: SharedStart;
+  readonly split: SplitName;
+  readonly clients: readonly ClientEvaluation[];
+}
+
+/** How long vectors are, in numbers. */
+export interface FitSizes {
+  readonly params: number;
+  readonly state: number;
+  /** What a client receives for a fit, and what it sends: without what stays with it, with the objective's tensors. */
+  readonly received: number;
+  readonly sent: number;
 }
 
 /** Sums over the examples, so that parts can be added. */

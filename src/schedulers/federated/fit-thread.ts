@@ -1,6 +1,14 @@
 import { workerData } from 'piscina';
 import { ClientFitter } from './client-fitter.ts';
-import type { ClientReport, EvaluateReport, EvaluateTask, FitJob, FitTask } from './fit-task.ts';
+import type {
+  ClientReport,
+  EvaluateClientsTask,
+  EvaluateReport,
+  EvaluateTask,
+  FitJob,
+  FitSizes,
+  FitTask,
+} from './fit-task.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 
 // The module that piscina's threads run. A thread has one engine for as long as it lives, made by the first task.
@@ -21,12 +29,17 @@ export async function evaluate(task: EvaluateTask): Promise<EvaluateReport> {
   return (await own()).evaluate(task);
 }
 
+/** Measures clients' own models. */
+export async function evaluateClients(task: EvaluateClientsTask): Promise<EvaluateReport[]> {
+  return (await own()).evaluateClients(task);
+}
+
 /** Answers a question about one client's data. */
 export async function answer(question: ClientQuestion): Promise<unknown> {
   return (await own()).answer(question);
 }
 
 /** Makes the thread ready, and says how long the vectors are. */
-export async function prepare(): Promise<{ readonly params: number; readonly state: number }> {
+export async function prepare(): Promise<FitSizes> {
   return (await own()).sizes;
 }

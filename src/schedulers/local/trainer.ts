@@ -1,12 +1,12 @@
 import type { Split } from '../../data/index.ts';
-import { type DeviceTensor, type Engine, type Executable, tf } from '../../engine/index.ts';
+import { type DeviceTensor, type Engine, type Executable, type Signature, tf } from '../../engine/index.ts';
 import type { Model, TaskInfo } from '../../modules/index.ts';
 import type { OptimizerPlan } from '../../optim/index.ts';
 import { float32, type HostTensor, int32, type TypedArray, zeros } from '../../tensor/index.ts';
 import { partOf, type VectorLayout, vectorLayout } from './layout.ts';
 import { type ModelFunction, modelFunction } from './model-function.ts';
-import type { LocalObjective, ObjectiveTensors } from './objective.ts';
-import { paramInfos, stepsFunction } from './step-function.ts';
+import { type LocalObjective, type LocalPass, type ObjectiveTensors, plainPass } from './objective.ts';
+import { ofParam, paramInfos, type ShapedTensor, shapedTensors, stepsFunction, trainedBy } from './step-function.ts';
 
 /** What a local trainer is made of. */
 export interface LocalTrainerOptions {
@@ -35,6 +35,25 @@ export interface LocalSteps {
   readonly first: number;
   /** Random key of a step, by its number. */
   key(step: number): HostTensor;
+  /** Places of the batches' examples among the public ones: for passes over those. */
+  readonly positions?: readonly Int32Array[];
+}
+
+/** The objective's tensors by name: of shape `param` one for each parameter, else a single one. */
+export type TensorLists = ReadonlyMap<string, readonly DeviceTensor[]>;
+
+/** What some local steps gave. */
+export interface LocalResult {
+  readonly state: LocalState;
+  /** The objective's tensors that move, as they are now. */
+  readonly moved: TensorLists;
+  readonly losses: Float32Array;
+}
+
+/** Outputs of a run that a later one may write over, and the state made of them. */
+interface Recent {
+  readonly state: LocalState;
+  readonly outputs: readonly (DeviceTensor | null)[];
 }
 
 /** Steps of one batch size that one executable makes. */
@@ -54,12 +73,16 @@ export class LocalTrainer {
   readonly #options: LocalTrainerOptions;
   readonly #functions = new Map<number, ModelFunction>();
   readonly #executables = new Map<string, Promise<Executable>>();
-  /** Results of the last two runs: the memory of the one that a run does not begin with takes its outputs. */
-  readonly #recent: [LocalState | null, LocalState | null] = [null, null];
+  /** Results of the last two runs of each pass: the memory of the one that a run does not begin with takes its outputs. */
+  readonly #recent = new Map<string, [Recent | null, Recent | null]>();
+  /** The objective's tensors, shapes known. */
+  readonly tensorsOf: readonly ShapedTensor[];
   #after: Promise<Executable> | null = null;
+  #own: Promise<Executable> | null = null;
 
   constructor(options: LocalTrainerOptions) {
     this.#options = options;
+    this.tensorsOf = shapedTensors(options.objective, options.info);
     const { params, state } = this.#model(1);
     this.layout = vectorLayout(params);
     this.stateLayout = vectorLayout(state);
@@ -89,7 +112,7 @@ export class LocalTrainer {
 
   /** Uploads one of the objective's tensors: a vector in the layout of the parameters, or a tensor of its own shape. */
   objectiveTensors(name: string, values: Float32Array): DeviceTensor[] {
-    const declared = (this.#options.objective.tensors ?? []).find((tensor) => tensor.name === name);
+    const declared = this.tensorsOf.find((tensor) => tensor.name === name);
     if (!declared) throw new Error(`objective "${this.#options.objective.name}" has no tensor "${name}"`);
     return declared.shape === 'param'
       ? this.tensors(values, this.layout)
@@ -97,34 +120,56 @@ export class LocalTrainer {
   }
 
   /**
+   * What a tensor of scope `client` or `fit` is before there is any.
+   * @param start the parameters that the fit begins with
+   */
+  initialTensors({ shape, initial = 0 }: ShapedTensor, start: LocalState): readonly DeviceTensor[] {
+    if (initial === 'start') return start.params;
+    const shapes = shape === 'param' ? this.layout.places.map((place) => place.shape) : [shape];
+    return shapes.map((each) => this.#options.engine.upload(filled(each, initial)));
+  }
+
+  /**
    * Makes steps from a state, which is not changed. `tensors`: the objective's, by name, as `objectiveTensors` gives them.
-   * What is returned is valid until the next
-   * call, unless that one begins with it.
+   * `pass`: one of the objective's; what it does not train is handed on. What is returned is valid until the next call for the
+   * same pass, unless that one begins with it.
+   * @throws Error if a tensor is missing, or the pass trains nothing
    */
   async train(
     from: LocalState,
-    { split, batches, first, key }: LocalSteps,
-    tensors: ReadonlyMap<string, readonly DeviceTensor[]>,
-  ): Promise<{ readonly state: LocalState; readonly losses: Float32Array }> {
+    { split, batches, first, key, positions }: LocalSteps,
+    tensors: TensorLists,
+    pass: LocalPass = plainPass,
+  ): Promise<LocalResult> {
     const { engine, optimizer, objective } = this.#options;
-    const given = (objective.tensors ?? []).flatMap(({ name }) => {
+    const given = new Map<string, readonly DeviceTensor[]>();
+    for (const { name } of this.tensorsOf) {
       const values = tensors.get(name);
       if (!values) throw new Error(`objective "${objective.name}" needs its tensor "${name}", which was not given`);
-      return values;
-    });
+      given.set(name, values);
+    }
+    const moving = this.tensorsOf.filter(({ moves }) => moves);
+    const infos = paramInfos(this.#model(1));
+    const trained = trainedBy(pass, infos);
+    const slotCounts = infos.map((info) => optimizer.optimizer.slots(info).length);
+    const recent = this.#recent.get(pass.name) ?? [null, null];
+    this.#recent.set(pass.name, recent);
     const losses = new Float32Array(batches.length);
     let current = from;
     for (const { size, start, steps } of chunks(batches, this.#options.unroll ?? 8)) {
-      const executable = await this.#steps(size, steps);
+      const executable = await this.#steps(pass, size, steps);
       const model = this.#model(size);
       const examples = new Int32Array(steps * size);
+      const places = new Int32Array(positions ? steps * size : 0);
       const keys = new Int32Array(steps * 2);
       const scalars: number[] = [];
       for (let i = 0; i < steps; i++) {
         const step = first + start + i;
         examples.set(batches[start + i] as Int32Array, i * size);
+        if (positions) places.set(positions[start + i] as Int32Array, i * size);
         keys.set(key(step).data as Int32Array, i * 2);
-        scalars.push(...optimizer.optimizer.scalars(optimizer.lrAt(step), step + 1));
+        const lr = optimizer.lrAt(step);
+        scalars.push(...optimizer.optimizer.scalars(lr, step + 1), lr);
       }
       const batch = split.batch(examples);
       const stacked = [...batch.inputs, ...batch.targets].map((tensor, i) => {
@@ -135,55 +180,96 @@ export class LocalTrainer {
         ...current.params,
         ...current.slots,
         ...current.state,
-        ...given,
+        ...[...given.values()].flat(),
         engine.upload(int32(keys, [steps, 2])),
         engine.upload(float32(Float32Array.from(scalars), [steps, scalars.length / steps])),
+        ...(pass.over === 'public' ? [engine.upload(int32(places, [steps, size]))] : []),
         ...stacked,
       ];
-      const place = this.#recent[0] === current ? 1 : 0;
-      const spare = this.#recent[place];
-      const into = spare ? [...spare.params, ...spare.slots, ...spare.state, null] : undefined;
-      const outputs = await executable.run(inputs, into);
-      const loss = outputs.at(-1) as DeviceTensor;
-      losses.set((await engine.download(loss)).data as Float32Array, start);
-      const slotsEnd = from.params.length + from.slots.length;
-      current = {
-        params: outputs.slice(0, from.params.length),
-        slots: outputs.slice(from.params.length, slotsEnd),
-        state: outputs.slice(slotsEnd, -1),
+      const place = recent[0]?.state === current ? 1 : 0;
+      const outputs = await executable.run(inputs, recent[place]?.outputs);
+      losses.set((await engine.download(outputs.at(-1) as DeviceTensor)).data as Float32Array, start);
+      let at = 0;
+      const take = (count: number) => {
+        at += count;
+        return outputs.slice(at - count, at);
       };
-      this.#recent[place] = current;
+      let slot = 0;
+      current = {
+        params: current.params.map((param, i) => (trained[i] ? (take(1)[0] as DeviceTensor) : param)),
+        slots: slotCounts.flatMap((count, i) => {
+          slot += count;
+          return trained[i] ? take(count) : current.slots.slice(slot - count, slot);
+        }),
+        state: take(current.state.length),
+      };
+      for (const { name } of moving) given.set(name, take((given.get(name) as readonly DeviceTensor[]).length));
+      recent[place] = { state: current, outputs: [...outputs.slice(0, -1), null] };
     }
-    return { state: current, losses };
+    return {
+      state: current,
+      moved: new Map([...given].filter(([name]) => moving.some((m) => m.name === name))),
+      losses,
+    };
   }
 
-  /** The objective's `client` tensors after a fit, by name; the layout is the parameters'. */
+  /**
+   * The objective's `client` tensors that `after` and `finish` give once a fit has ended, by name: in the layout of the
+   * parameters, or of a shape of their own.
+   */
   async after(
     start: LocalState,
     end: LocalState,
-    tensors: ReadonlyMap<string, readonly DeviceTensor[]>,
+    tensors: TensorLists,
     steps: number,
     lr: number,
   ): Promise<ReadonlyMap<string, Float32Array>> {
     const { engine, objective } = this.#options;
-    if (!objective.after) return new Map();
+    if (!objective.after && !objective.finish) return new Map();
     this.#after ??= this.#compileAfter();
     const executable = await this.#after;
     const scalar = (value: number) => engine.upload(float32([value], []));
     const outputs = await executable.run([
       ...start.params,
       ...end.params,
-      ...(objective.tensors ?? []).flatMap(({ name }) => tensors.get(name) ?? []),
+      ...this.tensorsOf.flatMap(({ name }) => tensors.get(name) ?? []),
       scalar(steps),
       scalar(lr),
     ]);
-    const names = changedTensors(objective).map(({ name }) => name);
     const results = new Map<string, Float32Array>();
-    for (const [n, name] of names.entries()) {
-      const part = outputs.slice(n * this.layout.places.length, (n + 1) * this.layout.places.length);
-      results.set(name, await this.vector(part, this.layout));
-    }
+    for (const tensor of this.#changed)
+      results.set(tensor.name, await this.values(tensor, outputs.splice(0, this.#count(tensor))));
     return results;
+  }
+
+  /** Parameters of the client's own model, by the objective's `own`. @throws Error if a `client` tensor is missing */
+  async own(server: LocalState, tensors: TensorLists): Promise<readonly DeviceTensor[]> {
+    const { engine, objective } = this.#options;
+    if (!objective.own) return server.params;
+    const kept = this.tensorsOf.filter(({ scope }) => scope === 'client');
+    const infos = paramInfos(this.#model(1));
+    this.#own ??= engine.compile(
+      (...given) => {
+        const params = given.splice(0, infos.length);
+        const lists = kept.map((tensor) => ({ ...tensor, values: given.splice(0, this.#count(tensor)) }));
+        return infos.map((info, i) => objective.own?.(params[i] as tf.Tensor, ofParam(lists, i), info) as tf.Tensor);
+      },
+      [...infos.map(({ shape }) => like(shape)), ...kept.flatMap((tensor) => this.#signature(tensor))],
+      { name: `own model of ${objective.name}` },
+    );
+    const given = kept.flatMap(({ name }) => {
+      const values = tensors.get(name);
+      if (!values)
+        throw new Error(`the own model of "${objective.name}" needs its tensor "${name}", which was not given`);
+      return values;
+    });
+    return (await this.#own).run([...server.params, ...given]);
+  }
+
+  /** Reads one of the objective's tensors back: in the layout of the parameters, or of a shape of its own. */
+  async values({ shape }: ShapedTensor, tensors: readonly DeviceTensor[]): Promise<Float32Array> {
+    if (shape === 'param') return this.vector(tensors, this.layout);
+    return ((await this.#options.engine.download(tensors[0] as DeviceTensor)).data as Float32Array).slice();
   }
 
   /** Reads tensors back into one vector. */
@@ -209,8 +295,8 @@ export class LocalTrainer {
     return made;
   }
 
-  #steps(batch: number, steps: number): Promise<Executable> {
-    const name = `${steps} steps of ${batch}`;
+  #steps(pass: LocalPass, batch: number, steps: number): Promise<Executable> {
+    const name = `${pass.name === '' ? '' : `${pass.name}: `}${steps} steps of ${batch}`;
     let executable = this.#executables.get(name);
     if (!executable) {
       const { engine, objective, optimizer } = this.#options;
@@ -219,6 +305,8 @@ export class LocalTrainer {
         optimizer: optimizer.optimizer,
         clipNorm: optimizer.clipNorm,
         objective,
+        tensors: this.tensorsOf,
+        pass,
         steps,
       });
       executable = engine.compile(fn, signature, { name });
@@ -227,38 +315,58 @@ export class LocalTrainer {
     return executable;
   }
 
+  /** Tensors that `after` and `finish` may change: those that steps move are known already. */
+  get #changed(): ShapedTensor[] {
+    const { after, finish, passes = [] } = this.#options.objective;
+    return this.tensorsOf.filter(
+      ({ name, scope, shape, moves }) =>
+        scope === 'client' &&
+        !moves &&
+        !passes.some(({ into }) => into === name) &&
+        (shape === 'param' ? after : finish),
+    );
+  }
+
+  /** Tensors that one of the objective's consists of. */
+  #count({ shape }: ShapedTensor): number {
+    return shape === 'param' ? this.layout.places.length : 1;
+  }
+
+  #signature({ shape }: ShapedTensor): Signature[] {
+    return shape === 'param' ? this.layout.places.map((place) => like(place.shape)) : [like(shape)];
+  }
+
   #compileAfter(): Promise<Executable> {
     const { engine, objective } = this.#options;
     const infos = paramInfos(this.#model(1));
-    const kept = objective.tensors ?? [];
     const shapes = infos.map(({ shape }) => shape);
-    const like = (shape: readonly number[]) => ({ dtype: 'float32' as const, shape });
-    const changed = changedTensors(objective);
     return engine.compile(
       (...given) => {
         const params = given.splice(0, infos.length);
         const ends = given.splice(0, infos.length);
-        const values = kept.map(({ name, shape }) => ({
-          name,
-          shape,
-          values: given.splice(0, shape === 'param' ? infos.length : 1),
-        }));
+        const values = this.tensorsOf.map((tensor) => ({ ...tensor, values: given.splice(0, this.#count(tensor)) }));
         const [steps, lr] = given as [tf.Tensor, tf.Tensor];
         const results = infos.map((info, i) => {
-          const own: ObjectiveTensors = Object.fromEntries(
-            values.map((tensor) => [tensor.name, tensor.values[tensor.shape === 'param' ? i : 0] as tf.Tensor]),
-          );
+          const own = ofParam(values, i);
           const [start, param] = [params[i] as tf.Tensor, ends[i] as tf.Tensor];
           return { own, made: objective.after?.({ start, param, tensors: own, steps, lr }, info) ?? {} };
         });
-        return changed.flatMap(({ name }) =>
-          results.map(({ own, made }) => tf.add(made[name] ?? (own[name] as tf.Tensor), 0)),
+        const whole: ObjectiveTensors = Object.fromEntries(
+          values.flatMap(({ name, shape, values: [value] }) =>
+            shape === 'param' ? [] : [[name, value as tf.Tensor] as const],
+          ),
+        );
+        const finished = objective.finish?.(whole) ?? {};
+        return this.#changed.flatMap(({ name, shape }) =>
+          shape === 'param'
+            ? results.map(({ own, made }) => tf.add(made[name] ?? (own[name] as tf.Tensor), 0))
+            : [tf.add(finished[name] ?? (whole[name] as tf.Tensor), 0)],
         );
       },
       [
         ...shapes.map(like),
         ...shapes.map(like),
-        ...kept.flatMap(({ shape }) => (shape === 'param' ? shapes.map(like) : [like(shape)])),
+        ...this.tensorsOf.flatMap((tensor) => this.#signature(tensor)),
         like([]),
         like([]),
       ],
@@ -267,9 +375,14 @@ export class LocalTrainer {
   }
 }
 
-/** The objective's tensors that `after` may change. */
-function changedTensors(objective: LocalObjective) {
-  return (objective.tensors ?? []).filter(({ scope, shape }) => scope === 'client' && shape === 'param');
+function like(shape: readonly number[]): Signature {
+  return { dtype: 'float32', shape };
+}
+
+function filled(shape: readonly number[], value: number): HostTensor {
+  const tensor = zeros('float32', shape);
+  if (value !== 0) tensor.data.fill(value as never);
+  return tensor;
 }
 
 /** Cuts steps into runs: equal sizes together, by powers of two up to `most`. */
