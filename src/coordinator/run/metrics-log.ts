@@ -39,7 +39,8 @@ export class MetricsLog {
   static async open(path: string, step: number): Promise<MetricsLog> {
     const lines = step === 0 ? [] : (await readMetrics(path)).filter((line) => line.step <= step);
     const losses: number[] = [];
-    for (const line of lines) losses[line.step - 1] = line.loss;
+    // (What is no number, as where nobody answered, is null in JSON.)
+    for (const line of lines) losses[line.step - 1] = (line.loss as number | null) ?? Number.NaN;
     for (let i = 0; i < step; i++)
       if (losses[i] === undefined)
         throw new Error(

@@ -30,6 +30,11 @@ export interface RunSummary {
   readonly comm_bytes_saved?: number;
   /** With local steps: bytes that exchanging gradients in every step would have taken, without a codec. */
   readonly comm_bytes_synchronous?: number;
+  /** Of simulated clients: seconds that their training would have taken. */
+  readonly simulated_s?: number;
+  /** With differential privacy: what the run has given away, at this delta. */
+  readonly epsilon?: number;
+  readonly delta?: number;
 }
 
 /** Writes `summary.json`. */

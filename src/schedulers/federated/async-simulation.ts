@@ -1,20 +1,11 @@
 import type { Partition } from '../../data/index.ts';
 import { createRng } from '../../tensor/index.ts';
+import type { AsyncServer } from './async-server.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { FitPool } from './fit-pool.ts';
-import type { ClientReport } from './fit-task.ts';
+import type { ClientReport, SharedStart } from './fit-task.ts';
 import type { Dropped, LocalWork } from './simulation.ts';
 import { addUpdate } from './strategy.ts';
-
-/** How a server takes updates that come at any time. */
-export interface AsyncServer {
-  /** Updates that make a new version of the parameters together: 1 for FedAsync, K for FedBuff. */
-  readonly buffer: number;
-  /** Weight of an update that began `staleness` versions ago. */
-  weight(staleness: number): number;
-  /** Factor on the mean of the weighted updates. */
-  readonly serverLr: number;
-}
 
 /** What a simulation without rounds is made of. */
 export interface AsyncSimulationOptions {
@@ -26,6 +17,10 @@ export interface AsyncSimulationOptions {
   /** Clients that train at the same time. */
   readonly concurrency: number;
   readonly local: LocalWork;
+  /** Versions after which an update is too old to be used; null or absent for no bound. */
+  readonly maxStaleness?: number | null;
+  /** Norm above which an update is not used and its client named; null or absent for no bound. */
+  readonly maxNorm?: number | null;
 }
 
 /** A new version of the parameters. */
@@ -34,6 +29,8 @@ export interface VersionReport {
   readonly version: number;
   readonly reports: readonly ClientReport[];
   readonly dropped: readonly Dropped[];
+  /** Clients that were sent parameters meanwhile. */
+  readonly begun: number;
   /** Mean number of versions that passed while the updates were made. */
   readonly staleness: number;
   /** Simulated time at which it was made, in seconds. */
@@ -41,19 +38,38 @@ export interface VersionReport {
   readonly loss: number;
 }
 
-interface Flight {
+/** A client that trains: all that its fit follows from, besides the seed and the version that it began with. */
+export interface FlightRecord {
   readonly client: number;
+  /** Number of the fit, which its randomness is drawn by. */
   readonly number: number;
+  /** The version of the parameters that it began with. */
   readonly version: number;
+  /** Simulated time at which it ends, in seconds. */
   readonly until: number;
-  readonly leaves: boolean;
+}
+
+/** Where a simulation is, between two versions: what going on to the same bits needs besides the parameters. */
+export interface AsyncState {
+  readonly version: number;
+  /** Simulated seconds. */
+  readonly time: number;
+  /** Fits that have begun. */
+  readonly started: number;
+  readonly flights: readonly FlightRecord[];
+  /** The versions that flights began with, parameters then module state, by number. */
+  readonly starts: ReadonlyMap<number, Float32Array>;
+}
+
+interface Flight extends FlightRecord {
+  readonly start: SharedStart;
   readonly result: Promise<{ readonly update: Float32Array; readonly report: ClientReport } | null>;
 }
 
 /**
  * Federated training in which nobody waits for the slowest: clients begin with the newest parameters and answer whenever they
  * are done, in simulated time. Fits are computed as soon as they begin, on all threads; what comes out depends on the seed
- * alone.
+ * alone. A fit under way is never saved: with the version that it began with it is made once more, to the same bits.
  */
 export class AsyncSimulation {
   readonly params: Float32Array;
@@ -64,18 +80,30 @@ export class AsyncSimulation {
   #started = 0;
   #version = 0;
   #time = 0;
-  #start: ReturnType<FitPool['publish']>;
+  #start: SharedStart;
 
-  /** `params` and `state` are those of the server, and are changed. */
-  constructor(options: AsyncSimulationOptions, params: Float32Array, state: Float32Array) {
+  /** `params` and `state` are those of the server, and are changed. `from` is where an earlier simulation was. */
+  constructor(options: AsyncSimulationOptions, params: Float32Array, state: Float32Array, from?: AsyncState) {
+    const { pool, concurrency, partition } = options;
     this.#options = options;
     this.params = params;
     this.state = state;
-    if (options.concurrency > options.partition.clients)
-      throw new RangeError(
-        `${options.concurrency} clients cannot train at once: there are ${options.partition.clients}`,
-      );
-    this.#start = options.pool.publish(params, state);
+    if (concurrency > partition.clients)
+      throw new RangeError(`${concurrency} clients cannot train at once: there are ${partition.clients}`);
+    this.#start = pool.publish(params, state);
+    if (!from) return;
+    this.#version = from.version;
+    this.#time = from.time;
+    this.#started = from.started;
+    const starts = new Map<number, SharedStart>();
+    for (const [version, both] of from.starts)
+      starts.set(version, pool.publish(both.subarray(0, params.length), both.subarray(params.length)));
+    for (const flight of from.flights) {
+      const start = flight.version === from.version ? this.#start : starts.get(flight.version);
+      if (!start)
+        throw new RangeError(`version ${flight.version}, which client ${flight.client} began with, is missing`);
+      this.#fly(flight, start);
+    }
   }
 
   /** Simulated seconds so far. */
@@ -83,37 +111,58 @@ export class AsyncSimulation {
     return this.#time;
   }
 
-  /** Lets simulated time pass until there is a new version. */
+  /** Where it is. Between calls of `next` only. */
+  snapshot(): AsyncState {
+    const starts = new Map<number, Float32Array>();
+    for (const { version, start } of this.#flights) {
+      if (starts.has(version) || version === this.#version) continue;
+      const both = new Float32Array(this.params.length + this.state.length);
+      both.set(new Float32Array(start.params));
+      both.set(new Float32Array(start.state), this.params.length);
+      starts.set(version, both);
+    }
+    const flights = this.#flights.map(({ client, number, version, until }) => ({ client, number, version, until }));
+    return { version: this.#version, time: this.#time, started: this.#started, flights, starts };
+  }
+
+  /** Lets simulated time pass until there is a new version. @throws Error if clients give nothing again and again */
   async next(): Promise<VersionReport> {
     const { server, pool, concurrency } = this.#options;
-    const buffered: { update: Float32Array; report: ClientReport; staleness: number }[] = [];
+    const began = this.#started;
+    const reports: ClientReport[] = [];
     const dropped: Dropped[] = [];
-    while (buffered.length < server.buffer) {
-      while (this.#flights.length < concurrency) this.#launch();
+    const mean = new Float32Array(this.params.length + this.state.length);
+    let staleness = 0;
+    while (reports.length < server.buffer) {
+      while (this.#flights.length < concurrency) {
+        const away = this.#launch();
+        if (away) dropped.push(away);
+        this.#giveUp(dropped);
+      }
       const flight = this.#land();
       this.#time = flight.until;
       const result = await flight.result;
-      if (!result) dropped.push({ client: flight.client, reason: 'it left while it trained' });
-      else if (result.report.problem !== null) dropped.push({ client: flight.client, reason: result.report.problem });
-      else buffered.push({ ...result, staleness: this.#version - flight.version });
-      if (dropped.length > 1000 * server.buffer)
-        throw new Error(`none of the last ${dropped.length} clients gave an update: ${dropped.at(-1)?.reason}`);
-    }
-    const mean = new Float32Array(this.params.length + this.state.length);
-    for (const { update, staleness } of buffered) {
-      const share = server.weight(staleness) / buffered.length;
-      for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + share * (update[i] as number);
+      const passed = this.#version - flight.version;
+      const reason = this.#refusal(result?.report ?? null, passed);
+      if (!result || reason !== null) {
+        dropped.push({ client: flight.client, reason: reason ?? '' });
+        this.#giveUp(dropped);
+        continue;
+      }
+      reports.push(result.report);
+      staleness += passed;
+      this.#add(mean, result.update, flight.start, server.weight(passed) / server.buffer);
     }
     addUpdate(mean, this.params, this.state, server.serverLr);
     this.#version += 1;
     this.#start = pool.publish(this.params, this.state);
-    const reports = buffered.map(({ report }) => report);
     const examples = reports.reduce((sum, report) => sum + report.examples, 0);
     return {
       version: this.#version,
       reports,
       dropped,
-      staleness: buffered.reduce((sum, { staleness }) => sum + staleness, 0) / buffered.length,
+      begun: this.#started - began,
+      staleness: staleness / reports.length,
       time: this.#time,
       loss: reports.reduce((sum, report) => sum + report.loss * report.examples, 0) / examples,
     };
@@ -124,33 +173,74 @@ export class AsyncSimulation {
     await Promise.allSettled(this.#flights.map(({ result }) => result));
   }
 
-  /** A client that is not busy begins with the newest version. */
-  #launch(): void {
+  /** Why an answer is not used; null if it is. */
+  #refusal(report: ClientReport | null, staleness: number): string | null {
+    const { maxNorm = null, maxStaleness = null } = this.#options;
+    if (!report) return 'it left while it trained';
+    if (report.problem !== null) return report.problem;
+    if (maxNorm !== null && report.norm > maxNorm)
+      return `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}`;
+    if (maxStaleness !== null && staleness > maxStaleness)
+      return `it began ${staleness} versions ago, the bound is ${maxStaleness}`;
+    return null;
+  }
+
+  #giveUp(dropped: readonly Dropped[]): void {
+    if (dropped.length > 1000 * this.#options.server.buffer)
+      throw new Error(`none of the last ${dropped.length} clients gave an update: ${dropped.at(-1)?.reason}`);
+  }
+
+  #add(mean: Float32Array, update: Float32Array, start: SharedStart, share: number): void {
+    if (this.#options.server.mixes === 'update') {
+      for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + share * (update[i] as number);
+      return;
+    }
+    const [first, firstState] = [new Float32Array(start.params), new Float32Array(start.state)];
+    const size = this.params.length;
+    for (let i = 0; i < mean.length; i++) {
+      const theirs = ((i < size ? first[i] : firstState[i - size]) as number) + (update[i] as number);
+      const ours = (i < size ? this.params[i] : this.state[i - size]) as number;
+      mean[i] = (mean[i] as number) + share * (theirs - ours);
+    }
+  }
+
+  /** A client that is not busy begins with the newest version. Returns one that could not be reached, if that is who was drawn. */
+  #launch(): Dropped | null {
     const { pool, partition, behaviour, local, seed } = this.#options;
     const number = this.#started++;
     const rng = createRng(seed).fork('async client', number);
     let client = rng.integer(partition.clients);
     while (this.#busy.has(client)) client = rng.integer(partition.clients);
-    const examples = partition.examples(client).slice();
+    if (!behaviour.available(client, number)) return { client, reason: 'it could not be reached' };
+    if (partition.size(client) === 0) return { client, reason: 'it has no examples' };
     const bytes = 8 * (pool.paramsSize + pool.stateSize);
-    const until = this.#time + behaviour.seconds(client, { examples: examples.length * local.epochs, bytes });
-    const leaves = behaviour.leaves(client, number) || examples.length === 0;
+    const until = this.#time + behaviour.seconds(client, { examples: partition.size(client) * local.epochs, bytes });
+    this.#fly({ client, number, version: this.#version, until }, this.#start);
+    return null;
+  }
+
+  /** Begins a client's fit: a function of the flight's record, its start and the seed. */
+  #fly(flight: FlightRecord, start: SharedStart): void {
+    const { pool, partition, behaviour, local } = this.#options;
+    const { client, number } = flight;
     const fit = {
       client,
       round: number,
-      examples,
+      examples: partition.examples(client).slice(),
       epochs: local.epochs,
       maxSteps: null,
       firstStep: 0,
       weight: 1,
       clipNorm: null,
       kept: {},
+      attack: behaviour.attack?.(client) ?? null,
     };
-    const result = leaves ? Promise.resolve(null) : pool.each(this.#start, [fit]).then(([only]) => only ?? null);
+    const leaves = behaviour.leaves(client, number);
+    const result = leaves ? Promise.resolve(null) : pool.each(start, [fit]).then(([only]) => only ?? null);
     // Looked at when its time has come; until then a failure must not count as unhandled.
     result.catch(() => undefined);
     this.#busy.add(client);
-    this.#flights.push({ client, number, version: this.#version, until, leaves, result });
+    this.#flights.push({ ...flight, start, result });
   }
 
   /** The flight that ends first; of those that end together, the one that began first. */
@@ -164,22 +254,4 @@ export class AsyncSimulation {
     this.#busy.delete(flight.client);
     return flight;
   }
-}
-
-/** Polynomial decay of stale updates: (1 + staleness)^-a (Xie, Koyejo and Gupta, FedAsync, 2019, section 5.2). */
-export function polynomialStaleness(exponent: number): (staleness: number) => number {
-  return (staleness) => (1 + staleness) ** -exponent;
-}
-
-/**
- * Buffered asynchronous aggregation: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek and Huba, Federated Learning with Buffered
- * Asynchronous Aggregation (FedBuff, 2022), algorithm 1, updates scaled by 1 / sqrt(1 + staleness).
- */
-export function fedbuff({ buffer, serverLr }: { readonly buffer: number; readonly serverLr: number }): AsyncServer {
-  return { buffer, serverLr, weight: polynomialStaleness(0.5) };
-}
-
-/** Every update mixed in at once with weight alpha (1 + staleness)^-a: Xie, Koyejo and Gupta, FedAsync (2019), algorithm 1. */
-export function fedasync({ alpha, exponent }: { readonly alpha: number; readonly exponent: number }): AsyncServer {
-  return { buffer: 1, serverLr: alpha, weight: polynomialStaleness(exponent) };
 }

@@ -1,29 +1,13 @@
 import { availableParallelism } from 'node:os';
-import {
-  CheckpointReader,
-  type Execution,
-  folderStore,
-  MetricsLog,
-  type RunEvent,
-  type RunSummary,
-  verifyCheckpoint,
-  writeSummary,
-} from '../../coordinator/index.ts';
+import { type Execution, folderStore, MetricsLog, type RunEvent, writeSummary } from '../../coordinator/index.ts';
 import type { Partition, SplitName } from '../../data/index.ts';
 import { initParams, initState, modelParams, modelState } from '../../modules/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import { partOf, type VectorLayout, vectorLayout } from '../local/index.ts';
 import { FitPool } from './fit-pool.ts';
 import { makePartition, type PartitionConfig } from './round-schema.ts';
-import {
-  doubles,
-  type Layouts,
-  readDoubles,
-  readModel,
-  type SavedTensors,
-  withSaved,
-  writeModel,
-} from './saved-tensors.ts';
+import { type FederatedStep, readTotals, recorded, summarise, type Totals, totalsTensor } from './run-record.ts';
+import { type Layouts, readModel, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
 
 /** Keys that all federated runs have, whether they work in rounds or not. */
 export interface FederatedConfig {
@@ -47,21 +31,6 @@ export interface FederatedParts {
   readonly step: number;
   /** The checkpoint that the run goes on from; open until the training is made. */
   readonly saved: SavedTensors | null;
-}
-
-/** What one step of a federated training came to: a round, or a new version of the parameters. */
-export interface FederatedStep {
-  /** Mean loss of the local steps; NaN if nobody answered. */
-  readonly loss: number;
-  /** Examples that clients trained on, each pass counted. */
-  readonly examples: number;
-  readonly ms: number;
-  /** Bytes that went between clients and server, or among clients. */
-  readonly bytes: number;
-  /** Numbers for metrics.jsonl and for whoever watches. */
-  readonly metrics: Readonly<Record<string, number>>;
-  /** What else metrics.jsonl says of the step. */
-  readonly notes?: Readonly<Record<string, unknown>>;
 }
 
 /** A way of training clients together, step by step. Everything in it is a function of the seed and what `tensors` gives. */
@@ -107,7 +76,7 @@ export async function* runFederated(
   const threads = settings.threads > 0 ? settings.threads : availableParallelism();
   const checkpoints = folderStore(folder.checkpoints);
   let step = first;
-  let samples = 0;
+  let totals: Totals = { samples: 0, seconds: 0, bytes: 0 };
   let log: MetricsLog | null = null;
   let pool: FitPool | null = null;
   let training: FederatedTraining | null = null;
@@ -131,7 +100,7 @@ export async function* runFederated(
     pool = clients;
     const make = async (open: SavedTensors | null): Promise<FederatedTraining> => {
       const { params, state } = await initialModel(execution, layouts, open);
-      samples = open ? ((await readDoubles(open, SAMPLES))[0] as number) : 0;
+      if (open) totals = await readTotals(open);
       const seed = config.seed;
       return plan.make({ execution, pool: clients, partition, layouts, seed, params, state, step, saved: open });
     };
@@ -187,7 +156,7 @@ export async function* runFederated(
         recoveries: 0,
       };
       const { path, bytes } = await checkpoints.save(info, (dir) =>
-        writeModel(dir, layouts, trained.model(), { ...trained.tensors(), [SAMPLES]: doubles([samples]) }),
+        writeModel(dir, layouts, trained.model(), { ...trained.tensors(), ...totalsTensor(totals) }),
       );
       saved = { step, path };
       await checkpoints.prune({ last: train.keep_last, every: train.keep_every });
@@ -198,7 +167,11 @@ export async function* runFederated(
     while (step < train.steps && !signal.aborted) {
       const report = await trained.next();
       step += 1;
-      samples += report.examples;
+      totals = {
+        samples: totals.samples + report.examples,
+        seconds: totals.seconds + report.seconds,
+        bytes: totals.bytes + report.bytes,
+      };
       yield await recorded(metrics, step, report, prepared.unit);
       if (due(train.eval_every)) yield await evaluate(train.eval_split);
       if (due(train.checkpoint_every)) yield await checkpoint();
@@ -210,7 +183,7 @@ export async function* runFederated(
       ? await summarise({
           log: metrics,
           step,
-          samples,
+          totals,
           wall: wall(),
           evaluation,
           saved,
@@ -235,9 +208,6 @@ export async function* runFederated(
   }
 }
 
-/** Name of the count of examples so far among the tensors of a checkpoint. */
-const SAMPLES = 'run/samples';
-
 /** The clients' examples. A partition that cannot be made is something wrong with the config. */
 function partitioned({ prepared: { config, dataset } }: Execution, settings: FederatedConfig): Partition {
   const split = dataset.split('train');
@@ -253,32 +223,6 @@ function partitioned({ prepared: { config, dataset } }: Execution, settings: Fed
   }
 }
 
-/** Writes a step's line, and says what the progress shows. */
-async function recorded(log: MetricsLog, step: number, report: FederatedStep, unit: string): Promise<RunEvent> {
-  const perSecond = (report.examples * 1000) / report.ms;
-  const metrics = { loss: report.loss, ...report.metrics };
-  await log.append({
-    step,
-    ...metrics,
-    [`${unit}_per_s`]: Math.round(perSecond * 10) / 10,
-    step_ms: Math.round(report.ms * 1000) / 1000,
-    ...report.notes,
-  });
-  return {
-    type: 'step',
-    step,
-    loss: report.loss,
-    gradNorm: Number.NaN,
-    lr: Number.NaN,
-    perSecond,
-    stepMs: report.ms,
-    commMs: 0,
-    commBytes: report.bytes,
-    commBytesSaved: 0,
-    metrics,
-  };
-}
-
 /** Parameters and module state to begin with: drawn from the seed, or read from a checkpoint. */
 async function initialModel({ prepared }: Execution, layouts: Layouts, saved: SavedTensors | null) {
   const params = new Float32Array(layouts.params.size);
@@ -292,36 +236,4 @@ async function initialModel({ prepared }: Execution, layouts: Layouts, saved: Sa
     fill(state, layouts.state, initState(modelState(prepared.model)));
   }
   return { params, state };
-}
-
-async function summarise(known: {
-  readonly log: MetricsLog;
-  readonly step: number;
-  readonly samples: number;
-  readonly wall: number;
-  readonly evaluation: { readonly loss: number; readonly accuracy: number | null } | null;
-  readonly saved: { readonly path: string } | null;
-  readonly more: Readonly<Record<string, unknown>>;
-}): Promise<RunSummary> {
-  if (known.saved === null) throw new Error('the strategy ended without a checkpoint of the last step');
-  const reader = await CheckpointReader.open(known.saved.path, await verifyCheckpoint(known.saved.path));
-  try {
-    const accuracy = known.evaluation?.accuracy ?? null;
-    return {
-      steps: known.step,
-      loss: known.log.losses[known.step - 1] as number,
-      val_loss: known.evaluation?.loss ?? null,
-      ...(accuracy === null ? {} : { accuracy }),
-      baselines: {},
-      wall_s: Math.round(known.wall * 1000) / 1000,
-      tokens_per_s: 0,
-      weights_sha256: await reader.weightsSha256(),
-      losses_sha256: known.log.sha256(),
-      samples_seen: known.samples,
-      recoveries: 0,
-      ...known.more,
-    };
-  } finally {
-    await reader.close();
-  }
 }

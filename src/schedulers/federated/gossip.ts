@@ -1,8 +1,9 @@
 import type { Partition } from '../../data/index.ts';
+import type { ClientBehaviour } from './behaviour.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientReport } from './fit-task.ts';
 import type { Dropped, LocalWork } from './simulation.ts';
-import { metropolisWeights, type Topology } from './topology.ts';
+import { metropolisWeights, type Topology, withoutNodes } from './topology.ts';
 
 /** What decentralised training is made of. */
 export interface GossipOptions {
@@ -11,6 +12,8 @@ export interface GossipOptions {
   readonly partition: Partition;
   readonly graph: Topology;
   readonly local: LocalWork;
+  /** How nodes behave; absent: all are there, and take no time. */
+  readonly behaviour?: ClientBehaviour;
 }
 
 /** What a round of gossip came to. */
@@ -23,20 +26,33 @@ export interface GossipReport {
   readonly disagreement: number;
   /** Bytes that went over the edges. */
   readonly bytes: number;
+  /** Simulated time at which the last node was done with the round, in seconds. */
+  readonly time: number;
+}
+
+/** Where decentralised training is, between two rounds. */
+export interface GossipState {
+  readonly round: number;
+  /** Simulated time of each node, in seconds. */
+  readonly clocks: readonly number[];
+  /** Parameters, then module state, of each node. */
+  readonly nodes: readonly Float32Array[];
 }
 
 /**
  * Training without a server: every node trains on its own data, then mixes its parameters with its neighbours' (D-PSGD: Lian, Zhang,
  * Zhang, Hsieh, Zhang and Liu, Can Decentralized Algorithms Outperform Centralized Algorithms, 2017, algorithm 1, with local
- * epochs in place of one step).
+ * epochs in place of one step). A node waits for its neighbours only. One that is away keeps what it has, and the others mix
+ * without it.
  */
 export class Gossip {
   /** Parameters, then module state, of each node. */
   readonly nodes: Float32Array[];
   readonly #options: GossipOptions;
-  #round = 0;
+  readonly #clocks: number[];
+  #round: number;
 
-  constructor(options: GossipOptions, params: Float32Array, state: Float32Array) {
+  constructor(options: GossipOptions, params: Float32Array, state: Float32Array, from?: GossipState) {
     const { graph, partition } = options;
     if (graph.length !== partition.clients)
       throw new RangeError(
@@ -46,55 +62,47 @@ export class Gossip {
     const first = new Float32Array(params.length + state.length);
     first.set(params);
     first.set(state, params.length);
-    this.nodes = graph.map(() => first.slice());
+    this.#round = from?.round ?? 0;
+    this.#clocks = graph.map((_, i) => from?.clocks[i] ?? 0);
+    this.nodes = graph.map((_, i) => (from?.nodes[i] ?? first).slice());
   }
 
-  /** Trains all nodes, then lets them mix. A node whose training diverges keeps what it had. */
+  /** Where it is. Between calls of `next` only. */
+  snapshot(): GossipState {
+    return { round: this.#round, clocks: [...this.#clocks], nodes: this.nodes };
+  }
+
+  /** Trains all nodes, then lets them mix. A node whose training diverges keeps what it had, and still mixes. */
   async next(): Promise<GossipReport> {
-    const { pool, partition, graph, local } = this.#options;
+    const { graph } = this.#options;
     const round = this.#round++;
-    const results = await Promise.all(
-      this.nodes.map(async (node, client) => {
-        const examples = partition.examples(client).slice();
-        const start = pool.publish(node.subarray(0, pool.paramsSize), node.subarray(pool.paramsSize));
-        const fit = {
-          client,
-          round,
-          examples,
-          epochs: local.epochs,
-          maxSteps: null,
-          firstStep: 0,
-          weight: examples.length,
-          clipNorm: null,
-          kept: {},
-        };
-        const [only] = await pool.each(start, [fit]);
-        return only as { update: Float32Array; report: ClientReport };
-      }),
-    );
-    const trained = this.nodes.map((node, i) => {
-      const { update } = results[i] as (typeof results)[number];
-      return node.map((value, k) => value + (update[k] as number));
-    });
-    for (const [i, neighbours] of graph.entries()) {
-      const weights = metropolisWeights(graph, i);
-      const mixed = new Float64Array(trained[i]?.length ?? 0);
-      for (const [n, other] of [...neighbours, i].entries()) {
-        const [weight, theirs] = [weights[n] as number, trained[other] as Float32Array];
-        for (let k = 0; k < mixed.length; k++) mixed[k] = (mixed[k] as number) + weight * (theirs[k] as number);
-      }
-      this.nodes[i]?.set(mixed);
+    const dropped = this.#away(round);
+    const away = new Set(dropped.map(({ client }) => client));
+    const present = graph.flatMap((_, i) => (away.has(i) ? [] : [i]));
+    const results = await Promise.all(present.map((node) => this.#train(node, round)));
+    const trained = new Map<number, Float32Array>();
+    for (const [n, node] of present.entries()) {
+      const { update } = results[n] as (typeof results)[number];
+      trained.set(
+        node,
+        (this.nodes[node] as Float32Array).map((value, k) => value + (update[k] as number)),
+      );
     }
+    const edges = withoutNodes(graph, away);
+    for (const node of present) this.#mix(node, edges, trained);
+    this.#tick(present, edges);
     const reports = results.map(({ report }) => report);
+    for (const { client, problem } of reports) if (problem !== null) dropped.push({ client, reason: problem });
     const good = reports.filter(({ problem }) => problem === null);
     const examples = good.reduce((sum, report) => sum + report.examples, 0);
     return {
       round,
       reports,
-      dropped: reports.flatMap(({ client, problem }) => (problem === null ? [] : [{ client, reason: problem }])),
+      dropped: dropped.sort((a, b) => a.client - b.client),
       loss: good.reduce((sum, report) => sum + report.loss * report.examples, 0) / examples,
       disagreement: this.#disagreement(),
-      bytes: graph.reduce((sum, { length }) => sum + length, 0) * (this.nodes[0]?.byteLength ?? 0),
+      bytes: edges.reduce((sum, { length }) => sum + length, 0) * (this.nodes[0]?.byteLength ?? 0),
+      time: Math.max(...this.#clocks),
     };
   }
 
@@ -104,6 +112,62 @@ export class Gossip {
     for (const node of this.nodes)
       for (let k = 0; k < sum.length; k++) sum[k] = (sum[k] as number) + (node[k] as number);
     return Float32Array.from(sum, (value) => value / this.nodes.length);
+  }
+
+  /** Nodes that take no part in a round. */
+  #away(round: number): Dropped[] {
+    const { behaviour, graph } = this.#options;
+    return graph.flatMap((_, client) => {
+      if (behaviour && !behaviour.available(client, round)) return [{ client, reason: 'it could not be reached' }];
+      if (behaviour?.leaves(client, round)) return [{ client, reason: 'it left in the middle of the round' }];
+      return [];
+    });
+  }
+
+  async #train(client: number, round: number): Promise<{ update: Float32Array; report: ClientReport }> {
+    const { pool, partition, local, behaviour } = this.#options;
+    const node = this.nodes[client] as Float32Array;
+    const examples = partition.examples(client).slice();
+    const start = pool.publish(node.subarray(0, pool.paramsSize), node.subarray(pool.paramsSize));
+    const fit = {
+      client,
+      round,
+      examples,
+      epochs: local.epochs,
+      maxSteps: null,
+      firstStep: 0,
+      weight: examples.length,
+      clipNorm: null,
+      kept: {},
+      attack: behaviour?.attack?.(client) ?? null,
+    };
+    const [only] = await pool.each(start, [fit]);
+    return only as { update: Float32Array; report: ClientReport };
+  }
+
+  #mix(node: number, edges: Topology, trained: ReadonlyMap<number, Float32Array>): void {
+    const weights = metropolisWeights(edges, node);
+    const own = this.nodes[node] as Float32Array;
+    const mixed = new Float64Array(own.length);
+    for (const [n, other] of [...(edges[node] as readonly number[]), node].entries()) {
+      const [weight, theirs] = [weights[n] as number, trained.get(other) as Float32Array];
+      for (let k = 0; k < mixed.length; k++) mixed[k] = (mixed[k] as number) + weight * (theirs[k] as number);
+    }
+    own.set(mixed);
+  }
+
+  /** Every node is done when it has trained and heard from its neighbours. */
+  #tick(present: readonly number[], edges: Topology): void {
+    const { behaviour, partition, local, pool } = this.#options;
+    if (!behaviour) return;
+    const done = [...this.#clocks];
+    for (const node of present) {
+      const examples = partition.size(node) * local.epochs;
+      const bytes = 4 * (pool.paramsSize + pool.stateSize) * (edges[node] as readonly number[]).length;
+      done[node] = (this.#clocks[node] as number) + behaviour.seconds(node, { examples, bytes });
+    }
+    for (const node of present)
+      this.#clocks[node] = Math.max(...[node, ...(edges[node] as readonly number[])].map((i) => done[i] as number));
   }
 
   #disagreement(): number {

@@ -1,3 +1,4 @@
+export * from './async-server.ts';
 export * from './async-simulation.ts';
 export * from './attack.ts';
 export * from './behaviour.ts';
@@ -11,6 +12,9 @@ export * from './fit-task.ts';
 export * from './gossip.ts';
 export * from './privacy/index.ts';
 export * from './round-schema.ts';
+export * from './run-async.ts';
+export * from './run-gossip.ts';
+export * from './run-record.ts';
 export * from './run-rounds.ts';
 export * from './saved-tensors.ts';
 export * from './scheduler.ts';

@@ -1,8 +1,9 @@
 import type { Execution, RunEvent } from '../../coordinator/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
-import { type FederatedParts, type FederatedStep, type FederatedTraining, runFederated } from './federated-run.ts';
+import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
 import type { RoundConfig } from './round-schema.ts';
+import type { FederatedStep } from './run-record.ts';
 import { readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
 import { type RoundReport, RoundSimulation } from './simulation.ts';
 import type { FederatedServer, FederatedStrategy } from './strategy.ts';
@@ -76,11 +77,11 @@ function stepOf(report: RoundReport): FederatedStep {
     loss: report.loss,
     examples: report.examples,
     ms: report.ms,
+    seconds: report.seconds,
     bytes: report.bytesDown + report.bytesUp,
     metrics: {
       clients: report.completed,
       dropped: report.dropped.length,
-      simulated_s: report.seconds,
       bytes_down: report.bytesDown,
       bytes_up: report.bytesUp,
       ...report.metrics,

@@ -1,6 +1,14 @@
 import { z } from 'zod';
-import { registerScheduler, type Scheduler } from '../../coordinator/index.ts';
+import {
+  type Execution,
+  type Finding,
+  type RunEvent,
+  registerScheduler,
+  type Scheduler,
+} from '../../coordinator/index.ts';
 import { type RoundConfig, roundShape } from './round-schema.ts';
+import { fedasyncConfig, fedbuffConfig, runFedasync, runFedbuff } from './run-async.ts';
+import { gossipConfig, runGossip } from './run-gossip.ts';
 import { runRounds } from './run-rounds.ts';
 import { type FederatedStrategy, federatedStrategies } from './strategy.ts';
 
@@ -10,18 +18,50 @@ export function federatedScheduler(strategy: FederatedStrategy): Scheduler<Round
     ...roundShape,
     ...strategy.config.shape,
   }) as unknown as Scheduler<RoundConfig>['config'];
+  return ofClients(strategy.name, config, (execution, settings) =>
+    runRounds(execution, strategy, settings as RoundConfig & Readonly<Record<string, unknown>>),
+  );
+}
+
+/** A scheduler that trains clients in place of the ranks of a mesh. */
+function ofClients<C>(
+  name: string,
+  config: Scheduler<C>['config'],
+  alone: (execution: Execution, settings: C) => AsyncGenerator<RunEvent, void>,
+  check?: (settings: C) => readonly Finding[],
+): Scheduler<C> {
   return {
-    name: strategy.name,
+    name,
     config,
     run: () => {
-      throw new Error(`the scheduler "${strategy.name}" trains clients, and cannot drive the ranks of a mesh`);
+      throw new Error(`the scheduler "${name}" trains clients, and cannot drive the ranks of a mesh`);
     },
-    alone: (execution, settings) =>
-      runRounds(execution, strategy, settings as RoundConfig & Readonly<Record<string, unknown>>),
+    ...(check ? { check: (_, settings) => check(settings) } : {}),
+    alone,
   };
 }
 
-/** Makes all registered federated strategies known to configs. */
+/** Nobody trains twice at a time. */
+function enoughClients({
+  concurrency,
+  clients,
+}: {
+  readonly concurrency: number;
+  readonly clients: number;
+}): Finding[] {
+  if (concurrency <= clients) return [];
+  return [
+    {
+      path: ['scheduler', 'concurrency'],
+      message: `scheduler.concurrency ${concurrency} is more than there are clients (${clients}): lower it, or raise scheduler.clients`,
+    },
+  ];
+}
+
+/** Makes all registered federated strategies, and those without rounds or server, known to configs. */
 export function registerFederated(): void {
   for (const strategy of federatedStrategies().values()) registerScheduler(federatedScheduler(strategy));
+  registerScheduler(ofClients('fedbuff', fedbuffConfig, runFedbuff, enoughClients));
+  registerScheduler(ofClients('fedasync', fedasyncConfig, runFedasync, enoughClients));
+  registerScheduler(ofClients('gossip', gossipConfig, runGossip));
 }

@@ -66,3 +66,9 @@ export function metropolisWeights(graph: Topology, node: number): number[] {
   const weights = own.map((other) => 1 / (1 + Math.max(own.length, graph[other]?.length ?? 0)));
   return [...weights, 1 - weights.reduce((sum, weight) => sum + weight, 0)];
 }
+
+/** A graph without the edges of some nodes, which stay in it alone. */
+export function withoutNodes(graph: Topology, away: ReadonlySet<number>): Topology {
+  if (away.size === 0) return graph;
+  return graph.map((others, node) => (away.has(node) ? [] : others.filter((other) => !away.has(other))));
+}

@@ -11,6 +11,7 @@ import {
 import { optimSchema } from '../../../src/optim/index.ts';
 import {
   AsyncSimulation,
+  type AsyncState,
   behaviourSchema,
   clientBehaviour,
   FitPool,
@@ -87,6 +88,33 @@ describe('asynchronous training', () => {
     expect(one?.reports.at(-1)?.loss).toBeLessThan(one?.reports[0]?.loss ?? 0);
   });
 
+  it('goes on from a snapshot to the same bits, with fits under way that began with other versions', async () => {
+    const make = (at?: AsyncState, params = start((pools[0] as FitPool).paramsSize)) =>
+      new AsyncSimulation(
+        {
+          pool: pools[1] as FitPool,
+          partition,
+          server: fedbuff({ buffer: 2, serverLr: 1 }),
+          behaviour: clientBehaviour(behaviourSchema.parse({ speed_spread: 30 }), 5),
+          seed: 5,
+          concurrency: 6,
+          local: { epochs: 1, batch: 10 },
+        },
+        params,
+        new Float32Array(0),
+        at,
+      );
+    const whole = make();
+    for (let i = 0; i < 3; i++) await whole.next();
+    const at = whole.snapshot();
+    expect(at.starts.size).toBeGreaterThan(0);
+    const again = make(at, whole.params.slice());
+    for (let i = 0; i < 3; i++) await Promise.all([whole.next(), again.next()]);
+    expect(again.params).toEqual(whole.params);
+    expect(again.snapshot()).toEqual(whole.snapshot());
+    await Promise.all([whole.settle(), again.settle()]);
+  });
+
   it('does not wait for slow clients', async () => {
     const pool = pools[1] as FitPool;
     const spread = await simulate(pool, { speed_spread: 100 }, 5);
@@ -103,13 +131,60 @@ describe('asynchronous training', () => {
 
   it('mixes every update in at once with FedAsync, less the staler it is', async () => {
     const server = fedasync({ alpha: 0.6, exponent: 1 });
-    expect([0, 1, 3].map((staleness) => server.weight(staleness))).toEqual([1, 0.5, 0.25]);
+    expect([0, 1, 3].map((staleness) => server.weight(staleness))).toEqual([0.6, 0.3, 0.15]);
     const { reports } = await simulate(pools[1] as FitPool, {}, 8, server);
     expect(reports.every((report) => report.reports.length === 1)).toBe(true);
   });
 
   it('says why nobody answers', async () => {
     await expect(simulate(pools[1] as FitPool, { dropout: 1 }, 1)).rejects.toThrow(/none of the last \d+ clients/);
+  });
+});
+
+describe('FedAsync', () => {
+  it('mixes parameters as in algorithm 1, stale ones too', async () => {
+    const pool = pools[0] as FitPool;
+    const [alpha, exponent] = [0.6, 0.5];
+    const simulation = new AsyncSimulation(
+      {
+        pool,
+        partition,
+        server: fedasync({ alpha, exponent }),
+        behaviour: clientBehaviour(behaviourSchema.parse({ speed_spread: 4 }), 5),
+        seed: 5,
+        concurrency: 3,
+        local: { epochs: 1, batch: 10 },
+      },
+      start(pool.paramsSize),
+      new Float32Array(0),
+    );
+    // Versions by number, and who began with which, told from outside.
+    const versions = [simulation.params.slice()];
+    let stale = 0;
+    for (let step = 0; step < 5; step++) {
+      const before = simulation.snapshot();
+      const { reports, staleness } = await simulation.next();
+      const { client } = reports[0] as (typeof reports)[number];
+      const flight = before.flights.find((one) => one.client === client) ?? { version: step, number: -1 };
+      expect(staleness).toBe(step - flight.version);
+      stale += staleness;
+      if (flight.number >= 0) {
+        const began = versions[flight.version] as Float32Array;
+        const fit = { client, round: flight.number, examples: partition.examples(client).slice(), epochs: 1 };
+        const [alone] = await pool.each(pool.publish(began, new Float32Array(0)), [
+          { ...fit, maxSteps: null, firstStep: 0, weight: 1, clipNorm: null, kept: {} },
+        ]);
+        const share = alpha * (1 + staleness) ** -exponent;
+        const old = versions[step] as Float32Array;
+        simulation.params.forEach((value, i) => {
+          const theirs = (began[i] as number) + (alone?.update[i] as number);
+          expect(Math.abs(value - ((1 - share) * (old[i] as number) + share * theirs))).toBeLessThan(1e-6);
+        });
+      }
+      versions.push(simulation.params.slice());
+    }
+    expect(stale).toBeGreaterThan(0);
+    await simulation.settle();
   });
 });
 
@@ -156,5 +231,24 @@ describe('gossip', () => {
     const { disagreement } = await alone.next();
     expect(disagreement).toBeLessThan((reports[0]?.disagreement ?? 0) / 100);
     expect(reports[0]?.bytes).toBe(12 * 2 * 4 * pool.paramsSize);
+  });
+
+  it('goes on without nodes that are away, whose parameters stay what they are', async () => {
+    const pool = pools[1] as FitPool;
+    const behaviour = clientBehaviour(behaviourSchema.parse({ availability: 0.6, speed_spread: 10 }), 5);
+    const gossip = new Gossip(
+      { pool, partition, graph: topology('ring', 12), local: { epochs: 1, batch: 10 }, behaviour },
+      start(pool.paramsSize),
+      new Float32Array(0),
+    );
+    await gossip.next();
+    const before = gossip.nodes.map((node) => node.slice());
+    const { dropped, reports, time } = await gossip.next();
+    expect(dropped.length).toBeGreaterThan(0);
+    expect(reports).toHaveLength(12 - dropped.length);
+    const away = new Set(dropped.map(({ client }) => client));
+    for (const [i, node] of gossip.nodes.entries())
+      expect(node.every((v, k) => v === before[i]?.[k])).toBe(away.has(i));
+    expect(time).toBeGreaterThan(0);
   });
 });
