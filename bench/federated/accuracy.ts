@@ -1,10 +1,12 @@
 // Accuracy of federated averaging on Fashion-MNIST: MLP 784-200-10, 100 clients, 10 a round, E = 1, B = 10, lr 0.05, 50 rounds.
 // The targets are single runs (one seed) of a PyTorch program with the same settings, so that a difference tells little
 // unless it is larger than what seeds make.
-//   npm run bench -- federated/accuracy [--seeds=10] [--rounds=50]
-import { dirichlet, iid, type Partition, type PartitionSource, shards } from '../../src/index.ts';
+//   npm run bench -- federated/accuracy --fashion=FOLDER [--seeds=10] [--rounds=50] [--python=/usr/bin/python3]
+// With --python, PyTorch trains the same clients in the same rounds (accuracy.py), from its own initial weights.
+import { spawnSync } from 'node:child_process';
+import { createRng, dirichlet, distinct, iid, type Partition, type PartitionSource, shards } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
-import { federation, sourceOf, spread, trained } from './federation.ts';
+import { fashionFolder, federation, sourceOf, spread, spreadText, trained, word } from './federation.ts';
 
 const clients = 100;
 const cases: readonly {
@@ -24,14 +26,39 @@ const cases: readonly {
   { name: '2 shards', target: 73.6, make: (source, seed) => shards(source, { clients, shards: 2, seed }) },
 ];
 
+/** What PyTorch comes to with the same clients asked in the same rounds. */
+function peer(python: string, partition: Partition, seed: number, rounds: number): number {
+  const job = {
+    seed,
+    folder: fashionFolder(),
+    batch: 10,
+    lr: 0.05,
+    clients: Array.from({ length: clients }, (_, client) => [...partition.examples(client)]),
+    cohorts: Array.from({ length: rounds }, (_, round) => [
+      ...distinct(createRng(seed).fork('cohort', round), 10, clients),
+    ]),
+  };
+  const { stdout, stderr, status } = spawnSync(python, ['bench/federated/accuracy.py'], {
+    input: JSON.stringify(job),
+    encoding: 'utf8',
+  });
+  if (status !== 0) throw new Error(`${python} bench/federated/accuracy.py failed: ${stderr}`);
+  return Number(stdout);
+}
+
+const python = word('python');
 const seeds = flag('seeds', 10);
 const count = flag('rounds', 50);
 console.log(`test accuracy after ${count} rounds, ${seeds} seeds`);
 const of = await federation({ data: 'fashion-mnist', hidden: [200], lr: 0.05, batch: 10 });
 for (const { name, target, make } of cases) {
   const found: number[] = [];
-  for (let seed = 0; seed < seeds; seed++)
-    found.push(await trained(of, make(sourceOf(of), seed), { seed, cohort: 10, epochs: 1, batch: 10, rounds: count }));
+  const peers: number[] = [];
+  for (let seed = 0; seed < seeds; seed++) {
+    const partition = make(sourceOf(of), seed);
+    found.push(await trained(of, partition, { seed, cohort: 10, epochs: 1, batch: 10, rounds: count }));
+    if (python) peers.push(peer(python, partition, seed, count));
+  }
   const { mean, deviation } = spread(found);
   const first = spread(found.slice(0, 3)).mean;
   const within = Math.abs(first - target) <= 1 ? 'met' : 'NOT met';
@@ -40,5 +67,9 @@ for (const { name, target, make } of cases) {
       `target ${target}, first three seeds ${first.toFixed(1)}: within 1.0 ${within}; ` +
       `the target is ${(Math.abs(target - mean) / deviation).toFixed(1)} deviations from the mean   [${found.map((value) => value.toFixed(1)).join(' ')}]`,
   );
+  if (python)
+    console.log(
+      `${'PyTorch'.padStart(14)} ${spreadText(peers)}; ours minus PyTorch's, seed by seed: ${spreadText(found.map((value, i) => value - (peers[i] as number)))}   [${peers.map((value) => value.toFixed(1)).join(' ')}]`,
+    );
 }
 await of.close();

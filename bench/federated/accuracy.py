@@ -1,0 +1,59 @@
+"""Federated averaging in PyTorch, the peer of accuracy.ts: the same clients, cohorts and settings, its own initial weights and
+orders. Reads one JSON job from standard input, prints the accuracy in percent."""
+
+import gzip
+import json
+import struct
+import sys
+
+import numpy as np
+import torch
+
+
+def idx(path):
+    with gzip.open(path, "rb") as file:
+        data = file.read()
+    dims = data[3]
+    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
+    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def images(folder, part):
+    pixels = idx(f"{folder}/{part}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
+    return torch.from_numpy(pixels), torch.from_numpy(idx(f"{folder}/{part}-labels-idx1-ubyte.gz").astype(np.int64))
+
+
+def main():
+    job = json.load(sys.stdin)
+    torch.set_num_threads(1)
+    torch.manual_seed(job["seed"])
+    inputs, labels = images(job["folder"], "train")
+    test_inputs, test_labels = images(job["folder"], "t10k")
+    model = torch.nn.Sequential(torch.nn.Linear(784, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10))
+    params = list(model.parameters())
+    loss_of = torch.nn.CrossEntropyLoss()
+    for cohort in job["cohorts"]:
+        start = [param.detach().clone() for param in params]
+        total = [torch.zeros_like(param) for param in params]
+        count = sum(len(job["clients"][client]) for client in cohort)
+        for client in cohort:
+            own = torch.tensor(job["clients"][client])
+            for param, value in zip(params, start):
+                param.data.copy_(value)
+            own = own[torch.randperm(len(own))]
+            for batch in own.split(job["batch"]):
+                loss = loss_of(model(inputs[batch]), labels[batch])
+                grads = torch.autograd.grad(loss, params)
+                with torch.no_grad():
+                    for param, grad in zip(params, grads):
+                        param.sub_(grad, alpha=job["lr"])
+            for sum_, param in zip(total, params):
+                sum_.add_(param.data, alpha=len(own) / count)
+        for param, value in zip(params, total):
+            param.data.copy_(value)
+    with torch.no_grad():
+        right = (model(test_inputs).argmax(1) == test_labels).float().mean().item()
+    print(100 * right)
+
+
+main()
