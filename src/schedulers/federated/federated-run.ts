@@ -8,6 +8,7 @@ import { FitPool } from './fit-pool.ts';
 import { makePartition, type PartitionConfig } from './round-schema.ts';
 import { type FederatedStep, readTotals, recorded, summarise, type Totals, totalsTensor } from './run-record.ts';
 import { type Layouts, readModel, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
+import { setAside } from './shared-examples.ts';
 
 /** Keys that all federated runs have, whether they work in rounds or not. */
 export interface FederatedConfig {
@@ -52,6 +53,8 @@ export interface FederatedPlan {
   /** Clients that train in a step, for whoever watches. */
   readonly width: number;
   readonly objective: { readonly name: string; readonly config: unknown };
+  /** Training examples that are set aside for all clients to see. */
+  readonly sharedExamples?: number;
   make(parts: FederatedParts): Promise<FederatedTraining>;
 }
 
@@ -71,8 +74,8 @@ export async function* runFederated(
   const layouts = { params: vectorLayout(modelParams(model)), state: vectorLayout(modelState(model)) };
   const first = from?.index.step ?? 0;
   for (const message of prepared.warnings) yield { type: 'warning', message };
-  const partition = partitioned(execution, settings);
   const plan = planned(layouts);
+  const { partition, shared } = partitioned(execution, settings, plan.sharedExamples ?? 0);
   const threads = settings.threads > 0 ? settings.threads : availableParallelism();
   const checkpoints = folderStore(folder.checkpoints);
   let step = first;
@@ -94,6 +97,7 @@ export async function* runFederated(
         engine: { ...config.engine, threads: 1 },
         objective: plan.objective,
         batch: settings.local_batch,
+        shared,
       },
       threads,
     });
@@ -208,12 +212,18 @@ export async function* runFederated(
   }
 }
 
-/** The clients' examples. A partition that cannot be made is something wrong with the config. */
-function partitioned({ prepared: { config, dataset } }: Execution, settings: FederatedConfig): Partition {
+/** The clients' examples, and those for all to see. A partition that cannot be made is something wrong with the config. */
+function partitioned(
+  { prepared: { config, dataset } }: Execution,
+  settings: FederatedConfig,
+  sharedExamples: number,
+): { readonly partition: Partition; readonly shared: Int32Array | null } {
   const split = dataset.split('train');
   const source = { examples: split.examples, labels: split.labels ?? null };
+  const { seed } = config;
   try {
-    return makePartition(settings.partition, source, { clients: settings.clients, seed: config.seed });
+    const { shared, rest, of } = setAside(source, sharedExamples, seed);
+    return { partition: of(makePartition(settings.partition, rest, { clients: settings.clients, seed })), shared };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw config.origin.fail(

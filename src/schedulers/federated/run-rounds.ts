@@ -25,6 +25,7 @@ export function runRounds(
     return {
       width: settings.cohort,
       objective: strategy.objective?.(settings as never) ?? { name: 'none', config: {} },
+      sharedExamples: strategy.sharedExamples?.(settings as never) ?? 0,
       make: (parts) => roundTraining(parts, server, settings),
     };
   });

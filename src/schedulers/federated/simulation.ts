@@ -91,7 +91,6 @@ export class RoundSimulation {
     const { fits, dropped, seconds } = this.#ask(round);
     const extra = await this.#prepare(round, fits);
     const start = pool.publish(this.params, this.state, server.round?.() ?? {});
-    const bytes = 4 * (pool.paramsSize + pool.stateSize);
     const { sum, weight, updates, reports } = await this.#fit(start, fits, signal);
     const good: ClientReport[] = [];
     for (const report of reports) {
@@ -115,7 +114,10 @@ export class RoundSimulation {
       for (const { client, kept } of good) store.set(client, kept);
     }
     this.#round += 1;
-    const traffic = server.traffic?.(fits.length, good) ?? { down: bytes * fits.length, up: bytes * good.length };
+    const traffic = server.traffic?.(fits.length, good) ?? {
+      down: 4 * pool.receivedSize * fits.length,
+      up: 4 * pool.sentSize * good.length,
+    };
     const examples = good.reduce((total, report) => total + report.examples, 0);
     return {
       round,
@@ -169,7 +171,7 @@ export class RoundSimulation {
         drop('it has no examples');
         continue;
       }
-      const bytes = 8 * (pool.paramsSize + pool.stateSize);
+      const bytes = 4 * (pool.receivedSize + pool.sentSize);
       const takes = behaviour.seconds(client, { examples: size * local.epochs, bytes });
       const late = deadlineSeconds !== null && takes > deadlineSeconds;
       // Nobody knows that a client has left until the deadline, or until all others are done.

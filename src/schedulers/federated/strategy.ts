@@ -95,6 +95,8 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   readonly config: S;
   /** What clients do besides plain training: the name and settings of a local objective. */
   objective?(config: z.output<S>): { readonly name: string; readonly config: unknown };
+  /** Training examples that all clients may see, set aside before the rest is shared out. Default none. */
+  sharedExamples?(config: z.output<S>): number;
   /** @throws Error saying what to change, if the model does not suit the strategy */
   server(config: z.output<S>, shape: ServerShape): FederatedServer;
 }

@@ -22,7 +22,7 @@ export function controlVariates(): LocalObjective {
     name: 'control-variates',
     tensors: [
       { name: 'server', shape: 'param', scope: 'round' },
-      { name: 'own', shape: 'param', scope: 'client' },
+      { name: 'own', shape: 'param', scope: 'client', sent: true },
     ],
     transform: (gradient, _, { server, own }) => tf.add(gradient, tf.sub(server as tf.Tensor, own as tf.Tensor)),
     after: ({ start, param, tensors, steps, lr }) => ({

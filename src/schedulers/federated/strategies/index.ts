@@ -1,14 +1,22 @@
 import { registerStrategy } from '../strategy.ts';
+import { moon } from './contrastive.ts';
+import { feddistill, fedmd } from './distill.ts';
 import { feddyn, fednova, fedprox, scaffold } from './drift.ts';
+import { qfedavg } from './fair.ts';
 import { fedavg, fedsgd } from './fedavg.ts';
 import { fedadagrad, fedadam, fedavgm, fedyogi } from './fedopt.ts';
 import { fedbn, fedper } from './personal-layers.ts';
+import { apfl, ditto, fedrep, pfedme } from './personal-models.ts';
 import { bulyan, fedmedian, fedtrimmedavg, krum, multikrum, normclip, rfa } from './robust.ts';
 
+export * from './contrastive.ts';
+export * from './distill.ts';
 export * from './drift.ts';
+export * from './fair.ts';
 export * from './fedavg.ts';
 export * from './fedopt.ts';
 export * from './personal-layers.ts';
+export * from './personal-models.ts';
 export * from './robust.ts';
 
 // A new strategy that works in rounds is one file and one line here.
@@ -24,6 +32,14 @@ registerStrategy(scaffold);
 registerStrategy(feddyn);
 registerStrategy(fedbn);
 registerStrategy(fedper);
+registerStrategy(fedrep);
+registerStrategy(ditto);
+registerStrategy(pfedme);
+registerStrategy(apfl);
+registerStrategy(qfedavg);
+registerStrategy(moon);
+registerStrategy(feddistill);
+registerStrategy(fedmd);
 registerStrategy(fedmedian);
 registerStrategy(fedtrimmedavg);
 registerStrategy(krum);
