@@ -33,6 +33,75 @@ export async function prepareTable(config: CsvConfig): Promise<PreparedTable> {
     encodingOf(table, columnOf(table, name, 'data.columns', config.path), rows.train, config),
   );
   const label = labelEncodingOf(table, labelColumn, config);
+  return encoded(table, config, rows, { columns, label, labelColumn });
+}
+
+/** How a table's cells become numbers, as another table has settled it. */
+export type TableEncoding = Pick<PreparedTable, 'columns' | 'label'>;
+
+/**
+ * Reads a CSV file whose cells are to become numbers exactly as those of another table did: the same columns, wherever they
+ * are in this file, the same shifts, scales and categories. Columns that the other has not are left out.
+ * @throws DataError naming all columns that are missing, or line and column of a cell that the encoding does not know
+ */
+export async function prepareTableLike(config: CsvConfig, like: TableEncoding): Promise<PreparedTable> {
+  const table = parseCsv(await readFileOrFail(config.path), config.delimiter, config.path);
+  const wanted = [...like.columns.map(({ name }) => name), like.label.name];
+  const missing = wanted.filter((name) => !table.header.includes(name));
+  if (missing.length > 0)
+    throw new DataError(
+      `${config.path} has no column${missing.length > 1 ? 's' : ''} ${missing.map((name) => `'${name}'`).join(', ')}; ` +
+        `expected ${wanted.join(', ')}, found ${table.header.join(', ')}`,
+    );
+  const columns = like.columns.map((column) => ({ ...column, index: table.header.indexOf(column.name) }));
+  const labelColumn = table.header.indexOf(like.label.name);
+  for (const column of columns)
+    checkCells(
+      table,
+      config,
+      column.index,
+      column.kind === 'category' ? column.values : null,
+      column.kind === 'number',
+    );
+  checkCells(table, config, labelColumn, like.label.kind === 'classes' ? like.label.values : null, false);
+  return encoded(table, config, splitRows(table.rows.length, config), { columns, label: like.label, labelColumn });
+}
+
+/** Checks that each cell of a column is one of `values`, or a number. */
+function checkCells(
+  table: CsvTable,
+  config: CsvConfig,
+  index: number,
+  values: readonly string[] | null,
+  mayFill: boolean,
+): void {
+  const known = values && new Set(values);
+  for (const [row, cells] of table.rows.entries()) {
+    const cell = cells[index] as string;
+    const place = `${config.path}:${table.lines[row]}: column '${table.header[index]}'`;
+    if (known) {
+      if (!known.has(cell))
+        throw new DataError(
+          `${place}: expected one of ${values.slice(0, 20).join(', ')}, found ${JSON.stringify(cell)}`,
+        );
+    } else if (cell === '') {
+      if (!mayFill || config.missing === 'error')
+        throw new DataError(`${place}: the cell is empty${mayFill ? '; fill it in' : ''}`);
+    } else if (Number.isNaN(numberIn(cell)))
+      throw new DataError(`${place}: expected a number, found ${JSON.stringify(cell)}`);
+  }
+}
+
+function encoded(
+  table: CsvTable,
+  config: CsvConfig,
+  rows: Record<SplitName, Int32Array>,
+  {
+    columns,
+    label,
+    labelColumn,
+  }: { readonly columns: readonly ColumnEncoding[]; readonly label: LabelEncoding; readonly labelColumn: number },
+): PreparedTable {
   const width = columns.reduce((sum, column) => sum + (column.kind === 'number' ? 1 : column.values.length), 0);
   const part = (indices: Int32Array) => ({
     features: share('float32', features(table, columns, indices, width)),
@@ -51,6 +120,13 @@ export async function prepareTable(config: CsvConfig): Promise<PreparedTable> {
     label,
     splits: { train: part(rows.train), validation: part(rows.validation), test: part(rows.test) },
   };
+}
+
+/** The cells of any column in the rows to train on, in their order. @throws DataError if there is no such column */
+export async function columnCells(config: CsvConfig, column: string): Promise<string[]> {
+  const table = parseCsv(await readFileOrFail(config.path), config.delimiter, config.path);
+  const index = columnOf(table, column, 'scheduler.partition.key', config.path);
+  return Array.from(splitRows(table.rows.length, config).train, (row) => table.rows[row]?.[index] as string);
 }
 
 async function readFileOrFail(path: string): Promise<string> {

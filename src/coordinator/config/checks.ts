@@ -61,7 +61,7 @@ export function settingsWithoutEffect(config: ResolvedConfig): string[] {
     note('train.eval_microbatches', 'it limits evaluations on the way, and there are none (train.eval_every)');
   if (train.checkpoint_every === 0 || train.checkpoint_every >= train.steps)
     note('train.keep_last', 'only the last step is checkpointed (train.checkpoint_every)');
-  if (config.generate.characters === 0 && config.data.name !== 'moby-dick' && config.data.name !== 'text')
+  if (config.generate.characters === 0 && !['moby-dick', 'text', 'sotu'].includes(config.data.name))
     note('generate', `the data '${config.data.name}' is not text`);
   if (config.comm.control === 'local') {
     const because = 'the workers are threads of one process (comm.control local, without --nats)';

@@ -5,6 +5,8 @@ export interface Partition {
   size(client: number): number;
   /** Indices of a client's examples. @throws RangeError for a client that does not exist */
   examples(client: number): Int32Array;
+  /** What the clients are called, where they are more than numbers. */
+  readonly names?: readonly string[];
 }
 
 /** What a partitioner is told about the data. */
@@ -13,6 +15,8 @@ export interface PartitionSource {
   readonly examples: number;
   /** Class of each example; null where the data has none. */
   readonly labels: ArrayLike<number> | null;
+  /** Whose each example is, where the data knows. */
+  readonly keys?: readonly string[];
 }
 
 /** A partition from a list for each client, kept as one array and the places where clients begin. */

@@ -136,15 +136,31 @@ export function quantity(
   return partitionOf(parts.map((part, client) => [firsts[client] as number, ...part]));
 }
 
-/** One client for each distinct key, in order of the keys: by writer, president, or any column. */
-export function natural(keys: readonly (string | number)[]): Partition & { readonly names: readonly string[] } {
+/**
+ * One client for each distinct key, in order of the keys: by writer, president, or any column. Keys with fewer than `min_size`
+ * examples are left out.
+ * @throws RangeError if the data has no keys, or none is left
+ */
+export function natural(
+  { keys }: Pick<PartitionSource, 'keys'>,
+  { min_size = 1 }: { readonly min_size?: number } = {},
+): Partition & { readonly names: readonly string[] } {
+  if (!keys) throw new RangeError('the partitioner "natural" goes by a key, but the data has none');
   const lists = new Map<string, number[]>();
   keys.forEach((key, example) => {
-    const known = lists.get(String(key));
+    const known = lists.get(key);
     if (known) known.push(example);
-    else lists.set(String(key), [example]);
+    else lists.set(key, [example]);
   });
-  const names = [...lists.keys()].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+  const names = [...lists.keys()]
+    .filter((name) => (lists.get(name) as number[]).length >= min_size)
+    .sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+  if (names.length === 0) {
+    const largest = Math.max(0, ...[...lists.values()].map(({ length }) => length));
+    throw new RangeError(
+      `none of the ${lists.size} keys has ${min_size} examples, the largest has ${largest}: lower min_size`,
+    );
+  }
   return { ...partitionOf(names.map((name) => lists.get(name) as number[])), names };
 }
 

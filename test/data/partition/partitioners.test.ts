@@ -103,9 +103,12 @@ describe('partitioners', () => {
   });
 
   it('natural has a client for each key', () => {
-    const partition = natural(['b', 'a', 'b', 'c', 'a', 'b']);
+    const partition = natural({ keys: ['b', 'a', 'b', 'c', 'a', 'b'] });
     expect(partition.names).toEqual(['a', 'b', 'c']);
     expect(all(partition)).toEqual([[1, 4], [0, 2, 5], [3]]);
+    expect(natural({ keys: ['b', 'a', 'b', 'c'] }, { min_size: 2 }).names).toEqual(['b']);
+    expect(() => natural({ keys: ['b', 'a'] }, { min_size: 2 })).toThrow(/the largest has 1: lower min_size/);
+    expect(() => natural({})).toThrow(/the data has none/);
   });
 
   it('say what cannot be done', () => {
