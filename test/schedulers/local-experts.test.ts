@@ -161,7 +161,7 @@ describe('experts in the model function', () => {
       ].map((tensor) => engine.upload(tensor)),
     );
     const [routed, ...gradients] = await Promise.all(outputs.map((output) => engine.download(output)));
-    const counts = [...(routed?.data ?? [])];
+    const counts = Array.from(routed?.data ?? [], Number);
     expect(counts.reduce((a, b) => a + b, 0)).toBe(2);
     for (const [i, { path }] of ups.entries()) {
       const expert = Number(/experts\.(\d+)/.exec(path)?.[1]);

@@ -2,6 +2,8 @@ import type { Execution, RunEvent } from '../../coordinator/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
 import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
+import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/index.ts';
+import { type ProtectionConfig, protect } from './protection.ts';
 import type { RoundConfig } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
 import { readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
@@ -16,17 +18,24 @@ const clientPrefix = (client: number) => `client/${client}/`;
 export function runRounds(
   execution: Execution,
   strategy: FederatedStrategy,
-  settings: RoundConfig & Readonly<Record<string, unknown>>,
+  settings: RoundConfig & ProtectionConfig & Readonly<Record<string, unknown>>,
 ): AsyncGenerator<RunEvent, void> {
   const { seed } = execution.prepared.config;
   return runFederated(execution, settings, (layouts) => {
     const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
-    const server = strategy.server(settings as never, { ...layouts, clients: settings.clients, seed, model });
+    const shape = { ...layouts, clients: settings.clients, seed, model };
+    const unsuited = strategy.unsuited?.(settings as never, shape);
+    if (unsuited) {
+      const message = `scheduler ${strategy.name}: ${unsuited}`;
+      throw execution.prepared.config.origin.fail([{ path: ['scheduler', 'name'], message }]);
+    }
+    const inner = strategy.server(settings as never, shape);
+    const { server, account } = protect(execution, strategy.name, inner, settings, shape);
     return {
       width: settings.cohort,
       objective: strategy.objective?.(settings as never) ?? { name: 'none', config: {} },
       sharedExamples: strategy.sharedExamples?.(settings as never) ?? 0,
-      make: (parts) => roundTraining(parts, server, settings),
+      make: (parts) => roundTraining(parts, server, account, settings),
     };
   });
 }
@@ -35,8 +44,10 @@ export function runRounds(
 async function roundTraining(
   { pool, partition, seed, params, state, step, saved }: FederatedParts,
   server: FederatedServer,
-  settings: RoundConfig,
+  account: PrivateServer | null,
+  settings: RoundConfig & ProtectionConfig,
 ): Promise<FederatedTraining> {
+  const { secure_aggregation: secure, privacy } = settings;
   const store = new ClientStore();
   if (saved) {
     await readVectors(saved, SERVER, server.vectors ?? {});
@@ -55,6 +66,7 @@ async function roundTraining(
       local: { epochs: settings.local_epochs, batch: settings.local_batch },
       deadlineSeconds: settings.round_deadline_s,
       maxNorm: settings.max_norm,
+      collector: secure ? secureCollector({ config: secure, seed }) : null,
     },
     params,
     state,
@@ -68,6 +80,8 @@ async function roundTraining(
         vectorTensors(SERVER, server.vectors ?? {}),
         ...store.clients().map((client) => vectorTensors(clientPrefix(client), store.get(client))),
       ),
+    // (No epsilon where there is no noise: JSON has no infinity.)
+    summary: () => (account && privacy ? { ...epsilonFigure(account.spent()), delta: privacy.delta } : {}),
     close: async () => store.close(),
   };
 }
@@ -87,7 +101,11 @@ function stepOf(report: RoundReport): FederatedStep {
       bytes_up: report.bytesUp,
       ...report.metrics,
     },
-    notes: { counted: report.counted, dropped_clients: report.dropped },
+    notes: {
+      counted: report.counted,
+      ...(report.uncounted === null ? {} : { uncounted: report.uncounted }),
+      dropped_clients: report.dropped,
+    },
   };
 }
 

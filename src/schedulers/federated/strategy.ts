@@ -66,8 +66,15 @@ export interface FederatedServer {
   readonly needs: 'sum' | 'each';
   /** Weight of a client's update, known before it is asked. Default: its number of examples. */
   weight?(client: { readonly examples: number; readonly steps: number }): number;
+  /**
+   * What `apply` looks at of single clients. `sum`: nothing but `sum` and `weight`. `reports`: also numbers of examples and steps.
+   * Absent: anything. Differential privacy asks for the first, secure aggregation for either.
+   */
+  readonly sees?: 'sum' | 'reports';
   /** Norm to which clients clip their updates this round; null for no bound. */
   clipNorm?(): number | null;
+  /** Standard deviation of the noise that a client adds to its clipped update; asked once a round for each client of it. */
+  noise?(client: number): number | null;
   /** The local objective's `round` tensors. */
   round?(): Readonly<Record<string, Float32Array>>;
   /** Changes parameters (and module state) in place. */
@@ -97,7 +104,8 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   objective?(config: z.output<S>): { readonly name: string; readonly config: unknown };
   /** Training examples that all clients may see, set aside before the rest is shared out. Default none. */
   sharedExamples?(config: z.output<S>): number;
-  /** @throws Error saying what to change, if the model does not suit the strategy */
+  /** Why it cannot work with a model, and what to change; null where it can. */
+  unsuited?(config: z.output<S>, shape: ServerShape): string | null;
   server(config: z.output<S>, shape: ServerShape): FederatedServer;
 }
 

@@ -4,6 +4,7 @@ export * from './consensus.ts';
 export * from './contrastive.ts';
 export * from './label-means.ts';
 export * from './layout.ts';
+export * from './masked.ts';
 export * from './mixture.ts';
 export * from './model-function.ts';
 export * from './moreau.ts';

@@ -20,9 +20,10 @@ export interface ObjectiveTensor {
   readonly scope: 'round' | 'client' | 'fit' | 'start';
   /**
    * What a `client` or `fit` tensor is before there is any: this number everywhere (default 0), or, of shape `param`, the
-   * parameters that the fit begins with.
+   * parameters that the fit begins with. `class-counts`: how many of the fit's examples each class has (a `fit` tensor of shape
+   * `[classes]`).
    */
-  readonly initial?: number | 'start';
+  readonly initial?: number | 'start' | 'class-counts';
   /** Changed by `step`: it is handed on from one local step to the next. */
   readonly moves?: boolean;
   /** A `round` tensor that may be absent: zeros then. */

@@ -123,8 +123,9 @@ export class LocalTrainer {
    * What a tensor of scope `client` or `fit` is before there is any.
    * @param start the parameters that the fit begins with
    */
-  initialTensors({ shape, initial = 0 }: ShapedTensor, start: LocalState): readonly DeviceTensor[] {
+  initialTensors({ name, shape, initial = 0 }: ShapedTensor, start: LocalState): readonly DeviceTensor[] {
     if (initial === 'start') return start.params;
+    if (initial === 'class-counts') throw new Error(`the tensor "${name}" counts classes: give it (classCounts)`);
     const shapes = shape === 'param' ? this.layout.places.map((place) => place.shape) : [shape];
     return shapes.map((each) => this.#options.engine.upload(filled(each, initial)));
   }

@@ -2,22 +2,28 @@ import { registerStrategy } from '../strategy.ts';
 import { moon } from './contrastive.ts';
 import { feddistill, fedmd } from './distill.ts';
 import { feddyn, fednova, fedprox, scaffold } from './drift.ts';
+import { fedetf } from './etf.ts';
 import { qfedavg } from './fair.ts';
 import { fedavg, fedsgd } from './fedavg.ts';
 import { fedadagrad, fedadam, fedavgm, fedyogi } from './fedopt.ts';
+import { fedmoe } from './moe.ts';
 import { fedbn, fedper } from './personal-layers.ts';
 import { apfl, ditto, fedrep, pfedme } from './personal-models.ts';
 import { bulyan, fedmedian, fedtrimmedavg, krum, multikrum, normclip, rfa } from './robust.ts';
+import { fedtiny } from './tiny.ts';
 
 export * from './contrastive.ts';
 export * from './distill.ts';
 export * from './drift.ts';
+export * from './etf.ts';
 export * from './fair.ts';
 export * from './fedavg.ts';
 export * from './fedopt.ts';
+export * from './moe.ts';
 export * from './personal-layers.ts';
 export * from './personal-models.ts';
 export * from './robust.ts';
+export * from './tiny.ts';
 
 // A new strategy that works in rounds is one file and one line here.
 registerStrategy(fedavg);
@@ -47,3 +53,6 @@ registerStrategy(multikrum);
 registerStrategy(bulyan);
 registerStrategy(rfa);
 registerStrategy(normclip);
+registerStrategy(fedetf);
+registerStrategy(fedtiny);
+registerStrategy(fedmoe);
