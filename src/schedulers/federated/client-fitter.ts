@@ -4,6 +4,7 @@ import { buildModel, type Model, type ResolvedModel } from '../../modules/index.
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
 import { float32 } from '../../tensor/index.ts';
 import {
+  classCounts,
   type LocalObjective,
   type LocalState,
   LocalTrainer,
@@ -25,6 +26,7 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
+import { addLocalNoise } from './privacy/local-noise.ts';
 import { type ClientQuestion, type ClientTaskContext, clientTaskNamed } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
@@ -206,7 +208,7 @@ export class ClientFitter {
       all: this.#split,
       shared,
       first,
-      tensors: this.#clientTensors(start, client.kept, first),
+      tensors: this.#clientTensors(start, client.kept, first, client.examples),
       given: (name) => start.given.has(name),
     });
     const { losses, state } = result;
@@ -241,12 +243,18 @@ export class ClientFitter {
   }
 
   /** All of the objective's tensors, as a client's fit begins with them. */
-  #clientTensors(start: Start, kept: ClientFit['kept'], first: LocalState): Map<string, readonly DeviceTensor[]> {
+  #clientTensors(
+    start: Start,
+    kept: ClientFit['kept'],
+    first: LocalState,
+    examples: Int32Array,
+  ): Map<string, readonly DeviceTensor[]> {
     const tensors = new Map(start.tensors);
     for (const tensor of this.#trainer.tensorsOf) {
       const { name, scope } = tensor;
       if (scope !== 'client' && scope !== 'fit') continue;
-      const values = scope === 'client' ? kept[name] : undefined;
+      const counts = tensor.initial === 'class-counts' ? this.#classCounts(examples) : undefined;
+      const values = scope === 'client' ? kept[name] : counts;
       tensors.set(
         name,
         values ? this.#trainer.objectiveTensors(name, values) : this.#trainer.initialTensors(tensor, first),
@@ -260,10 +268,17 @@ export class ClientFitter {
     const first = this.#personalised(start, kept[PERSONAL]);
     const { passes = [], own } = this.#objective;
     if (!own || Object.keys(kept).length === 0) return first;
-    const params = await this.#trainer.own(first, this.#clientTensors(start, kept, first));
+    const params = await this.#trainer.own(first, this.#clientTensors(start, kept, first, new Int32Array(0)));
     const state = passes.flatMap(({ into }) => (into ? (kept[stateNameOf(into)] ?? []) : []));
     if (state.length === 0) return { ...first, params };
     return { ...first, params, state: this.#trainer.tensors(Float32Array.from(state), this.#trainer.stateLayout) };
+  }
+
+  #classCounts(examples: Int32Array): Float32Array {
+    const { labels } = this.#split;
+    if (!labels || this.#classes === undefined)
+      throw new Error(`"${this.#objective.name}" goes by the classes of examples, and this dataset has none`);
+    return classCounts(labels, examples, this.#classes);
   }
 
   #sizeOf({ shape }: ShapedTensor): number {
@@ -300,7 +315,7 @@ export class ClientFitter {
     end: LocalState,
     update: Float32Array,
     scale: number,
-    { clipNorm, attack, round, client }: ClientFit,
+    { clipNorm, noise, attack, round, client }: ClientFit,
   ): Promise<{ readonly norm: number; readonly personal: Float32Array | null }> {
     const { params } = this.sizes;
     await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
@@ -326,6 +341,7 @@ export class ClientFitter {
     for (let i = 0; i < params; i++) squares += (update[i] as number) ** 2;
     const norm = Math.sqrt(squares);
     if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
+    if (noise) addLocalNoise(update.subarray(0, params), noise, { seed: this.#job.seed, round, client });
     // Weighted after it was rounded, as an update that was sent by itself is.
     if (scale !== 1) scaleBy(update, scale, update.length);
     const finite = personal.every((value) => Number.isFinite(value));

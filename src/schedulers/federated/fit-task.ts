@@ -43,6 +43,8 @@ export interface ClientFit {
   readonly weight: number;
   /** Norm that the parameters' update is scaled down to before it is weighted and leaves the client; null for no bound. */
   readonly clipNorm: number | null;
+  /** Standard deviation of the noise that it adds to its clipped update before it leaves the client; none if null or absent. */
+  readonly noise?: number | null;
   /** The objective's `client` tensors; those that are absent are zeros. */
   readonly kept: Readonly<Record<string, Float32Array>>;
   /** What a malicious client does; honest ones have none. */

@@ -6,6 +6,7 @@ import {
   registerScheduler,
   type Scheduler,
 } from '../../coordinator/index.ts';
+import { type ProtectionConfig, protectionShape } from './protection.ts';
 import { type RoundConfig, roundShape } from './round-schema.ts';
 import { fedasyncConfig, fedbuffConfig, runFedasync, runFedbuff } from './run-async.ts';
 import { gossipConfig, runGossip } from './run-gossip.ts';
@@ -13,13 +14,14 @@ import { runRounds } from './run-rounds.ts';
 import { type FederatedStrategy, federatedStrategies } from './strategy.ts';
 
 /** A federated strategy as `scheduler: {name: ...}` takes it: the keys of all strategies with rounds, and its own. */
-export function federatedScheduler(strategy: FederatedStrategy): Scheduler<RoundConfig> {
+export function federatedScheduler(strategy: FederatedStrategy): Scheduler<RoundConfig & ProtectionConfig> {
   const config = z.strictObject({
     ...roundShape,
+    ...protectionShape,
     ...strategy.config.shape,
-  }) as unknown as Scheduler<RoundConfig>['config'];
+  }) as unknown as Scheduler<RoundConfig & ProtectionConfig>['config'];
   return ofClients(strategy.name, config, (execution, settings) =>
-    runRounds(execution, strategy, settings as RoundConfig & Readonly<Record<string, unknown>>),
+    runRounds(execution, strategy, settings as RoundConfig & ProtectionConfig & Readonly<Record<string, unknown>>),
   );
 }
 

@@ -2,6 +2,7 @@ import { distinct, type Partition } from '../../data/index.ts';
 import { createRng } from '../../tensor/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
+import { type Collector, withoutSecrets } from './collector.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientFit, ClientReport } from './fit-task.ts';
 import type { ClientUpdate, FederatedServer, RoundQuestions, Traffic } from './strategy.ts';
@@ -29,6 +30,8 @@ export interface RoundSimulationOptions {
   readonly deadlineSeconds: number | null;
   /** Norm above which an update is not used and its client named; null for no bound. */
   readonly maxNorm: number | null;
+  /** How updates are added up where the server must not see them; absent: it sees them. */
+  readonly collector?: Collector | null;
 }
 
 /** A client that was asked and is not part of the round's result. */
@@ -46,6 +49,8 @@ export interface RoundReport {
   readonly dropped: readonly Dropped[];
   /** Whether the parameters were changed: enough clients answered. */
   readonly counted: boolean;
+  /** Why they were not; null if they were. */
+  readonly uncounted: string | null;
   /** Mean loss of the local steps over the clients, by examples; NaN if nobody answered. */
   readonly loss: number;
   readonly examples: number;
@@ -86,18 +91,21 @@ export class RoundSimulation {
   /** Runs the next round. An update that is not finite or too large costs its client the round, never the others. */
   async next(signal?: AbortSignal): Promise<RoundReport> {
     const began = performance.now();
-    const { pool, server, store, local } = this.#options;
+    const { pool, server, store, local, collector, quorum } = this.#options;
     const round = this.#round;
-    const { fits, dropped, seconds } = this.#ask(round);
+    const { fits, dropped, left, seconds } = this.#ask(round);
     const extra = await this.#prepare(round, fits);
     const start = pool.publish(this.params, this.state, server.round?.() ?? {});
-    const { sum, weight, updates, reports } = await this.#fit(start, fits, signal);
+    const { sum, weight, updates, reports, failure, secrecy } = await this.#fit(start, fits, left, signal);
     const good: ClientReport[] = [];
     for (const report of reports) {
       if (report.problem === null) good.push(report);
       else dropped.push({ client: report.client, reason: report.problem });
     }
-    const counted = good.length >= Math.max(1, this.#options.quorum);
+    const enough = good.length >= Math.max(1, quorum);
+    const uncounted =
+      failure ?? (enough ? null : `${good.length} clients answered, the quorum is ${Math.max(1, quorum)}`);
+    const counted = uncounted === null;
     if (counted) {
       server.apply(
         {
@@ -105,8 +113,8 @@ export class RoundSimulation {
           sum,
           weight,
           updates,
-          reports: good,
-          kept: (client, name) => store.get(client)[name] ?? null,
+          reports: collector ? good.map(withoutSecrets) : good,
+          kept: (client, name) => (collector ? null : (store.get(client)[name] ?? null)),
         },
         this.params,
         this.state,
@@ -125,11 +133,12 @@ export class RoundSimulation {
       completed: good.length,
       dropped: dropped.sort((a, b) => a.client - b.client),
       counted,
+      uncounted,
       loss: good.reduce((total, report) => total + report.loss * report.examples, 0) / examples,
       examples: examples * local.epochs,
       seconds,
-      bytesDown: extra.down + traffic.down,
-      bytesUp: extra.up + traffic.up,
+      bytesDown: extra.down + traffic.down + secrecy.down,
+      bytesUp: extra.up + traffic.up + secrecy.up,
       metrics: server.metrics?.() ?? {},
       ms: performance.now() - began,
     };
@@ -153,12 +162,13 @@ export class RoundSimulation {
   }
 
   /** Draws the cohort and finds out who will answer in time. */
-  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; seconds: number } {
+  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: number[]; seconds: number } {
     const { partition, behaviour, seed, cohort, local, server, store, deadlineSeconds, pool } = this.#options;
     const rng = createRng(seed).fork('cohort', round);
     const chosen = [...distinct(rng, Math.min(cohort, partition.clients), partition.clients)];
     const fits: ClientFit[] = [];
     const dropped: Dropped[] = [];
+    const left: number[] = [];
     let seconds = 0;
     for (const client of chosen.sort((a, b) => a - b)) {
       const drop = (reason: string) => dropped.push({ client, reason });
@@ -178,10 +188,12 @@ export class RoundSimulation {
       seconds = Math.max(seconds, late ? deadlineSeconds : takes);
       if (behaviour.leaves(client, round)) {
         drop('it left in the middle of the round');
+        left.push(client);
         continue;
       }
       if (late) {
         drop(`it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`);
+        left.push(client);
         continue;
       }
       const steps = local.epochs * Math.ceil(size / local.batch);
@@ -194,31 +206,44 @@ export class RoundSimulation {
         firstStep: 0,
         weight: server.weight?.({ examples: size, steps }) ?? size,
         clipNorm: server.clipNorm?.() ?? null,
+        noise: server.noise?.(client) ?? null,
         kept: store.get(client),
         attack: behaviour.attack?.(client) ?? null,
       });
     }
-    return { fits, dropped, seconds };
+    return { fits, dropped, left, seconds };
   }
 
-  async #fit(start: ReturnType<FitPool['publish']>, fits: readonly ClientFit[], signal: AbortSignal | undefined) {
-    const { pool, server, maxNorm } = this.#options;
+  async #fit(
+    start: ReturnType<FitPool['publish']>,
+    fits: readonly ClientFit[],
+    left: readonly number[],
+    signal: AbortSignal | undefined,
+  ) {
+    const { pool, server, maxNorm, collector } = this.#options;
     const options = signal ? { signal } : {};
+    const plain = { updates: [] as ClientUpdate[], failure: null, secrecy: { down: 0, up: 0 } };
     // A bound on norms must be looked at before anything is added up.
-    if (server.needs === 'sum' && maxNorm === null) {
+    if (server.needs === 'sum' && maxNorm === null && !collector) {
       const { sum, reports } = await pool.sum(start, fits, options);
       const weight = weightOf(reports);
-      return { sum, weight, updates: [] as ClientUpdate[], reports };
+      return { ...plain, sum, weight, reports };
     }
     const all = (await pool.each(start, fits, options)).map(({ update, report }): ClientUpdate => {
       const large = maxNorm !== null && report.norm > maxNorm;
       const problem = large ? `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}` : null;
       return { update, report: problem === null || report.problem !== null ? report : { ...report, problem } };
     });
+    if (collector) {
+      // (With noise of their own clients go beyond what they were clipped to.)
+      const clipNorm = server.noise ? null : (server.clipNorm?.() ?? null);
+      const { down, up, ...rest } = collector.collect({ round: this.#round, updates: all, left, clipNorm });
+      return { ...plain, ...rest, secrecy: { down, up } };
+    }
     const updates = all.filter(({ report }) => report.problem === null);
     const reports = all.map(({ report }) => report);
-    if (server.needs === 'each') return { sum: null, weight: weightOf(reports), updates, reports };
-    return { sum: pool.add(all), weight: weightOf(reports), updates: [] as ClientUpdate[], reports };
+    if (server.needs === 'each') return { ...plain, sum: null, weight: weightOf(reports), updates, reports };
+    return { ...plain, sum: pool.add(all), weight: weightOf(reports), reports };
   }
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type ClientReport, privacySchema, privateAveraging } from '../../../src/schedulers/federated/index.ts';
+import { type ClientReport, centralDpSchema, privateAveraging } from '../../../src/schedulers/federated/index.ts';
 
 const report = (client: number, norm: number): ClientReport => ({
   client,
@@ -24,11 +24,14 @@ const outcome = (round: number, sum: Float32Array, norms: readonly number[]) => 
 describe('central differential privacy', () => {
   it('adds the noise that was asked for, to within 1 %', () => {
     const size = 200_000;
-    const server = privateAveraging(privacySchema.parse({ noise_multiplier: 1.3, clip_norm: 0.5 }), {
-      cohort: 10,
-      clients: 1000,
-      seed: 4,
-    });
+    const server = privateAveraging(
+      centralDpSchema.parse({ name: 'central-dp', noise_multiplier: 1.3, clip_norm: 0.5 }),
+      {
+        cohort: 10,
+        clients: 1000,
+        seed: 4,
+      },
+    );
     const params = new Float32Array(size);
     server.apply(outcome(0, new Float32Array(size).fill(3), [1, 1]), params, new Float32Array(0));
     const mean = params.reduce((a, b) => a + b, 0) / size;
@@ -42,7 +45,8 @@ describe('central differential privacy', () => {
   });
 
   it('moves an adaptive bound to the quantile of the norms', () => {
-    const config = privacySchema.parse({
+    const config = centralDpSchema.parse({
+      name: 'central-dp',
       noise_multiplier: 0.5,
       clip_norm: 10,
       clipping: 'adaptive',
@@ -58,14 +62,19 @@ describe('central differential privacy', () => {
   });
 
   it('tells what has been spent, and refuses what cannot be', () => {
-    const server = privateAveraging(privacySchema.parse({ noise_multiplier: 1 }), {
+    const server = privateAveraging(centralDpSchema.parse({ name: 'central-dp', noise_multiplier: 1 }), {
       cohort: 10,
       clients: 1000,
       seed: 1,
     });
     expect(server.epsilon(10)).toBeGreaterThan(0);
     expect(server.epsilon(100)).toBeGreaterThan(server.epsilon(10));
-    const adaptive = privacySchema.parse({ noise_multiplier: 3, clipping: 'adaptive', count_noise: 1 });
+    const adaptive = centralDpSchema.parse({
+      name: 'central-dp',
+      noise_multiplier: 3,
+      clipping: 'adaptive',
+      count_noise: 1,
+    });
     expect(() => privateAveraging(adaptive, { cohort: 10, clients: 1000, seed: 1 })).toThrow(
       /raise count_noise above 1.5/,
     );

@@ -40,21 +40,33 @@ export function epsilonOf(
   delta: number,
   conversion: 'tight' | 'classic' = 'tight',
 ): number {
-  const { noiseMultiplier, sampling, rounds } = mechanism;
+  return epsilonAfter(mechanism, delta, conversion)(mechanism.rounds);
+}
+
+/** Epsilon by the number of rounds, for asking again and again: divergences are worked out once. Throws as `epsilonOf` does. */
+export function epsilonAfter(
+  mechanism: Omit<GaussianMechanism, 'rounds'>,
+  delta: number,
+  conversion: 'tight' | 'classic' = 'tight',
+): (rounds: number) => number {
+  const { noiseMultiplier, sampling } = mechanism;
   if (!(delta > 0 && delta < 1)) throw new RangeError(`delta must be between 0 and 1, not ${delta}`);
   if (!(noiseMultiplier >= 0)) throw new RangeError(`the noise multiplier must be 0 or more, not ${noiseMultiplier}`);
   if (!(sampling >= 0 && sampling <= 1)) throw new RangeError(`the sampling probability ${sampling} is not in [0, 1]`);
-  if (rounds === 0 || sampling === 0) return 0;
-  let best = Number.POSITIVE_INFINITY;
-  for (const order of ORDERS) {
-    const renyi = rounds * renyiOfRound(mechanism, order);
-    const epsilon =
-      conversion === 'classic'
-        ? renyi + Math.log(1 / delta) / (order - 1)
-        : renyi + Math.log1p(-1 / order) - Math.log(delta * order) / (order - 1);
-    if (epsilon < best) best = epsilon;
-  }
-  return Math.max(0, best);
+  const ofRound = ORDERS.map((order) => renyiOfRound({ ...mechanism, rounds: 1 }, order));
+  return (rounds) => {
+    if (rounds === 0 || sampling === 0) return 0;
+    let best = Number.POSITIVE_INFINITY;
+    for (const [i, order] of ORDERS.entries()) {
+      const renyi = rounds * (ofRound[i] as number);
+      const epsilon =
+        conversion === 'classic'
+          ? renyi + Math.log(1 / delta) / (order - 1)
+          : renyi + Math.log1p(-1 / order) - Math.log(delta * order) / (order - 1);
+      if (epsilon < best) best = epsilon;
+    }
+    return Math.max(0, best);
+  };
 }
 
 /** The smallest noise multiplier, to a thousandth, with which all rounds together are (epsilon, delta) private. */

@@ -1,14 +1,24 @@
 import { z } from 'zod';
 import { createRng } from '../../../tensor/index.ts';
-import { addUpdate, type FederatedServer } from '../strategy.ts';
-import { epsilonOf } from './accountant.ts';
+import { averaging } from '../strategies/fedavg.ts';
+import type { FederatedServer } from '../strategy.ts';
+import { epsilonAfter } from './accountant.ts';
+
+export const noiseMultiplier = z
+  .number()
+  .min(0)
+  .describe("standard deviation of the noise over the bound on a client's update; more is more private");
+export const delta = z
+  .number()
+  .gt(0)
+  .lt(1)
+  .default(1e-5)
+  .describe('delta at which epsilon is reported; below one over the clients');
 
 /** Central differential privacy: what the server adds so that nobody can tell whether one client took part. */
-export const privacySchema = z.strictObject({
-  noise_multiplier: z
-    .number()
-    .min(0)
-    .describe("standard deviation of the noise over the bound on a client's update; more is more private"),
+export const centralDpSchema = z.strictObject({
+  name: z.literal('central-dp').describe('the server adds noise to the sum of clipped updates'),
+  noise_multiplier: noiseMultiplier,
   clip_norm: z
     .number()
     .positive()
@@ -28,39 +38,34 @@ export const privacySchema = z.strictObject({
     .describe(
       'standard deviation of the noise on the count of clients below the bound; null for a twentieth of the cohort',
     ),
-  delta: z
-    .number()
-    .gt(0)
-    .lt(1)
-    .default(1e-5)
-    .describe('delta at which epsilon is reported; below one over the clients'),
+  delta,
 });
 
 /** Settings of central differential privacy. */
-export type PrivacyConfig = z.output<typeof privacySchema>;
+export type CentralDpConfig = z.output<typeof centralDpSchema>;
 
 /** A private server, and what it has given away so far. */
 export interface PrivateServer extends FederatedServer {
   /** Epsilon after so many rounds, at the config's delta. */
   epsilon(rounds: number): number;
+  /** Epsilon of all rounds so far. */
+  spent(): number;
   /** The bound on norms as it is now. */
   clipNorm(): number;
 }
 
 /**
- * Federated averaging with differential privacy for clients: McMahan, Ramage, Talwar and Zhang, Learning Differentially Private
- * Recurrent Language Models (2018), algorithm 1 with equal weights and a fixed denominator; with adaptive clipping as in Andrew,
- * Thakkar, McMahan and Ramaswamy, Differentially Private Learning with Adaptive Clipping (2021), algorithm 1, where the noise on the
- * sum is raised so that both releases together cost what `noise_multiplier` says.
+ * A strategy with differential privacy for clients: McMahan, Ramage, Talwar and Zhang, Learning Differentially Private Recurrent
+ * Language Models (2018), algorithm 1 with equal weights and a fixed denominator; with adaptive clipping as in Andrew, Thakkar,
+ * McMahan and Ramaswamy, Differentially Private Learning with Adaptive Clipping (2021), algorithm 1, where the noise on the sum is
+ * raised so that both releases together cost what `noise_multiplier` says. `inner` is given the noisy sum and nothing else, so that
+ * whatever it makes of it costs nothing more.
+ * @throws RangeError if the noise on the count is too small for the noise that is asked for
  */
-export function privateAveraging(
-  config: PrivacyConfig,
-  {
-    cohort,
-    clients,
-    seed,
-    serverLr = 1,
-  }: { readonly cohort: number; readonly clients: number; readonly seed: number; readonly serverLr?: number },
+export function centralPrivacy(
+  inner: FederatedServer,
+  config: Omit<CentralDpConfig, 'name'>,
+  { cohort, clients, seed }: { readonly cohort: number; readonly clients: number; readonly seed: number },
 ): PrivateServer {
   const adaptive = config.clipping === 'adaptive';
   const countNoise = config.count_noise ?? cohort / 20;
@@ -71,26 +76,39 @@ export function privateAveraging(
       `privacy.noise_multiplier ${config.noise_multiplier} cannot be had with noise of ${countNoise} on the count: raise count_noise above ${config.noise_multiplier / 2}`,
     );
   const sumNoise = config.noise_multiplier === 0 ? 0 : inverse ** -0.5;
-  // One number, in a vector, so that it is kept in checkpoints.
+  // In vectors, so that they are kept in checkpoints.
   const bound = Float32Array.of(config.clip_norm);
+  const released = new Float32Array(1);
   const clipNorm = () => bound[0] as number;
+  const sampling = Math.min(1, cohort / clients);
+  const epsilon = epsilonAfter({ noiseMultiplier: config.noise_multiplier, sampling }, config.delta);
+  const spent = () => epsilon(released[0] as number);
+  const { round } = inner;
   return {
     needs: 'sum',
-    vectors: { bound },
+    sees: 'sum',
+    vectors: { ...inner.vectors, 'privacy bound': bound, 'privacy rounds': released },
     weight: () => 1,
     clipNorm,
-    epsilon: (rounds) =>
-      epsilonOf({ noiseMultiplier: config.noise_multiplier, sampling: cohort / clients, rounds }, config.delta),
-    apply: ({ sum, round, reports }, params, state) => {
-      const rng = createRng(seed).fork('central privacy', round);
-      const deviation = sumNoise * clipNorm();
-      const noise = rng.fork('sum').fillNormal(new Float32Array(params.length), 0, deviation);
-      const noisy = new Float32Array(params.length + state.length);
+    epsilon,
+    spent,
+    ...(round ? { round: () => round.call(inner) } : {}),
+    metrics: () => ({ ...inner.metrics?.(), ...epsilonFigure(spent()), clip_norm: clipNorm() }),
+    apply: ({ sum, round: number, reports }, params, state) => {
+      if (state.length > 0)
+        throw new RangeError(
+          'running statistics of modules are neither clipped nor hidden by noise: use a model without them',
+        );
+      const rng = createRng(seed).fork('central privacy', number);
+      const noisy = rng.fork('sum').fillNormal(new Float32Array(params.length), 0, sumNoise * clipNorm());
+      if (sum) for (let i = 0; i < noisy.length; i++) noisy[i] = (noisy[i] as number) + (sum[i] as number);
       // Divided by how many were asked for, not by how many came: the denominator must not tell who took part.
-      for (let i = 0; i < params.length; i++) noisy[i] = ((sum?.[i] ?? 0) + (noise[i] as number)) / cohort;
-      for (let i = params.length; i < noisy.length; i++)
-        noisy[i] = reports.length === 0 ? 0 : (sum?.[i] ?? 0) / reports.length;
-      addUpdate(noisy, params, state, serverLr);
+      inner.apply(
+        { round: number, sum: noisy, weight: cohort, updates: [], reports: [], kept: () => null },
+        params,
+        state,
+      );
+      released[0] = (released[0] as number) + 1;
       if (!adaptive) return;
       const below = reports.filter(({ norm }) => norm <= clipNorm()).length;
       // Counts are centred as in the paper, so that one client changes them by a half.
@@ -101,13 +119,18 @@ export function privateAveraging(
   };
 }
 
-/** Adds a client's own noise to its clipped update: local differential privacy, where the server is not trusted either. */
-export function addLocalNoise(
-  update: Float32Array,
-  { noiseMultiplier, clipNorm }: { readonly noiseMultiplier: number; readonly clipNorm: number },
-  keys: { readonly seed: number; readonly round: number; readonly client: number },
-): void {
-  const rng = createRng(keys.seed).fork('local privacy', keys.round, keys.client);
-  const noise = rng.fillNormal(new Float32Array(update.length), 0, noiseMultiplier * clipNorm);
-  for (let i = 0; i < update.length; i++) update[i] = (update[i] as number) + (noise[i] as number);
+/** Federated averaging with central differential privacy. */
+export function privateAveraging(
+  config: Omit<CentralDpConfig, 'name'>,
+  {
+    serverLr = 1,
+    ...shape
+  }: { readonly cohort: number; readonly clients: number; readonly seed: number; readonly serverLr?: number },
+): PrivateServer {
+  return centralPrivacy(averaging(serverLr), config, shape);
+}
+
+/** Epsilon as a figure of metrics: absent where nothing is private, since JSON has no infinity. */
+export function epsilonFigure(epsilon: number): Readonly<Record<string, number>> {
+  return Number.isFinite(epsilon) ? { epsilon } : {};
 }

@@ -12,11 +12,12 @@ export interface QuantiseOptions {
 export function quantise(values: Float32Array, { range, levels }: QuantiseOptions, rng: Rng): Uint32Array {
   const scale = levels / (2 * range);
   const result = new Uint32Array(values.length);
+  const chances = rng.fillUniform(new Float32Array(values.length));
   for (let i = 0; i < values.length; i++) {
     const value = Math.min(range, Math.max(-range, values[i] as number));
     const exact = (value + range) * scale;
     const low = Math.floor(exact);
-    result[i] = Math.min(levels, low + (rng.uniform() < exact - low ? 1 : 0));
+    result[i] = Math.min(levels, low + ((chances[i] as number) < exact - low ? 1 : 0));
   }
   return result;
 }
@@ -24,7 +25,9 @@ export function quantise(values: Float32Array, { range, levels }: QuantiseOption
 /** The sum of `count` quantised vectors, back as real numbers. */
 export function dequantiseSum(sum: Uint32Array, count: number, { range, levels }: QuantiseOptions): Float32Array {
   const scale = (2 * range) / levels;
-  return Float32Array.from(sum, (value) => value * scale - count * range);
+  const result = new Float32Array(sum.length);
+  for (let i = 0; i < sum.length; i++) result[i] = (sum[i] as number) * scale - count * range;
+  return result;
 }
 
 /** The largest number of levels with which `count` vectors can be added without wrapping around, at most 2^24. */

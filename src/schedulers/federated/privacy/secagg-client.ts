@@ -10,6 +10,7 @@ import {
   randomBytes,
 } from 'node:crypto';
 import { addMask, maskOf } from './mask.ts';
+import { SecAggError } from './secagg-error.ts';
 import { type SecretShare, splitSecret } from './shamir.ts';
 
 /** Public keys of a client for one aggregation: one to encrypt shares to it, one that masks come from. */
@@ -79,12 +80,12 @@ export class SecAggClient {
 
   /**
    * Second step: shares of this client's secrets for its neighbours, encrypted for each.
-   * @throws Error if there are too few neighbours for the threshold: a server must not be able to ask for that
+   * @throws SecAggError if there are too few neighbours for the threshold: a server must not be able to ask for that
    */
   share(neighbours: readonly PublicKeys[]): SealedShares[] {
     const { threshold } = this.#terms;
     if (neighbours.length < threshold || threshold <= neighbours.length / 2)
-      throw new Error(
+      throw new SecAggError(
         `client ${this.client} was given ${neighbours.length} neighbours with a threshold of ${threshold}; it must be more than half of them, and no more`,
       );
     for (const keys of neighbours) this.#neighbours.set(keys.client, keys);
@@ -130,14 +131,15 @@ export class SecAggClient {
   /**
    * Last step: what takes the masks off. Of each neighbour it gives one of its two shares, never both; the server, which asks
    * once, cannot learn a single client's vector.
-   * @throws Error if it was asked before, or if too few survived
+   * @throws SecAggError if too few of its neighbours survived; Error if it was asked before
    */
   unmask(survivors: readonly number[]): Unmasking {
     const { id, threshold } = this.#terms;
     if (this.#unmasked) throw new Error(`client ${this.client} has helped to unmask aggregation ${id} already`);
-    if (survivors.filter((other) => this.#received.has(other)).length < threshold)
-      throw new Error(
-        `only ${survivors.length} clients are left in aggregation ${id}; client ${this.client} gives no shares`,
+    const left = survivors.filter((other) => this.#received.has(other)).length;
+    if (left < threshold)
+      throw new SecAggError(
+        `only ${left} of the ${this.#received.size} neighbours of client ${this.client} are left in aggregation ${id}, and it needs ${threshold}: it gives no shares`,
       );
     this.#unmasked = true;
     const alive = new Set(survivors);

@@ -8,12 +8,8 @@ import {
   type SecAggTerms,
   type Unmasking,
 } from './secagg-client.ts';
+import { SecAggError } from './secagg-error.ts';
 import { joinSecret, type SecretShare } from './shamir.ts';
-
-/** Secure aggregation cannot be finished: too many clients left. */
-export class SecAggError extends Error {
-  override readonly name = 'SecAggError';
-}
 
 /**
  * The graph of an aggregation: every client has the same number of neighbours, the nearest on a ring in random order (a Harary

@@ -24,6 +24,7 @@ export const fednova: FederatedStrategy<typeof novaConfig> = {
   config: novaConfig,
   server: () => ({
     needs: 'sum',
+    sees: 'reports',
     weight: ({ examples, steps }) => (steps === 0 ? 0 : examples / steps),
     apply: ({ sum, reports }, params, state) => {
       const examples = reports.reduce((total, report) => total + report.examples, 0);
@@ -88,6 +89,7 @@ export const feddyn: FederatedStrategy<typeof dynConfig> = {
     const h = new Float32Array(params.size);
     return {
       needs: 'sum',
+      sees: 'sum',
       weight: () => 1,
       vectors: { h },
       apply: ({ sum, weight }, weights, state) => {

@@ -5,6 +5,7 @@ import { addUpdate, type FederatedServer, type FederatedStrategy, meanUpdate } f
 export function averaging(serverLr = 1): FederatedServer {
   return {
     needs: 'sum',
+    sees: 'sum',
     apply: (outcome, params, state) => {
       const mean = meanUpdate(outcome);
       if (mean) addUpdate(mean, params, state, serverLr);

@@ -18,6 +18,7 @@ function adaptive(
   const v = new Float32Array(params.size).fill(settings.tau ** 2);
   return {
     needs: 'sum',
+    sees: 'sum',
     vectors: { m, v },
     apply: (outcome, weights, state) => {
       const mean = meanUpdate(outcome);
@@ -58,6 +59,7 @@ export const fedavgm: FederatedStrategy<typeof momentumConfig> = {
     const velocity = new Float32Array(params.size);
     return {
       needs: 'sum',
+      sees: 'sum',
       vectors: { velocity },
       apply: (outcome, weights, state) => {
         const mean = meanUpdate(outcome);

@@ -1,0 +1,39 @@
+import type { ClientReport } from './fit-task.ts';
+import type { ClientUpdate } from './strategy.ts';
+
+/** What the clients of a round have to send. */
+export interface Answers {
+  readonly round: number;
+  /** Of clients that have trained. Those whose report has a problem send nothing. */
+  readonly updates: readonly ClientUpdate[];
+  /** Clients that were there when the round began and left, or are too slow. */
+  readonly left: readonly number[];
+  /** Bound that clients clipped the norm of their updates to; null for none. */
+  readonly clipNorm: number | null;
+}
+
+/** What the server knows in the end. */
+export interface Collected {
+  /** Weighted sum of the updates that were sent; null if there is none. */
+  readonly sum: Float32Array | null;
+  /** Sum of those clients' weights. */
+  readonly weight: number;
+  /** Of all clients that have trained; a problem says why an update is not in the sum. */
+  readonly reports: readonly ClientReport[];
+  /** Why nothing of the round can be used; null if it can. */
+  readonly failure: string | null;
+  /** Bytes that it took to and from clients besides the updates. */
+  readonly down: number;
+  readonly up: number;
+}
+
+/** How updates get from clients to the server, where that is more than sending them: what is handed to the server is the sum alone. */
+export interface Collector {
+  collect(answers: Answers): Collected;
+}
+
+/** What a server may see of a client whose update was added up in secret: numbers of examples and steps, and the loss. */
+export function withoutSecrets(report: ClientReport): ClientReport {
+  const { sent: _, ...rest } = report;
+  return { ...rest, norm: Number.NaN, kept: {} };
+}
