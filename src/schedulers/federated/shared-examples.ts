@@ -24,13 +24,16 @@ export function setAside(source: PartitionSource, count: number, seed: number): 
   const order = permutation(source.examples, createRng(seed).fork('public examples'));
   const shared = order.slice(0, count).sort();
   const rest = order.slice(count).sort();
-  const { labels } = source;
+  const { labels, keys } = source;
   return {
     shared,
-    rest: { examples: rest.length, labels: labels === null ? null : Array.from(rest, (i) => labels[i] as number) },
+    rest: {
+      examples: rest.length,
+      labels: labels === null ? null : Array.from(rest, (i) => labels[i] as number),
+      ...(keys ? { keys: Array.from(rest, (i) => keys[i] as string) } : {}),
+    },
     of: (partition) => ({
-      clients: partition.clients,
-      size: (client) => partition.size(client),
+      ...partition,
       examples: (client) => partition.examples(client).map((i) => rest[i] as number),
     }),
   };

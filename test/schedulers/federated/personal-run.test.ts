@@ -1,0 +1,45 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { complete, resume, train } from '../../../src/index.ts';
+import { CLASSES, MODEL, writeTable } from './small-federation.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'plexus-personal-run-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+describe("runs with clients' own models", () => {
+  const config = (id: string, scheduler: object) => ({
+    seed: 5,
+    model: MODEL,
+    data: { name: 'csv', path: writeTable(dir), validation: 0.1 },
+    optim: { name: 'sgd', lr: 0.1, momentum: 0.5 },
+    train: { steps: 5 },
+    run: { dir, id },
+    scheduler: { clients: 4, cohort: 2, local_batch: 3, threads: 1, ...scheduler },
+  });
+
+  it.each([
+    ['apfl', {}],
+    ['fedmd', { public: 9 }],
+  ])('%s has the same bits with two threads, and when it was interrupted', async (name, settings) => {
+    const scheduler = { name, ...settings };
+    const whole = await complete(train(config(`${name}-whole`, { ...scheduler, threads: 2 })));
+    const stop = new AbortController();
+    for await (const event of train(config(`${name}-cut`, scheduler), { signal: stop.signal }))
+      if (event.type === 'step' && event.step === 3) stop.abort();
+    const rest = await complete(resume(join(dir, `${name}-cut`)));
+    expect(rest.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
+    expect(rest.summary?.losses_sha256).toBe(whole.summary?.losses_sha256);
+    const lines = readFileSync(join(dir, `${name}-whole`, 'metrics.jsonl'), 'utf8')
+      .trim()
+      .split('\n');
+    // What stays with the client is not counted as sent.
+    const { bytes_up, bytes_down } = JSON.parse(lines[1] as string);
+    if (name === 'fedmd') expect(bytes_up).toBe(2 * 4 * 9 * CLASSES);
+    else expect(bytes_up).toBe(bytes_down);
+  });
+});
