@@ -10,6 +10,8 @@ import { schedulerNamed } from './scheduler.ts';
 export function idleCores(config: ResolvedConfig): string[] {
   // Agents on other machines: their cores are not these.
   if (config.comm.control !== 'local') return [];
+  // Simulated clients have threads of their own.
+  if (schedulerNamed(config.scheduler.name).alone) return [];
   const [cores, workers] = [availableParallelism(), worldSize(config.parallel)];
   if (config.engine.threads > 0 || config.numerics !== 'exact' || config.engine.device !== 'cpu' || workers * 2 > cores)
     return [];
