@@ -3,8 +3,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Rng } from '../../tensor/index.ts';
 import * as init from '../init.ts';
 import type { Initializer, Module, ParamSpec } from '../module.ts';
-import { withoutGradient } from '../no-gradient.ts';
 import { param } from '../param.ts';
+import { withGradient } from './dispatch.ts';
 import { lastAxis, linear } from './linear.ts';
 
 /**
@@ -71,8 +71,7 @@ export function etfClassifier(inputs: number, classes: number, options: EtfOptio
     children: { projection: linear(inputs, dim) },
     forward(params, [x], ctx) {
       const features = unitVectors(ctx.run('projection', lastAxis(x, inputs)));
-      const { frame } = params;
-      const directions = trainable ? frame : withoutGradient(() => tf.mul(frame as Tensor, 1));
+      const directions = trainable ? params.frame : fixed(params.frame as Tensor);
       return scaled(tf.matMul(features as tf.Tensor2D, directions as tf.Tensor2D), params, options);
     },
   };
@@ -92,6 +91,16 @@ export function cosineClassifier(inputs: number, classes: number, options: Cosin
       return scaled(tf.matMul(features as tf.Tensor2D, directions as tf.Tensor2D), params, options);
     },
   };
+}
+
+/** The same values, with a gradient of zeros: a parameter that optimizers leave where it is. */
+function fixed(x: Tensor): Tensor {
+  return withGradient(
+    x,
+    (values) => tf.mul(values, 1),
+    [],
+    (dy) => tf.zerosLike(dy),
+  );
 }
 
 function temperatureParam({
