@@ -48,11 +48,16 @@ export class ClusterNarrator {
   lines(event: ClusterEvent): string[] {
     switch (event.type) {
       case 'waiting': {
-        const text = `waiting for workers: ${event.have} of ${event.need}`;
+        const text = `waiting for ${event.what ?? 'workers'}: ${event.have} of ${event.need}`;
         if (text === this.#waiting) return [];
         const first = this.#waiting === '';
         this.#waiting = text;
         return [first && event.have < event.need ? `${text}; start more with: ${this.#join}` : text];
+      }
+      case 'client': {
+        const { client, what, reason } = event;
+        if (what === 'joined') return [`+ client ${client} joined with ${reason}`];
+        return [what === 'gone' ? `- client ${client} is gone: ${reason}` : `! client ${client} is quarantined: ${reason}`];
       }
       case 'joined':
         this.#joined.push(event);

@@ -29,6 +29,8 @@ export interface ControlRequesterOptions {
   readonly repeatMs?: number;
   /** Requests that may wait for answers at a time. Default 1024. */
   readonly maxPending?: number;
+  /** Beginning of the subject that answers come to, for logins that may not listen to everybody's. Default `_INBOX`. */
+  readonly inboxPrefix?: string;
 }
 
 /** What an answer consists of. */
@@ -56,7 +58,7 @@ interface Pending {
 export class ControlRequester {
   readonly #connection: NatsConnection;
   readonly #id = randomUUID();
-  readonly #inbox = `_INBOX.${randomUUID().replaceAll('-', '')}`;
+  readonly #inbox: string;
   readonly #repeatMs: number;
   readonly #maxPending: number;
   readonly #pending = new Map<number, Pending>();
@@ -69,6 +71,7 @@ export class ControlRequester {
     this.#connection = connection;
     this.#repeatMs = options.repeatMs ?? 250;
     this.#maxPending = options.maxPending ?? 1024;
+    this.#inbox = `${options.inboxPrefix ?? '_INBOX'}.${randomUUID().replaceAll('-', '')}`;
     this.#subscription = connection.subscribe(this.#inbox, {
       callback: (error, message) => {
         if (error) this.#fail(`NATS: ${error.message}`);

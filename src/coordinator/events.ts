@@ -17,6 +17,19 @@ export interface WorkerStart {
   readonly compileMs: number;
 }
 
+/** What is known of a federated run when it begins. */
+export interface FederatedStart {
+  /** What a step is. */
+  readonly steps: 'rounds' | 'versions';
+  /** Registered clients, and those that train at a time. */
+  readonly clients: number;
+  readonly width: number;
+  /** Simulated time before this start, of a run that goes on. */
+  readonly simulatedSeconds: number;
+  /** Path of a picture of who has which data. */
+  readonly picture: string;
+}
+
 /** All workers are ready; the first step follows. */
 export interface StartedEvent {
   readonly type: 'started';
@@ -38,6 +51,8 @@ export interface StartedEvent {
   readonly unit: 'tokens' | 'examples';
   readonly baselines: Readonly<Record<string, number>>;
   readonly workers: readonly WorkerStart[];
+  /** Where clients are trained in place of ranks. */
+  readonly federated?: FederatedStart;
   /** Milliseconds from the call to here. */
   readonly startMs: number;
 }
@@ -92,7 +107,14 @@ export interface CheckpointedEvent {
 /** What happens in a run on agents besides what happens in any run. */
 export type ClusterEvent =
   /** Workers (slots of agents) that are there, and that must be. */
-  | { readonly type: 'waiting'; readonly have: number; readonly need: number }
+  | { readonly type: 'waiting'; readonly have: number; readonly need: number; readonly what?: 'clients' }
+  /** A federated client (its name) has come with data of its own, is gone, or is not asked any more. */
+  | {
+      readonly type: 'client';
+      readonly client: string;
+      readonly what: 'joined' | 'gone' | 'quarantined';
+      readonly reason: string;
+    }
   /** A generation begins; members by rank, links by rank and rank. `fromStep`: completed steps. */
   | ({ readonly type: 'generation' } & GenerationRecord)
   /** An agent is gone, and with it these ranks. `detectedMs`: since its last sign of life, or the first sign of trouble. */

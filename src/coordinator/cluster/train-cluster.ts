@@ -5,6 +5,7 @@ import type { connectNats } from '../../comm/index.ts';
 import { clusterKeys } from '../../worker/index.ts';
 import { type Override, type ResolvedConfig, resolveConfig } from '../config/index.ts';
 import type { RunEvent } from '../events.ts';
+import type { Execution } from '../execute.ts';
 import { checkEvaluation, prepareRun } from '../prepare.ts';
 import {
   fetchRun,
@@ -20,6 +21,7 @@ import {
   readSummary,
   runFolderAt,
 } from '../run/index.ts';
+import { schedulerNamed } from '../scheduler.ts';
 import { type ConfigInput, trainNew, trainOn, withControl } from '../train.ts';
 import { newestUpTo } from './checkpoint-source.ts';
 import {
@@ -32,6 +34,7 @@ import {
 } from './cluster-run.ts';
 import { ClusterError } from './errors.ts';
 import { type JobPlace, type Lead, takeLead } from './lead.ts';
+import { runOnClients } from './run-on-clients.ts';
 import { SideEvents } from './side-events.ts';
 
 /** Options of a run on agents. */
@@ -42,6 +45,8 @@ export interface ClusterOptions extends Omit<JobPlace, 'nats'> {
   readonly minWorkers?: number;
   /** Workers that it uses at most. Default: as many as the mesh has ranks. */
   readonly maxWorkers?: number;
+  /** Federated runs: clients to wait for before the first round. Default: the cohort of a round. */
+  readonly minClients?: number;
   /** Wait while another coordinator leads the job, and take over when it is gone. */
   readonly standby?: boolean;
   /** `a.b=c` overrides of the config. */
@@ -71,7 +76,7 @@ export async function* trainCluster(source: ConfigInput, options: ClusterOptions
       yield* trainNew(config, {
         began,
         signal: lead.stopping,
-        run: (execution) => runOnAgents(lead, execution, limits, null),
+        run: (execution) => runRemotely(lead, execution, options),
       });
   });
 }
@@ -97,9 +102,16 @@ export async function* resumeCluster(
       signal: lead.stopping,
       ...(step === undefined ? {} : { step }),
       control: 'nats',
-      run: (execution) => runOnAgents(lead, execution, limitsOf(options), null),
+      run: (execution) => runRemotely(lead, execution, options),
     }),
   );
+}
+
+/** Runs on agents, or where the strategy asks clients rather than ranks, with clients. */
+function runRemotely(lead: Lead, execution: Execution, options: ClusterOptions): AsyncGenerator<RunEvent, void> {
+  const { alone } = schedulerNamed(execution.prepared.config.scheduler.name);
+  if (alone) return runOnClients(lead, execution, options.minClients ?? null);
+  return runOnAgents(lead, execution, limitsOf(options), null);
 }
 
 /** Comes to lead the job, does something, and lets the next one in. */

@@ -89,6 +89,8 @@ export interface FederatedServer {
    * were sent the parameters.
    */
   traffic?(asked: number, reports: readonly ClientReport[]): Traffic;
+  /** Names of kept tensors that it reads; of clients elsewhere nothing else is seen. */
+  readonly reads?: readonly string[];
   /** Further figures of the last round, for its line of metrics. */
   metrics?(): Readonly<Record<string, number>>;
   /** Vectors to be kept in checkpoints, by name; `restore` takes them back. */

@@ -56,6 +56,7 @@ export const scaffold: FederatedStrategy<typeof scaffoldConfig> = {
       needs: 'sum',
       weight: () => 1,
       vectors: { variate },
+      reads: ['own'],
       round: () => ({ server: variate }),
       apply: (outcome, weights, state) => {
         const mean = meanUpdate(outcome);

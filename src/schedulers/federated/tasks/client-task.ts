@@ -43,9 +43,14 @@ export function registerClientTask(task: ClientTask): void {
   registry.set(task.name, task);
 }
 
+/** Names of the registered tasks. */
+export function clientTaskNames(): string[] {
+  return [...registry.keys()];
+}
+
 /** A registered task. @throws Error listing the known names if there is none of that name */
 export function clientTaskNamed(name: string): ClientTask {
   const task = registry.get(name);
-  if (!task) throw new Error(`there is no client task "${name}"; known: ${[...registry.keys()].join(', ')}`);
+  if (!task) throw new Error(`there is no client task "${name}"; known: ${clientTaskNames().join(', ')}`);
   return task;
 }

@@ -1,0 +1,91 @@
+import { existsSync } from 'node:fs';
+import { z } from 'zod';
+import {
+  type DataConfig,
+  type DataEncoding,
+  DataError,
+  dataSchema,
+  heldOut,
+  naturalKeys,
+  openDataset,
+  type PreparedData,
+  prepareDataLike,
+} from '../../../data/index.ts';
+import { makePartition, partitionSchema } from '../round-schema.ts';
+import { ClientRefusal } from './errors.ts';
+import type { JobDescription } from './messages.ts';
+
+const sharesSchema = z.object({ how: partitionSchema, holdout: z.number().min(0).max(1) });
+
+/** Which data a client trains on. */
+export interface LocalDataSource {
+  /** A file or folder, or the name of the built-in dataset that the job is about. */
+  readonly data: string;
+  /** Of it, the part of one client of a simulation of `of` clients: for trying things; null for all of it. */
+  readonly part: { readonly index: number; readonly of: number } | null;
+}
+
+/** A client's own data, as numbers. */
+export interface LocalData {
+  readonly prepared: PreparedData;
+  /** Its examples of the training split, in its own order. */
+  readonly examples: Int32Array;
+  /** Different classes among them; null where there are no classes. */
+  readonly classes: number | null;
+}
+
+/**
+ * Reads a client's data, and makes numbers of it as the job does. Nothing of it leaves this machine.
+ * @throws DataError or ClientRefusal saying what is missing, or does not fit the job
+ */
+export async function localData({ data, part }: LocalDataSource, job: JobDescription): Promise<LocalData> {
+  const section = dataSchema.parse(job.data.section);
+  const prepared = await prepareDataLike(ownSection(section, data, part !== null), job.data.encoding as DataEncoding);
+  const split = openDataset(prepared).split('train');
+  const labels = split.labels ?? null;
+  const examples =
+    part === null
+      ? Int32Array.from({ length: split.examples }, (_, i) => i)
+      : await partOfData({ examples: split.examples, labels }, part, { job, section, prepared });
+  const classes = labels && new Set(Array.from(examples, (i) => labels[i] as number)).size;
+  return { prepared, examples, classes };
+}
+
+/** The job's `data` section, about this client's file. */
+function ownSection(section: DataConfig, data: string, part: boolean): DataConfig {
+  // A name, or a path?
+  const named = !existsSync(data) && /^[\w-]+$/.test(data);
+  if (named && data !== section.name)
+    throw new ClientRefusal(
+      `the job trains on data like "${section.name}", and there is no file or folder '${data}' here: give the path of your own with --data`,
+    );
+  if (!named && !existsSync(data)) throw new DataError(`--data: there is no file or folder '${data}'`);
+  if (!named && !('path' in section))
+    throw new ClientRefusal(
+      `the job trains on "${section.name}", which has no files of one's own: give --data ${section.name}`,
+    );
+  const path = 'path' in section ? { path: named ? null : data } : {};
+  if (named && 'path' in section && section.name !== 'mnist' && section.name !== 'fashion-mnist')
+    throw new ClientRefusal(`the job trains on data like "${section.name}": give the path of your own with --data`);
+  // Who has a part of the job's data leaves out what the job leaves out; of data of one's own, everything is for training.
+  const held = part ? {} : { validation: 0, ...('test' in section ? { test: 0 } : {}) };
+  return { ...section, ...path, ...held } as DataConfig;
+}
+
+/** The examples that the simulation's client of that number has. */
+async function partOfData(
+  source: { readonly examples: number; readonly labels: ArrayLike<number> | null },
+  part: { readonly index: number; readonly of: number },
+  of: { readonly job: JobDescription; readonly section: DataConfig; readonly prepared: PreparedData },
+): Promise<Int32Array> {
+  const { seed } = of.job;
+  const { how, holdout } = sharesSchema.parse(of.job.partition);
+  const keys = how.name === 'natural' ? { keys: await naturalKeys(of.section, of.prepared, how.key) } : {};
+  try {
+    const whole = makePartition(how, { ...source, ...keys }, { clients: part.of, seed });
+    return heldOut(whole, holdout, seed).train.examples(part.index).slice();
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new ClientRefusal(`--part ${part.index + 1}/${part.of}: ${error.message}`, { cause: error });
+  }
+}
