@@ -22,6 +22,7 @@ export function addRunFlags(command: Command): Command {
     .option('--workers <n>', 'use this many ranks: scales parallel.data', wholeNumber(1))
     .option('--min-workers <n>', 'begin, and go on, with no fewer ranks than this (over NATS)', wholeNumber(1))
     .option('--max-workers <n>', 'use no more ranks than this (over NATS)', wholeNumber(1))
+    .option('--min-clients <n>', 'begin with no fewer federated clients than this (over NATS)', wholeNumber(1))
     .option('--standby', 'wait until nobody leads the job, then take over (over NATS)')
     .option('--json', 'print one JSON object a line on standard output, nothing for people')
     .option('-q, --quiet', 'no progress, only the summary');
@@ -48,6 +49,21 @@ export function addClusterCommands({ streams, done, calls, sub }: CommandSetting
       .option('--name <name>', 'name of this worker in `plexus ps` (default: made of the host and a random part)')
       .option(...JSON_FLAG),
   ).action(async (options) => done(await (await import('./worker.ts')).worker(options, streams, calls)));
+
+  addNatsFlags(
+    sub('client', 'take part in federated runs with data that stay here, until stopped')
+      .option(
+        '--data <path>',
+        'CSV file, folder of IDX files, text; or the name of the dataset of the job, with --part',
+      )
+      .option('--part <k/n>', 'only the part of client k of n, as a simulation would share the data out: for trying it')
+      .option('--name <name>', "name in the server's messages (default: made of the host and the data)")
+      .option('--allow <file>', 'YAML file of what a server may ask for (default: built-in models and limits)')
+      .option('--state <dir>', 'folder of its identity and of what it keeps (default: below ~/.local/state/plexus)')
+      .option('--device <name>', 'cpu, cuda:N, webgpu, …: where it computes (default: cpu)')
+      .option('--once', 'end when the run has ended, instead of waiting for the next')
+      .option('--json', 'print its lines as JSON on standard output'),
+  ).action(async (options) => done(await (await import('./client.ts')).client(options, streams)));
 
   addNatsFlags(
     addRunFlags(

@@ -18,6 +18,8 @@ const known: Readonly<Record<string, ExitCode>> = {
   CommTimeout: exitCodes.runFailed,
   CommClosed: exitCodes.runFailed,
   ClusterError: exitCodes.runFailed,
+  RoundsFailed: exitCodes.runFailed,
+  ClientRefusal: exitCodes.data,
   LeaderTaken: exitCodes.usage,
   LeaderLost: exitCodes.runFailed,
   LaunchError: exitCodes.runFailed,

@@ -6,6 +6,7 @@ import {
   type RunEvent,
   resolveConfig,
   resume,
+  schedulerNamed,
   train as start,
 } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
@@ -26,6 +27,7 @@ export interface TrainOptions extends NatsFlags {
   readonly quiet?: boolean;
   readonly minWorkers?: number;
   readonly maxWorkers?: number;
+  readonly minClients?: number;
   readonly standby?: boolean;
 }
 
@@ -62,7 +64,10 @@ export async function train(
   checkWorkers(options, place !== null);
   const view = options.json
     ? jsonView(streams)
-    : humanView({ config: file ?? null, ...(options.quiet ? { quiet: true } : {}), ...shownPlace(place) }, streams);
+    : humanView(
+        { config: file ?? null, ...(options.quiet ? { quiet: true } : {}), ...shownPlace(place, config) },
+        streams,
+      );
   for (const note of notes) view.note(note);
   const interrupt = listenForInterrupt(() =>
     view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'),
@@ -125,9 +130,10 @@ function clusterRun(
   return calls.trainCluster(config, options);
 }
 
-const pick = ({ minWorkers, maxWorkers, standby }: TrainOptions): Partial<ClusterOptions> => ({
+const pick = ({ minWorkers, maxWorkers, minClients, standby }: TrainOptions): Partial<ClusterOptions> => ({
   ...(minWorkers === undefined ? {} : { minWorkers }),
   ...(maxWorkers === undefined ? {} : { maxWorkers }),
+  ...(minClients === undefined ? {} : { minClients }),
   ...(standby ? { standby } : {}),
 });
 
@@ -141,18 +147,20 @@ function placeOf(options: TrainOptions, { comm }: ResolvedConfig, given: boolean
 }
 
 /** What the view needs to suggest commands that find the same server. */
-function shownPlace(place: NatsPlace | null): { join?: string; flags?: string } {
+function shownPlace(place: NatsPlace | null, { scheduler }: ResolvedConfig): { join?: string; flags?: string } {
   if (!place) return {};
   const flags = `--nats ${place.shown}${place.job === 'default' ? '' : ` --job ${place.job}`}`;
-  return { join: `plexus worker ${flags}`, flags };
+  const clients = schedulerNamed(scheduler.name).alone !== undefined;
+  return { join: clients ? `plexus client ${flags} --data FILE` : `plexus worker ${flags}`, flags };
 }
 
 /** @throws UsageError on flags that do not go together */
 function checkWorkers(options: TrainOptions, cluster: boolean): void {
-  const { minWorkers, maxWorkers, standby } = options;
+  const { minWorkers, maxWorkers, minClients, standby } = options;
   const needsNats =
     (minWorkers !== undefined && '--min-workers') ||
     (maxWorkers !== undefined && '--max-workers') ||
+    (minClients !== undefined && '--min-clients') ||
     (standby && '--standby') ||
     (options.job !== undefined && '--job');
   if (needsNats && !cluster)
