@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { nn } from '../../../src/modules/index.ts';
 import {
   type ClientReport,
   type FederatedServer,
@@ -10,8 +11,15 @@ import {
 import { vectorLayout } from '../../../src/schedulers/local/index.ts';
 
 const size = 3;
-const layout = vectorLayout([{ path: 'w', spec: { shape: [size] } }]);
-const shape = { params: layout, state: vectorLayout([]), clients: 10, seed: 1 };
+const layout = vectorLayout([{ path: 'head.weight', spec: { shape: [size, 1] } }]);
+const info = {
+  inputs: [{ dtype: 'float32', shape: [size] }],
+  targets: [{ dtype: 'int32', shape: [] }],
+  classes: 1,
+} as const;
+const layers = [{ name: 'head', module: nn.linear(size, 1, { bias: false }) }];
+const model = { model: { layers, loss: nn.crossEntropy() }, info };
+const shape = { params: layout, state: vectorLayout([]), clients: 10, seed: 1, model };
 
 function serverOf(name: string, settings: object = {}): FederatedServer {
   const strategy = federatedStrategies().get(name);
