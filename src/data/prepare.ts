@@ -7,6 +7,7 @@ import { prepareImages } from './prepare-images.ts';
 import { prepareTable } from './prepare-table.ts';
 import { prepareText } from './prepare-text.ts';
 import type { DataConfig } from './schema.ts';
+import { openStream, type PreparedStream } from './stream/index.ts';
 import { openTable, type PreparedTable } from './table-dataset.ts';
 import { openText, type PreparedText } from './text-dataset.ts';
 import type { Tokenizer } from './tokenizer.ts';
@@ -37,7 +38,8 @@ export async function prepareData(
 ): Promise<PreparedData> {
   switch (config.name) {
     case 'moby-dick':
-    case 'text': {
+    case 'text':
+    case 'sotu': {
       const path = runDir === undefined ? null : join(runDir, TOKENIZER_FILE);
       const saved = given ?? (path !== null && existsSync(path) ? await loadTokenizer(path) : null);
       const { data, tokenizer } = await prepareText(config, saved);
@@ -61,8 +63,12 @@ export function openDataset(prepared: PreparedData): Dataset {
       return openImages(prepared as PreparedImages);
     case 'table':
       return openTable(prepared as PreparedTable);
+    case 'stream':
+      return openStream(prepared as PreparedStream, openDataset((prepared as PreparedStream).base));
     default:
-      throw new DataError(`prepared data of kind '${prepared.kind}' is not known; known are text, images, table`);
+      throw new DataError(
+        `prepared data of kind '${prepared.kind}' is not known; known are text, images, table, stream`,
+      );
   }
 }
 

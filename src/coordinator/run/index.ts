@@ -1,3 +1,4 @@
+export { writeFileAtomically } from './atomic.ts';
 export * from './checkpoint.ts';
 export * from './errors.ts';
 export * from './folder.ts';

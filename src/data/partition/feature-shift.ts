@@ -1,5 +1,6 @@
 import { createRng } from '../../tensor/index.ts';
-import type { Batch, Split } from '../dataset.ts';
+import type { Batch, PreparedData, Split } from '../dataset.ts';
+import type { PreparedImages } from '../image-dataset.ts';
 import { applyView, type PreparedViews, rotations } from '../stream/index.ts';
 
 /** Clients whose images are turned: `groups` angles, evenly over `degrees`, the first of them 0. */
@@ -49,4 +50,11 @@ export function turned(split: Split, views: PreparedViews, group: number, dark: 
       return batch;
     },
   };
+}
+
+/** The value of a pixel that nothing is drawn on. */
+export function darkOf(data: PreparedData): number {
+  if (data.kind !== 'images') return 0;
+  const { mean, std } = data as PreparedImages;
+  return Math.fround((0 - mean) / std);
 }

@@ -1,4 +1,5 @@
-import { type Dataset, openDataset, type Split } from '../../data/index.ts';
+import type { UpdateCodec } from '../../comm/index.ts';
+import { type Dataset, openDataset, type Split, type SplitName } from '../../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
@@ -13,6 +14,8 @@ import {
   type ShapedTensor,
 } from '../local/index.ts';
 import { attackedSplit, spoilUpdate } from './attack.ts';
+import { type ClientView, clientView } from './client-view.ts';
+import { compressUpdate, feedsBack, LEFT_OUT, type Sender, type Sent, uploadCodec } from './compression.ts';
 import { Evaluator } from './evaluator.ts';
 import { type PassesResult, runPasses, stateNameOf } from './fit-passes.ts';
 import type {
@@ -27,6 +30,7 @@ import type {
   SharedStart,
 } from './fit-task.ts';
 import { addLocalNoise } from './privacy/local-noise.ts';
+import { gatherRuns, type Run, runsWithout, scatterRuns } from './sent-parts.ts';
 import { type ClientQuestion, type ClientTaskContext, clientTaskNamed } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
@@ -60,6 +64,11 @@ export class ClientFitter {
   /** Places of parameters, then of module state, that stay with the client. */
   readonly #personal: readonly [Place[], Place[]];
   readonly #tasks: ClientTaskContext;
+  readonly #view: ClientView;
+  /** Writes updates as fewer bytes; null where they go as they are. */
+  readonly #codec: UpdateCodec | null;
+  /** Places of the parameters that are sent. */
+  readonly #sent: readonly Run[];
   #start: Start | null = null;
   /** Memory of updates that have been added up. */
   readonly #free: Float32Array[] = [];
@@ -94,8 +103,11 @@ export class ClientFitter {
         return known as Promise<T>;
       },
     };
+    this.#view = clientView(parts.job.data, parts.job.shift, parts.job.seed);
+    this.#codec = parts.job.compression ? uploadCodec(parts.job.compression) : null;
     const stays = ({ path, shape }: Place) => parts.objective.personal?.({ path, shape, decay: false }) ?? false;
     this.#personal = [parts.trainer.layout.places.filter(stays), parts.trainer.stateLayout.places.filter(stays)];
+    this.#sent = runsWithout(parts.trainer.layout.size, this.#personal[0]);
   }
 
   static async create(job: FitJob): Promise<ClientFitter> {
@@ -166,22 +178,38 @@ export class ClientFitter {
     return reports;
   }
 
-  evaluate({ start, split, examples }: EvaluateTask): Promise<EvaluateReport> {
-    return this.#evaluator.evaluate(this.#open(start).state, split, examples);
+  /** Measures a start; examples that belong to nobody are seen with the eyes of all groups of clients in turn. */
+  async evaluate({ start, split, examples, client }: EvaluateTask): Promise<EvaluateReport> {
+    const { state } = this.#open(start);
+    const source = this.#tasks.dataset.split(split);
+    if (client !== undefined) return this.#evaluator.evaluate(state, this.#view.of(source, client), examples);
+    let total: EvaluateReport | null = null;
+    for (const alike of this.#view.inTurn(examples)) {
+      const seen = this.#view.ofGroup(source, alike.group);
+      const part = await this.#evaluator.evaluate(state, seen, alike.examples);
+      total = total ? addReports(total, part) : part;
+    }
+    return total ?? { examples: 0, loss: 0, correct: null };
   }
 
   /** Measures each client's own model on its own examples. */
   async evaluateClients({ start: shared, split, clients }: EvaluateClientsTask): Promise<EvaluateReport[]> {
     const start = this.#open(shared);
     const reports: EvaluateReport[] = [];
-    for (const { examples, kept } of clients)
-      reports.push(await this.#evaluator.evaluate(await this.#ownModel(start, kept), split, examples));
+    const source = this.#tasks.dataset.split(split);
+    for (const { client, examples, kept } of clients) {
+      const own = await this.#ownModel(start, kept);
+      reports.push(await this.#evaluator.evaluate(own, this.#view.of(source, client), examples));
+    }
     return reports;
   }
 
   /** Answers a question about one client's data; nothing is trained. */
   answer(question: ClientQuestion): Promise<unknown> {
-    return clientTaskNamed(question.task).run(question, this.#tasks);
+    const { dataset } = this.#tasks;
+    // It is about examples as the client sees them.
+    const seen = { ...dataset, split: (name: SplitName) => this.#view.of(dataset.split(name), question.client) };
+    return clientTaskNamed(question.task).run(question, { ...this.#tasks, dataset: seen });
   }
 
   async dispose(): Promise<void> {
@@ -204,7 +232,7 @@ export class ClientFitter {
       client,
       seed,
       batch,
-      own: attackedSplit(this.#split, client.attack, this.#classes),
+      own: attackedSplit(this.#view.of(this.#split, client.client), client.attack, this.#classes),
       all: this.#split,
       shared,
       first,
@@ -213,29 +241,36 @@ export class ClientFitter {
     });
     const { losses, state } = result;
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
-    const { norm, personal } = await this.#update(start, state, update, scale, client);
+    const { norm, personal, updateBytes, left } = await this.#update(start, state, update, scale, client);
     const diverged = (problem: string) => failed(`its training diverged: ${problem}`, losses.length);
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) return diverged(`the loss is ${loss}`);
     const broken = Object.entries(result.kept).find(([, values]) => !values.every((value) => Number.isFinite(value)));
     if (broken || !result.finite) return diverged(`${broken ? `its own "${broken[0]}"` : 'a loss'} is not finite`);
     const lr = this.#optimizer.lrAt(client.firstStep);
     const after = await this.#trainer.after(first, state, result.tensors, losses.length, lr);
-    const sent = await this.#read(first, result, client.examples);
-    const kept = { ...result.kept, ...Object.fromEntries(after), ...(personal ? { [PERSONAL]: personal } : {}) };
-    return { ...base, steps: losses.length, loss, norm, kept, sent, lr, ms: performance.now() - began, problem: null };
+    const sent = await this.#read(first, result, client);
+    const kept = {
+      ...result.kept,
+      ...Object.fromEntries(after),
+      ...(personal ? { [PERSONAL]: personal } : {}),
+      ...(left ? { [LEFT_OUT]: left } : {}),
+    };
+    const encoded = updateBytes === null ? {} : { updateBytes };
+    const ms = performance.now() - began;
+    return { ...base, steps: losses.length, loss, norm, kept, sent, lr, ...encoded, ms, problem: null };
   }
 
   /** What the objective's readings find. */
   async #read(
     first: LocalState,
     { state }: PassesResult,
-    examples: Int32Array,
+    { client, examples }: ClientFit,
   ): Promise<Readonly<Record<string, Float32Array>>> {
     const sent: Record<string, Float32Array> = {};
     for (const { name, at, what } of this.#objective.readings ?? []) {
       const looked = at === 'start' ? first : state;
       if (what === 'loss') {
-        const { loss } = await this.#evaluator.evaluate(looked, 'train', examples);
+        const { loss } = await this.#evaluator.evaluate(looked, this.#view.of(this.#split, client), examples);
         sent[name] = Float32Array.of(loss / examples.length);
       } else sent[name] = await this.#evaluator.outputs(looked, 'train', this.#job.shared ?? new Int32Array(0));
     }
@@ -308,15 +343,16 @@ export class ClientFitter {
 
   /**
    * Writes the clipped and scaled difference to the start, zeros where the client keeps its own values. Returns those, and the
-   * norm of the parameters' part before it was clipped.
+   * norm of the parameters' part before it was clipped; where a codec writes the update, also how many bytes that took, and
+   * what it left out.
    */
   async #update(
     start: Start,
     end: LocalState,
     update: Float32Array,
     scale: number,
-    { clipNorm, noise, attack, round, client }: ClientFit,
-  ): Promise<{ readonly norm: number; readonly personal: Float32Array | null }> {
+    { clipNorm, noise, attack, round, client, kept }: ClientFit,
+  ): Promise<UpdateResult> {
     const { params } = this.sizes;
     await this.#trainer.vector(end.params, this.#trainer.layout, update.subarray(0, params));
     await this.#trainer.vector(end.state, this.#trainer.stateLayout, update.subarray(params));
@@ -342,10 +378,30 @@ export class ClientFitter {
     const norm = Math.sqrt(squares);
     if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
     if (noise) addLocalNoise(update.subarray(0, params), noise, { seed: this.#job.seed, round, client });
+    const sender = { seed: this.#job.seed, round, client };
+    // (Noise of the client's own makes an update as large as it is meant to be.)
+    const bound = noise ? null : clipNorm;
+    const packed = Number.isFinite(norm) ? this.#pack(update.subarray(0, params), sender, kept[LEFT_OUT], bound) : null;
     // Weighted after it was rounded, as an update that was sent by itself is.
     if (scale !== 1) scaleBy(update, scale, update.length);
     const finite = personal.every((value) => Number.isFinite(value));
-    return { norm: finite ? norm : Number.NaN, personal: stays.length === 0 ? null : personal };
+    return {
+      norm: finite ? norm : Number.NaN,
+      personal: stays.length === 0 ? null : personal,
+      updateBytes: packed?.bytes.length ?? null,
+      left: packed?.left ?? null,
+    };
+  }
+
+  /** Makes a parameters' update what the server decodes of it, if there is a codec. */
+  #pack(update: Float32Array, sender: Sender, before: Float32Array | undefined, bound: number | null): Sent | null {
+    const { compression } = this.#job;
+    if (!this.#codec || !compression) return null;
+    const values = gatherRuns(update, this.#sent);
+    const left = feedsBack(compression) ? (before ?? new Float32Array(values.length)) : null;
+    const sent = compressUpdate(this.#codec, values, sender, { left, bound });
+    scatterRuns(values, this.#sent, update);
+    return sent;
   }
 
   #open(shared: SharedStart): Start {
@@ -367,6 +423,22 @@ export class ClientFitter {
     this.#start = { version: shared.version, state, tensors, given, params, moduleState };
     return this.#start;
   }
+}
+
+/** What is known of an update when it has been written. */
+interface UpdateResult {
+  readonly norm: number;
+  readonly personal: Float32Array | null;
+  readonly updateBytes: number | null;
+  readonly left: Float32Array | null;
+}
+
+function addReports(a: EvaluateReport, b: EvaluateReport): EvaluateReport {
+  return {
+    examples: a.examples + b.examples,
+    loss: a.loss + b.loss,
+    correct: a.correct === null || b.correct === null ? null : a.correct + b.correct,
+  };
 }
 
 function scaleBy(values: Float32Array, factor: number, end: number): void {

@@ -28,8 +28,8 @@ export class Evaluator {
   }
 
   /** Sums over the examples given; an empty list gives zeros. */
-  async evaluate(at: LocalState, split: SplitName, examples: Int32Array): Promise<EvaluateReport> {
-    const source = this.#options.dataset.split(split);
+  async evaluate(at: LocalState, split: SplitName | Split, examples: Int32Array): Promise<EvaluateReport> {
+    const source = typeof split === 'string' ? this.#options.dataset.split(split) : split;
     let loss = 0;
     let correct: number | null = this.#classifies ? 0 : null;
     for (const indices of pieces(examples)) {

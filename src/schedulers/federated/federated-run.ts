@@ -3,19 +3,33 @@ import { type Execution, folderStore, MetricsLog, type RunEvent, writeSummary } 
 import type { Partition, SplitName } from '../../data/index.ts';
 import { initParams, initState, modelParams, modelState } from '../../modules/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
-import { partOf, type VectorLayout, vectorLayout } from '../local/index.ts';
+import { objectiveNamed, partOf, type VectorLayout, vectorLayout } from '../local/index.ts';
+import { ClientMetrics } from './client-metrics.ts';
+import type { KeptVectors } from './client-store.ts';
+import type { UpdateCompression } from './compression.ts';
+import { nobodysExamples, RoundsFailed } from './deployment/index.ts';
 import { FitPool } from './fit-pool.ts';
-import { makePartition, type PartitionConfig } from './round-schema.ts';
-import { type FederatedStep, readTotals, recorded, summarise, type Totals, totalsTensor } from './run-record.ts';
+import type { RunSettings } from './round-schema.ts';
+import {
+  type FederatedStep,
+  readTotals,
+  recorded,
+  summarise,
+  type Totals,
+  totalsTensor,
+  traffic,
+} from './run-record.ts';
 import { type Layouts, readModel, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
-import { setAside } from './shared-examples.ts';
+import { shareOut } from './share-out.ts';
+import { TargetRecord } from './target-record.ts';
 
 /** Keys that all federated runs have, whether they work in rounds or not. */
-export interface FederatedConfig {
+export interface FederatedConfig extends RunSettings {
   readonly clients: number;
   readonly local_batch: number;
-  readonly partition: PartitionConfig;
   readonly threads: number;
+  /** Where there are rounds: how updates are written as fewer bytes. */
+  readonly compression?: UpdateCompression;
 }
 
 /** What a federated training is made of. */
@@ -36,10 +50,12 @@ export interface FederatedParts {
 
 /** A way of training clients together, step by step. Everything in it is a function of the seed and what `tensors` gives. */
 export interface FederatedTraining {
-  /** Makes the next step. */
-  next(): Promise<FederatedStep>;
+  /** Makes the next step; null if it was stopped before there was one. @throws RoundsFailed where there is no way to go on */
+  next(): Promise<FederatedStep | null>;
   /** What is evaluated and what a run ends with. */
   model(): { readonly params: Float32Array; readonly state: Float32Array };
+  /** What a client keeps, where that can make a model of its own. */
+  kept?(client: number): KeptVectors;
   /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */
   tensors(): Readonly<Record<string, HostTensor>>;
   /** What it adds to summary.json. */
@@ -53,8 +69,10 @@ export interface FederatedPlan {
   /** Clients that train in a step, for whoever watches. */
   readonly width: number;
   readonly objective: { readonly name: string; readonly config: unknown };
-  /** Training examples that are set aside for all clients to see. */
-  readonly sharedExamples?: number;
+  /** What a step is called. */
+  readonly steps?: 'rounds' | 'versions';
+  /** Whether clients elsewhere can take the place of simulated ones. */
+  readonly remote?: boolean;
   make(parts: FederatedParts): Promise<FederatedTraining>;
 }
 
@@ -65,7 +83,9 @@ export interface FederatedPlan {
 export async function* runFederated(
   execution: Execution,
   settings: FederatedConfig,
-  planned: (shape: Layouts) => FederatedPlan,
+  planned: (shape: Layouts, clients: number) => FederatedPlan,
+  /** Training examples that are set aside for all clients to see. */
+  sharedExamples = 0,
 ): AsyncGenerator<RunEvent, void> {
   const { prepared, folder, began, from } = execution;
   const { config, dataset, model } = prepared;
@@ -74,9 +94,17 @@ export async function* runFederated(
   const layouts = { params: vectorLayout(modelParams(model)), state: vectorLayout(modelState(model)) };
   const first = from?.index.step ?? 0;
   for (const message of prepared.warnings) yield { type: 'warning', message };
-  const plan = planned(layouts);
-  const { partition, shared } = partitioned(execution, settings, plan.sharedExamples ?? 0);
-  const threads = settings.threads > 0 ? settings.threads : availableParallelism();
+  const { partition, measured, shared, picture } = execution.clients
+    ? nobodysExamples(settings.clients)
+    : await shareOut(execution, settings, sharedExamples);
+  const plan = planned(layouts, partition.clients);
+  if (execution.clients && !plan.remote) {
+    const message = `scheduler ${config.scheduler.name} has no rounds, and only simulates clients: leave --nats out`;
+    throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
+  }
+  const figures = new ClientMetrics(measured, settings.client_metrics, config.seed);
+  const personal = hasOwnModels(plan.objective, layouts);
+  const threads = settings.threads > 0 ? settings.threads : execution.clients ? 1 : availableParallelism();
   const checkpoints = folderStore(folder.checkpoints);
   let step = first;
   let totals: Totals = { samples: 0, seconds: 0, bytes: 0 };
@@ -98,6 +126,8 @@ export async function* runFederated(
         objective: plan.objective,
         batch: settings.local_batch,
         shared,
+        shift: settings.feature_shift,
+        ...(settings.compression ? { compression: settings.compression } : {}),
       },
       threads,
     });
@@ -127,24 +157,32 @@ export async function* runFederated(
       unit: 'examples',
       baselines: {},
       workers: [],
+      federated: {
+        steps: plan.steps ?? 'rounds',
+        clients: partition.clients,
+        width: Math.min(plan.width, partition.clients),
+        simulatedSeconds: totals.seconds,
+        picture,
+      },
       startMs: performance.now() - began,
     };
-    const evaluate = async (part: SplitName): Promise<RunEvent> => {
+    const target = await TargetRecord.open(folder.metrics, first, settings);
+    const evaluate = async (part: SplitName): Promise<Evaluation> => {
       const before = performance.now();
       const examples = Int32Array.from({ length: dataset.split(part).examples }, (_, i) => i);
       const { params, state } = trained.model();
-      const report = await clients.evaluate(clients.publish(params, state), part, examples);
+      const start = clients.publish(params, state);
+      const report = await clients.evaluate(start, part, examples);
       const loss = report.loss / report.examples;
       const accuracy = report.correct === null ? null : report.correct / report.examples;
+      const each = await figures.measure(clients, start, personal ? (trained.kept?.bind(trained) ?? null) : null);
       evaluation = { step, loss, accuracy };
+      if (accuracy !== null) target.evaluated(step, accuracy);
+      const own = { ...(accuracy === null ? {} : { accuracy }), ...each?.metrics };
+      const ms = performance.now() - before;
       return {
-        type: 'evaluated',
-        step,
-        split: part,
-        microbatches: 1,
-        loss,
-        metrics: { loss, ...(accuracy === null ? {} : { accuracy }) },
-        ms: performance.now() - before,
+        event: { type: 'evaluated', step, split: part, microbatches: 1, loss, metrics: { loss, ...own }, ms },
+        notes: { [`${part}_loss`]: loss, ...own, ...each?.notes },
       };
     };
     const checkpoint = async (): Promise<RunEvent> => {
@@ -167,22 +205,34 @@ export async function* runFederated(
       const ms = performance.now() - before;
       return { type: 'checkpointed', step, path, bytes, waitMs: ms, ms };
     };
-    const due = (every: number) => every > 0 && step % every === 0 && step < train.steps;
-    while (step < train.steps && !signal.aborted) {
-      const report = await trained.next();
+    const due = (every: number) => every > 0 && step % every === 0;
+    let looked: Evaluation | null = null;
+    let failure: RoundsFailed | null = null;
+    while (step < train.steps && !target.stops && !signal.aborted) {
+      const report = await trained.next().catch((error: unknown) => {
+        if (!(error instanceof RoundsFailed)) throw error;
+        failure = error;
+        return null;
+      });
+      // Stopped, or no way to go on: what was reached is kept.
+      if (report === null) break;
       step += 1;
       totals = {
         samples: totals.samples + report.examples,
         seconds: totals.seconds + report.seconds,
         bytes: totals.bytes + report.bytes,
       };
-      yield await recorded(metrics, step, report, prepared.unit);
-      if (due(train.eval_every)) yield await evaluate(train.eval_split);
-      if (due(train.checkpoint_every)) yield await checkpoint();
+      const last = step >= train.steps;
+      looked = last || due(train.eval_every) ? await evaluate(train.eval_split) : null;
+      // What an evaluation found is in the line of its step, and so stays with it when a run goes on.
+      yield await recorded(metrics, step, report, prepared.unit, looked?.notes ?? {});
+      if (looked) yield looked.event;
+      if (!last && due(train.checkpoint_every)) yield await checkpoint();
     }
-    const complete = step >= train.steps;
-    if (complete) yield await evaluate(train.eval_split);
+    const complete = step >= train.steps || target.stops;
+    if (complete && !looked) yield (await evaluate(train.eval_split)).event;
     if (saved?.step !== step) yield await checkpoint();
+    if (failure) throw failure;
     const summary = complete
       ? await summarise({
           log: metrics,
@@ -191,7 +241,7 @@ export async function* runFederated(
           wall: wall(),
           evaluation,
           saved,
-          more: trained.summary?.() ?? {},
+          more: { ...(await traffic(metrics)), ...target.summary(), ...trained.summary?.() },
         })
       : null;
     await metrics.close();
@@ -212,25 +262,17 @@ export async function* runFederated(
   }
 }
 
-/** The clients' examples, and those for all to see. A partition that cannot be made is something wrong with the config. */
-function partitioned(
-  { prepared: { config, dataset } }: Execution,
-  settings: FederatedConfig,
-  sharedExamples: number,
-): { readonly partition: Partition; readonly shared: Int32Array | null } {
-  const split = dataset.split('train');
-  const source = { examples: split.examples, labels: split.labels ?? null };
-  const { seed } = config;
-  try {
-    const { shared, rest, of } = setAside(source, sharedExamples, seed);
-    return { partition: of(makePartition(settings.partition, rest, { clients: settings.clients, seed })), shared };
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    throw config.origin.fail(
-      [{ path: ['scheduler', 'partition'], message: `scheduler.partition: ${error.message}` }],
-      error,
-    );
-  }
+/** An evaluation, and what the line of its step says of it. */
+interface Evaluation {
+  readonly event: RunEvent;
+  readonly notes: Readonly<Record<string, unknown>>;
+}
+
+/** Whether what clients keep makes models of their own. */
+function hasOwnModels({ name, config }: FederatedPlan['objective'], layouts: Layouts): boolean {
+  const { own, personal } = objectiveNamed(name, config);
+  const places = [...layouts.params.places, ...layouts.state.places];
+  return own !== undefined || places.some(({ path, shape }) => personal?.({ path, shape, decay: false }) ?? false);
 }
 
 /** Parameters and module state to begin with: drawn from the seed, or read from a checkpoint. */

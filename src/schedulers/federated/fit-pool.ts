@@ -180,13 +180,17 @@ export class FitPool {
     );
   }
 
-  /** Measures a start on examples of a split, spread over the threads; sums are taken in order. */
-  async evaluate(start: SharedStart, split: SplitName, examples: Int32Array): Promise<EvaluateReport> {
+  /**
+   * Measures a start on examples of a split, spread over the threads; sums are taken in order. `client`: whose eyes they are
+   * seen with, where clients do not see alike.
+   */
+  async evaluate(start: SharedStart, split: SplitName, examples: Int32Array, client?: number): Promise<EvaluateReport> {
+    const whose = client === undefined ? {} : { client };
     const parts: Promise<EvaluateReport>[] = [];
     for (let from = 0; from < examples.length; from += EVALUATION)
       parts.push(
         this.#piscina.run(
-          { start, split, examples: examples.slice(from, from + EVALUATION) },
+          { start, split, examples: examples.slice(from, from + EVALUATION), ...whose },
           { name: 'evaluate' },
         ) as Promise<EvaluateReport>,
       );

@@ -1,6 +1,8 @@
 import type { PreparedData, SplitName } from '../../data/index.ts';
 import type { EngineOptions } from '../../engine/index.ts';
 import type { ClientAttack } from './attack.ts';
+import type { UpdateCompression } from './compression.ts';
+import type { FeatureShiftConfig } from './round-schema.ts';
 
 /** What a thread needs to train clients of a run: plain data, given once. */
 export interface FitJob {
@@ -16,6 +18,10 @@ export interface FitJob {
   readonly batch: number;
   /** Examples of the training split that all clients may see; what is set aside for strategies that ask for it. */
   readonly shared?: Int32Array | null;
+  /** How updates are written as fewer bytes. Default: as they are. */
+  readonly compression?: UpdateCompression;
+  /** How what clients see differs. Default: not at all. */
+  readonly shift?: FeatureShiftConfig;
 }
 
 /** A version of what all clients begin with, in shared memory. Never changed while a fit that names it is under way. */
@@ -74,6 +80,8 @@ export interface ClientReport {
   readonly loss: number;
   /** Euclidean norm of the parameters' update, before it was clipped. */
   readonly norm: number;
+  /** Bytes of its parameters' update as a codec wrote it; absent where it went as it is. */
+  readonly updateBytes?: number;
   readonly kept: Readonly<Record<string, Float32Array>>;
   /** What the objective's readings gave, by name. */
   readonly sent?: Readonly<Record<string, Float32Array>>;
@@ -89,6 +97,8 @@ export interface EvaluateTask {
   readonly start: SharedStart;
   readonly split: SplitName;
   readonly examples: Int32Array;
+  /** Whose eyes they are seen with, where clients do not see alike; without one with those of all groups in turn. */
+  readonly client?: number;
 }
 
 /** A client whose own model is to be looked at on its own examples. */

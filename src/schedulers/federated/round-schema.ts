@@ -3,6 +3,7 @@ import {
   dirichlet,
   drawn,
   iid,
+  natural,
   type Partition,
   type PartitionSource,
   pathological,
@@ -10,6 +11,7 @@ import {
   shards,
 } from '../../data/index.ts';
 import { behaviourSchema } from './behaviour.ts';
+import { updateCompressionSchema } from './compression.ts';
 
 const alpha = z.number().positive();
 
@@ -38,6 +40,17 @@ export const partitionSchema = z
       name: z.literal('drawn').describe('each client draws its own examples, whatever the others have'),
       size: z.int().min(1).default(50).describe('examples of each client'),
     }),
+    z.strictObject({
+      name: z
+        .literal('natural')
+        .describe('a client for each key that the data has; scheduler.clients is not looked at'),
+      key: z
+        .string()
+        .min(1)
+        .default('document')
+        .describe('a column of a CSV file; for text document, for sotu also president, party or year'),
+      min_size: z.int().min(1).default(1).describe('examples that a key must have; others are left out'),
+    }),
   ])
   .prefault({ name: 'iid' })
   .describe('how the training examples are shared out over clients');
@@ -64,8 +77,68 @@ export function makePartition(
       return quantity(source, { ...options, ...config });
     case 'drawn':
       return drawn(source, { ...options, ...config });
+    case 'natural':
+      return natural(source, config);
   }
 }
+
+const featureShiftSchema = z
+  .discriminatedUnion('name', [
+    z.strictObject({ name: z.literal('none').describe('all clients see alike') }),
+    z.strictObject({
+      name: z
+        .literal('rotation')
+        .describe('the images of a client are turned by the angle of its group; evaluations see all angles'),
+      groups: z.int().min(1).max(64).default(4).describe('groups of clients, the first of which sees images upright'),
+      degrees: z.number().gt(0).max(360).default(360).describe('the angles are spread evenly over so many degrees'),
+    }),
+  ])
+  .prefault({ name: 'none' })
+  .describe('how what clients see differs, besides whose examples they are');
+
+/** Settings of the difference between what clients see. */
+export type FeatureShiftConfig = z.output<typeof featureShiftSchema>;
+
+const clientMetricsSchema = z
+  .strictObject({
+    clients: z
+      .int()
+      .min(0)
+      .default(100)
+      .describe('clients that are looked at one by one in each evaluation, drawn once; 0 for none'),
+    examples: z.int().min(1).default(250).describe('examples of each of them at most'),
+    holdout: z
+      .number()
+      .min(0)
+      .max(0.9)
+      .default(0)
+      .describe('part of its examples that each client does not train on; it is measured on those. 0: on the others'),
+  })
+  .prefault({})
+  .describe('how well the model does for each client: mean, percentiles, worst tenth');
+
+/** Settings of what is measured of single clients. */
+export type ClientMetricsConfig = z.output<typeof clientMetricsSchema>;
+
+/** Keys that all federated runs have that train on data shared out over clients. */
+export const runShape = {
+  partition: partitionSchema,
+  feature_shift: featureShiftSchema,
+  client_metrics: clientMetricsSchema,
+  target_accuracy: z
+    .number()
+    .gt(0)
+    .max(1)
+    .nullable()
+    .default(null)
+    .describe('accuracy of an evaluation that is aimed at; summary.json says after how many rounds it was reached'),
+  stop_at_target: z.boolean().default(false).describe('whether the run ends where target_accuracy is reached'),
+} as const;
+
+const runSchema = z.object(runShape);
+
+/** Settings that all federated runs have. */
+export type RunSettings = z.output<typeof runSchema>;
 
 /** Keys that all federated strategies with rounds have; a round is one of `train.steps`. */
 export const roundShape = {
@@ -77,8 +150,9 @@ export const roundShape = {
     .min(1)
     .default(10)
     .describe('examples of a local step; the last one of an epoch has what is left'),
-  partition: partitionSchema,
+  ...runShape,
   behaviour: behaviourSchema,
+  compression: updateCompressionSchema,
   quorum: z.int().min(1).default(1).describe('clients that must answer for a round to change the parameters'),
   round_deadline_s: z
     .number()

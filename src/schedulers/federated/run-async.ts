@@ -5,17 +5,17 @@ import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';
 import { AsyncSimulation, type AsyncState, type FlightRecord, type VersionReport } from './async-simulation.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
-import { roundShape } from './round-schema.ts';
+import { roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 
-const { clients, local_epochs, local_batch, partition, behaviour, max_norm, threads } = roundShape;
+const { clients, local_epochs, local_batch, behaviour, max_norm, threads } = roundShape;
 
 const asyncShape = {
   clients,
   concurrency: z.int().min(1).default(10).describe('clients that train at the same time'),
   local_epochs: local_epochs.describe('passes of a client over its own examples'),
   local_batch,
-  partition,
+  ...runShape,
   behaviour,
   max_norm,
   max_staleness: z

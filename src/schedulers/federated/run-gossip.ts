@@ -4,11 +4,11 @@ import { float32, type HostTensor } from '../../tensor/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
 import { Gossip, type GossipState } from './gossip.ts';
-import { roundShape } from './round-schema.ts';
+import { roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 import { TOPOLOGIES, topology } from './topology.ts';
 
-const { local_epochs, local_batch, partition, behaviour, threads } = roundShape;
+const { local_epochs, local_batch, behaviour, threads } = roundShape;
 
 /** Schema of `scheduler` for gossip; a round, in which every node trains and mixes once, is one of `train.steps`. */
 export const gossipConfig = z.strictObject({
@@ -22,7 +22,7 @@ export const gossipConfig = z.strictObject({
   degree: z.number().min(2).default(4).describe('mean number of neighbours in a random graph'),
   local_epochs: local_epochs.describe('passes of a node over its own examples before it mixes'),
   local_batch,
-  partition,
+  ...runShape,
   behaviour,
   threads,
 });

@@ -3,6 +3,7 @@ import {
   type MetricsLog,
   type RunEvent,
   type RunSummary,
+  readMetrics,
   verifyCheckpoint,
 } from '../../coordinator/index.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
@@ -45,7 +46,14 @@ export async function readTotals(saved: SavedTensors): Promise<Totals> {
 }
 
 /** Writes a step's line, and says what the progress shows. */
-export async function recorded(log: MetricsLog, step: number, report: FederatedStep, unit: string): Promise<RunEvent> {
+export async function recorded(
+  log: MetricsLog,
+  step: number,
+  report: FederatedStep,
+  unit: string,
+  /** What an evaluation after it found. */
+  evaluation: Readonly<Record<string, unknown>> = {},
+): Promise<RunEvent> {
   const perSecond = (report.examples * 1000) / report.ms;
   const metrics = { loss: report.loss, ...report.metrics, simulated_s: report.seconds };
   await log.append({
@@ -54,6 +62,7 @@ export async function recorded(log: MetricsLog, step: number, report: FederatedS
     [`${unit}_per_s`]: Math.round(perSecond * 10) / 10,
     step_ms: Math.round(report.ms * 1000) / 1000,
     ...report.notes,
+    ...evaluation,
   });
   return {
     type: 'step',
@@ -68,6 +77,15 @@ export async function recorded(log: MetricsLog, step: number, report: FederatedS
     commBytesSaved: 0,
     metrics,
   };
+}
+
+/** Bytes down and up over all steps, interrupted ones of a resumed run included, where steps say so. */
+export async function traffic(log: MetricsLog): Promise<Readonly<Record<string, number>>> {
+  await log.flush();
+  const lines = await readMetrics(log.path);
+  const total = (key: string) => lines.reduce((sum, line) => sum + Number(line[key] ?? 0), 0);
+  if (!lines.some((line) => 'bytes_up' in line)) return {};
+  return { bytes_down: total('bytes_down'), bytes_up: total('bytes_up') };
 }
 
 /** What a run ends with. */

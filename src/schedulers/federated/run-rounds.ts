@@ -1,12 +1,16 @@
 import type { Execution, RunEvent } from '../../coordinator/index.ts';
+import { objectiveNamed } from '../local/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
-import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
+import { compressesUpdates } from './compression.ts';
+import { Deployment, notDeployable } from './deployment/index.ts';
+import { type FederatedParts, type FederatedPlan, type FederatedTraining, runFederated } from './federated-run.ts';
 import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/index.ts';
 import { type ProtectionConfig, protect } from './protection.ts';
 import type { RoundConfig } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
-import { readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
+import { type Layouts, readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
+import { type Run, sentRuns } from './sent-parts.ts';
 import { type RoundReport, RoundSimulation } from './simulation.ts';
 import type { FederatedServer, FederatedStrategy } from './strategy.ts';
 
@@ -20,32 +24,55 @@ export function runRounds(
   strategy: FederatedStrategy,
   settings: RoundConfig & ProtectionConfig & Readonly<Record<string, unknown>>,
 ): AsyncGenerator<RunEvent, void> {
-  const { seed } = execution.prepared.config;
-  return runFederated(execution, settings, (layouts) => {
+  const { seed, origin } = execution.prepared.config;
+  const plan = (layouts: Layouts, clients: number): FederatedPlan => {
     const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
-    const shape = { ...layouts, clients: settings.clients, seed, model };
+    const shape = { ...layouts, clients, seed, model };
     const unsuited = strategy.unsuited?.(settings as never, shape);
     if (unsuited) {
       const message = `scheduler ${strategy.name}: ${unsuited}`;
-      throw execution.prepared.config.origin.fail([{ path: ['scheduler', 'name'], message }]);
+      throw origin.fail([{ path: ['scheduler', 'name'], message }]);
     }
     const inner = strategy.server(settings as never, shape);
-    const { server, account } = protect(execution, strategy.name, inner, settings, shape);
+    const { server, account } = protect(execution, strategy.name, inner, { ...settings, clients }, shape);
+    const refused = uncompressed(strategy.name, server, settings);
+    if (refused)
+      throw origin.fail([{ path: ['scheduler', 'compression'], message: `scheduler.compression: ${refused}` }]);
+    const objective = strategy.objective?.(settings as never) ?? { name: 'none', config: {} };
+    const sent = sentRuns(objectiveNamed(objective.name, objective.config), layouts.params);
     return {
       width: settings.cohort,
-      objective: strategy.objective?.(settings as never) ?? { name: 'none', config: {} },
-      sharedExamples: strategy.sharedExamples?.(settings as never) ?? 0,
-      make: (parts) => roundTraining(parts, server, account, settings),
+      objective,
+      remote: true,
+      make: (parts) => roundTraining(parts, server, account, settings, sent, objective),
     };
-  });
+  };
+  const refused = execution.clients && notDeployable(execution, settings, strategy.sharedExamples?.(settings as never) ?? 0);
+  if (refused) throw origin.fail([{ path: ['scheduler', 'name'], message: `scheduler ${strategy.name}: ${refused}` }]);
+  return runFederated(execution, settings, plan, strategy.sharedExamples?.(settings as never) ?? 0);
+}
+
+/** Why updates cannot go as fewer bytes; null where they can, or are not to. */
+function uncompressed(
+  strategy: string,
+  server: FederatedServer,
+  { compression, secure_aggregation: secure }: RoundConfig & ProtectionConfig,
+): string | null {
+  if (!compressesUpdates(compression)) return null;
+  if (secure)
+    return 'secure aggregation adds masks to all values of an update, which a codec would round; use one of the two';
+  if (server.traffic) return `${strategy} has a way of its own to send less, with which a codec cannot be combined`;
+  return null;
 }
 
 /** Rounds with everything that they keep: the server's vectors, and the clients'. */
 async function roundTraining(
-  { pool, partition, seed, params, state, step, saved }: FederatedParts,
+  { execution, pool, partition, seed, params, state, step, saved }: FederatedParts,
   server: FederatedServer,
   account: PrivateServer | null,
   settings: RoundConfig & ProtectionConfig,
+  sent: readonly Run[],
+  objective: FederatedPlan['objective'],
 ): Promise<FederatedTraining> {
   const { secure_aggregation: secure, privacy } = settings;
   const store = new ClientStore();
@@ -53,19 +80,24 @@ async function roundTraining(
     await readVectors(saved, SERVER, server.vectors ?? {});
     await readClients(saved, store);
   }
+  const deployed = execution.clients
+    ? await Deployment.open({ execution, pool, saved, server, objective, settings })
+    : null;
   const simulation = new RoundSimulation(
     {
-      pool,
-      partition,
+      pool: deployed?.clients ?? pool,
+      partition: deployed?.partition ?? partition,
       server,
       store,
-      behaviour: clientBehaviour(settings.behaviour, seed),
+      behaviour: deployed?.behaviour ?? clientBehaviour(settings.behaviour, seed),
+      ...(deployed ? { choose: deployed.choose, again: true } : {}),
       seed,
       cohort: settings.cohort,
       quorum: settings.quorum,
       local: { epochs: settings.local_epochs, batch: settings.local_batch },
-      deadlineSeconds: settings.round_deadline_s,
+      deadlineSeconds: deployed ? null : settings.round_deadline_s,
       maxNorm: settings.max_norm,
+      compression: compressesUpdates(settings.compression) ? { config: settings.compression, sent } : null,
       collector: secure ? secureCollector({ config: secure, seed }) : null,
     },
     params,
@@ -73,21 +105,29 @@ async function roundTraining(
     step,
   );
   return {
-    next: async () => stepOf(await simulation.next()),
+    next: async () => {
+      const report = await (deployed ? deployed.round(() => simulation.next()) : simulation.next());
+      return report && stepOf(report, deployed?.metrics());
+    },
     model: () => ({ params, state }),
+    kept: (client) => store.get(client),
     tensors: () =>
       Object.assign(
+        deployed?.tensors() ?? {},
         vectorTensors(SERVER, server.vectors ?? {}),
         ...store.clients().map((client) => vectorTensors(clientPrefix(client), store.get(client))),
       ),
     // (No epsilon where there is no noise: JSON has no infinity.)
     summary: () => (account && privacy ? { ...epsilonFigure(account.spent()), delta: privacy.delta } : {}),
-    close: async () => store.close(),
+    close: async () => {
+      await deployed?.close();
+      store.close();
+    },
   };
 }
 
 /** What is told of a round. */
-function stepOf(report: RoundReport): FederatedStep {
+function stepOf(report: RoundReport, more: FederatedStep['metrics'] = {}): FederatedStep {
   return {
     loss: report.loss,
     examples: report.examples,
@@ -99,6 +139,7 @@ function stepOf(report: RoundReport): FederatedStep {
       dropped: report.dropped.length,
       bytes_down: report.bytesDown,
       bytes_up: report.bytesUp,
+      ...more,
       ...report.metrics,
     },
     notes: {

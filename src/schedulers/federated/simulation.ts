@@ -3,8 +3,10 @@ import { createRng } from '../../tensor/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
 import { type Collector, withoutSecrets } from './collector.ts';
-import type { FitPool } from './fit-pool.ts';
-import type { ClientFit, ClientReport } from './fit-task.ts';
+import { downloadCodec, type RoundCompression, sendParams, typicalUpdateBytes } from './compression.ts';
+import type { ClientFit, ClientReport, SharedStart } from './fit-task.ts';
+import type { Fitters } from './fitters.ts';
+import { sizeOfRuns } from './sent-parts.ts';
 import type { ClientUpdate, FederatedServer, RoundQuestions, Traffic } from './strategy.ts';
 
 /** What clients are asked to do. */
@@ -15,12 +17,16 @@ export interface LocalWork {
 
 /** What a simulation in rounds is made of. */
 export interface RoundSimulationOptions {
-  readonly pool: FitPool;
+  readonly pool: Fitters;
   readonly partition: Partition;
   readonly server: FederatedServer;
   readonly behaviour: ClientBehaviour;
   readonly store: ClientStore;
   readonly seed: number;
+  /** Which clients a round asks, at most `count`. Default: drawn from all registered ones. */
+  readonly choose?: (round: number, count: number) => readonly number[];
+  /** Whether a round that does not count is the next one again. Default: it is over. */
+  readonly again?: boolean;
   /** Clients asked in a round. */
   readonly cohort: number;
   /** Clients that must answer for a round to count. */
@@ -30,6 +36,8 @@ export interface RoundSimulationOptions {
   readonly deadlineSeconds: number | null;
   /** Norm above which an update is not used and its client named; null for no bound. */
   readonly maxNorm: number | null;
+  /** What goes as fewer bytes; the pool's job says the same. Default: nothing. */
+  readonly compression?: RoundCompression | null;
   /** How updates are added up where the server must not see them; absent: it sees them. */
   readonly collector?: Collector | null;
 }
@@ -91,11 +99,12 @@ export class RoundSimulation {
   /** Runs the next round. An update that is not finite or too large costs its client the round, never the others. */
   async next(signal?: AbortSignal): Promise<RoundReport> {
     const began = performance.now();
-    const { pool, server, store, local, collector, quorum } = this.#options;
+    const { pool, server, store, local, collector, quorum, compression = null } = this.#options;
     const round = this.#round;
     const { fits, dropped, left, seconds } = this.#ask(round);
     const extra = await this.#prepare(round, fits);
-    const start = pool.publish(this.params, this.state, server.round?.() ?? {});
+    const down = compression ? sendParams(this.params, compression) : null;
+    const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {});
     const { sum, weight, updates, reports, failure, secrecy } = await this.#fit(start, fits, left, signal);
     const good: ClientReport[] = [];
     for (const report of reports) {
@@ -121,11 +130,8 @@ export class RoundSimulation {
       );
       for (const { client, kept } of good) store.set(client, kept);
     }
-    this.#round += 1;
-    const traffic = server.traffic?.(fits.length, good) ?? {
-      down: 4 * pool.receivedSize * fits.length,
-      up: 4 * pool.sentSize * good.length,
-    };
+    if (counted || !this.#options.again) this.#round += 1;
+    const traffic = server.traffic?.(fits.length, good) ?? this.#traffic(fits.length, reports, down?.bytes ?? null);
     const examples = good.reduce((total, report) => total + report.examples, 0);
     return {
       round,
@@ -154,22 +160,48 @@ export class RoundSimulation {
       ask: (task, config, { params, state }) => pool.ask(pool.publish(params, state), clients, task, config),
       losses: async ({ params, state }) => {
         const start = pool.publish(params, state);
-        const reports = await Promise.all(clients.map(({ examples }) => pool.evaluate(start, 'train', examples)));
+        const reports = await Promise.all(
+          clients.map(({ client, examples }) => pool.evaluate(start, 'train', examples, client)),
+        );
         return reports.map(({ loss, examples }) => loss / examples);
       },
     };
     return server.prepare(questions, this.params, this.state);
   }
 
+  /** Bytes of a round in which clients are sent parameters and send back how they changed. `params`: bytes of the former. */
+  #traffic(asked: number, reports: readonly ClientReport[], params: number | null): Traffic {
+    const { pool, compression } = this.#options;
+    // (Those whose training failed send nothing; an update that is then refused has been sent.)
+    const came = reports.filter(({ loss }) => Number.isFinite(loss));
+    if (!compression || params === null)
+      return { down: 4 * pool.receivedSize * asked, up: 4 * pool.sentSize * came.length };
+    const whole = 4 * sizeOfRuns(compression.sent);
+    const up = came.reduce((sum, { updateBytes = whole }) => sum + 4 * pool.sentSize - whole + updateBytes, 0);
+    return { down: (4 * pool.receivedSize - whole + params) * asked, up };
+  }
+
+  /** Bytes that a client typically sends and receives. */
+  #typicalBytes(): number {
+    const { pool, compression } = this.#options;
+    const plain = 4 * (pool.receivedSize + pool.sentSize);
+    if (!compression) return plain;
+    const elements = sizeOfRuns(compression.sent);
+    const down = downloadCodec(compression.config)?.typicalBytes(elements) ?? 4 * elements;
+    return plain - 8 * elements + down + typicalUpdateBytes(compression);
+  }
+
   /** Draws the cohort and finds out who will answer in time. */
   #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: number[]; seconds: number } {
-    const { partition, behaviour, seed, cohort, local, server, store, deadlineSeconds, pool } = this.#options;
+    const { partition, behaviour, seed, cohort, local, server, store, deadlineSeconds } = this.#options;
     const rng = createRng(seed).fork('cohort', round);
-    const chosen = [...distinct(rng, Math.min(cohort, partition.clients), partition.clients)];
+    const draw = () => distinct(rng, Math.min(cohort, partition.clients), partition.clients);
+    const chosen = [...(this.#options.choose?.(round, cohort) ?? draw())];
     const fits: ClientFit[] = [];
     const dropped: Dropped[] = [];
     const left: number[] = [];
     let seconds = 0;
+    const bytes = this.#typicalBytes();
     for (const client of chosen.sort((a, b) => a - b)) {
       const drop = (reason: string) => dropped.push({ client, reason });
       if (!behaviour.available(client, round)) {
@@ -181,7 +213,6 @@ export class RoundSimulation {
         drop('it has no examples');
         continue;
       }
-      const bytes = 4 * (pool.receivedSize + pool.sentSize);
       const takes = behaviour.seconds(client, { examples: size * local.epochs, bytes });
       const late = deadlineSeconds !== null && takes > deadlineSeconds;
       // Nobody knows that a client has left until the deadline, or until all others are done.
@@ -215,7 +246,7 @@ export class RoundSimulation {
   }
 
   async #fit(
-    start: ReturnType<FitPool['publish']>,
+    start: SharedStart,
     fits: readonly ClientFit[],
     left: readonly number[],
     signal: AbortSignal | undefined,
