@@ -36,13 +36,15 @@ const config = z.object({
     .default(1)
     .describe("share of the dense model's FLOPs that a forward of the sparse one takes, at most"),
   keep: z.array(z.string().min(1)).default([]).describe('paths of weights that are not pruned; * for any characters'),
+  layers: z
+    .enum(['chosen', 'uniform', 'size'])
+    .default('chosen')
+    .describe('densities of layers: chosen by clients among candidates, uniform, or smaller for larger weights (ERK)'),
   candidates: z
     .int()
     .min(1)
     .default(8)
-    .describe(
-      'coarsely pruned models that clients choose from: uniform, by size (ERK), then drawn densities of layers',
-    ),
+    .describe('where chosen, coarsely pruned models to choose from: uniform, by size, then drawn densities of layers'),
   spread: z.number().min(1).default(4).describe('drawn densities of layers are up to so many times more or less'),
   statistics_batches: z.int().min(1).default(4).describe("batches of a client's data that statistics are taken of"),
   every: z.int().min(1).default(2).describe('rounds from one exchange of weights to the next; each is of one layer'),
@@ -96,7 +98,10 @@ function planOf({ density, flops, keep }: Config, { params, model }: ServerShape
 }
 
 /** Numbers of each weight that each candidate keeps. */
-function candidateCounts({ weights, budget }: Plan, { candidates, spread }: Config, seed: number): number[][] {
+function candidateCounts({ weights, budget }: Plan, settings: Config, seed: number): number[][] {
+  const { layers, candidates, spread } = settings;
+  if (layers === 'uniform') return [keptCounts(weights, uniformDensities(weights), budget)];
+  if (layers === 'size') return [keptCounts(weights, erkDensities(weights), budget)];
   const rng = createRng(seed).fork('candidates');
   return Array.from({ length: candidates }, (_, c) => {
     if (c === 0) return keptCounts(weights, uniformDensities(weights), budget);
@@ -162,6 +167,13 @@ class TinyServer implements FederatedServer {
     const { statistics_batches: batches } = this.#config;
     const weights = questions.clients.map(({ examples }) => examples.length);
     const sizes = candidateCounts(this.#plan, this.#config, this.#shape.seed);
+    const [only] = sizes;
+    if (only && sizes.length === 1) {
+      this.vectors.mask.set(this.#maskOf(params, only));
+      this.vectors.chosen[0] = 1;
+      applyMask(params, this.vectors.mask);
+      return { down: 0, up: 0 };
+    }
     let best: { readonly loss: number; readonly mask: Float32Array; readonly state: Float32Array } | null = null;
     let [down, up] = [0, 0];
     for (const counts of sizes) {
