@@ -6,6 +6,7 @@ import type { ClientBehaviour } from '../behaviour.ts';
 import type { UpdateCompression } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { RoundConfig } from '../round-schema.ts';
+import type { FederatedStep } from '../run-record.ts';
 import { doubles, readDoubles, type SavedTensors } from '../saved-tensors.ts';
 import type { SharedOut } from '../share-out.ts';
 import type { RoundReport } from '../simulation.ts';
@@ -67,6 +68,8 @@ export class Deployment {
   readonly #kept: Map<number, number>;
   #durable: ReadonlyMap<number, number>;
   #cohort: readonly number[] = [];
+  /** Whether this process has seen as many clients as it was to wait for. */
+  #began = false;
   #attempt = 0;
   #retries = 0;
 
@@ -121,7 +124,8 @@ export class Deployment {
     const there = this.#roster.numbers();
     const { seed } = this.#parts.execution.prepared.config;
     const rng = createRng(seed).fork('cohort', round, ...(this.#attempt === 0 ? [] : [this.#attempt]));
-    this.#cohort = [...distinct(rng, Math.min(count, there.length), there.length)].map((i) => there[i] as number);
+    const drawn = distinct(rng, Math.min(count, there.length), there.length);
+    this.#cohort = [...drawn].map((i) => there[i] as number).sort((a, b) => a - b);
     return this.#cohort;
   };
 
@@ -141,7 +145,8 @@ export class Deployment {
       });
       if (!(report instanceof Error) && report.counted) {
         const dropped = new Set(report.dropped.map(({ client }) => client));
-        for (const client of this.#cohort) if (!dropped.has(client)) this.#kept.set(client, report.round);
+        for (const client of this.#cohort)
+          if (!dropped.has(client) && this.clients.keeps(client)) this.#kept.set(client, report.round);
         return this.#measured(report);
       }
       const why = report instanceof Error ? report.message : this.#failure(report);
@@ -155,9 +160,13 @@ export class Deployment {
     }
   }
 
-  /** For the line of metrics of a round. */
-  metrics(): Readonly<Record<string, number>> {
-    return { clients_there: this.#roster.ready, quarantined: this.#roster.quarantined, retries: this.#retries };
+  /** For the line of metrics of the round that was run last: with it, the round can be computed again by a simulation. */
+  told(): Pick<FederatedStep, 'metrics' | 'notes'> {
+    const { ready, quarantined } = this.#roster;
+    return {
+      metrics: { clients_there: ready, quarantined, retries: this.#retries },
+      notes: { cohort: this.#cohort },
+    };
   }
 
   /** For a checkpoint. What it knows of clients can be come back to from now on. */
@@ -180,8 +189,7 @@ export class Deployment {
   async #enough(signal: AbortSignal): Promise<boolean> {
     const { execution, settings } = this.#parts;
     const { quorum, cohort, clients } = settings;
-    const began = this.#kept.size > 0 || this.#attempt > 0;
-    const need = began ? quorum : Math.max(quorum, execution.clients?.min ?? Math.min(cohort, clients));
+    const need = this.#began ? quorum : Math.max(quorum, execution.clients?.min ?? Math.min(cohort, clients));
     const { wait_s } = execution.prepared.config.recovery;
     const enough = await this.#roster.enough(need, wait_s * 1000, signal, (have) =>
       this.#emit({ type: 'waiting', have, need, what: 'clients' }),
@@ -192,6 +200,7 @@ export class Deployment {
         `${this.#roster.ready} of the ${need} clients that a round needs came within ${wait_s} s (recovery.wait_s): ` +
           'start more with `plexus client`, or lower --min-clients or scheduler.quorum',
       );
+    this.#began = true;
     return true;
   }
 

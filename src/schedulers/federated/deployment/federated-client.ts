@@ -347,6 +347,7 @@ export class FederatedClient {
       loss,
       ms,
       problem,
+      keeps: Object.keys(report.kept).length > 0,
       ...(lr === undefined ? {} : { lr }),
     };
     if (problem !== null) return { ...told, update: null };

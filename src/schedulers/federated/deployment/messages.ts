@@ -165,6 +165,8 @@ export const fitAnswerSchema = z.object({
   loss: z.number(),
   lr: z.number().optional(),
   ms: z.number(),
+  /** Whether it keeps something of this round for its next one. */
+  keeps: z.boolean(),
   /** Why there is no update. */
   problem: z.string().max(2000).nullable(),
   /** `update`, then vectors that are sent (`sent/NAME`) and kept ones that are wanted (`kept/NAME`); null with a problem. */

@@ -84,6 +84,7 @@ export class NatsClients implements Fitters {
   /** Parameters as they travel, newest last. */
   readonly #wires = new Map<SharedStart, Wire>();
   readonly #large = new Map<number, number>();
+  readonly #keeping = new Set<number>();
   /** When the round that is under way has to be over. */
   #until = 0;
   #bytes = { down: 0, up: 0 };
@@ -104,6 +105,11 @@ export class NatsClients implements Fitters {
   begin(): void {
     this.#until = performance.now() + this.#options.deadlineMs;
     this.#bytes = { down: 0, up: 0 };
+  }
+
+  /** Whether a client, as it last said, keeps something for its next round. */
+  keeps(client: number): boolean {
+    return this.#keeping.has(client);
   }
 
   /** Bytes of vectors that went to clients, and came from them, since the round began. */
@@ -265,7 +271,8 @@ export class NatsClients implements Fitters {
       };
       const answer = await this.#request(start, { client, round }, asking, signal);
       const { update, norm, kept, sent, told } = await this.#checked(start, { client, round }, answer, signal);
-      const { steps, loss, lr, problem } = told;
+      const { steps, loss, lr, problem, keeps } = told;
+      if (keeps) this.#keeping.add(client);
       const ms = performance.now() - began;
       const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...(lr === undefined ? {} : { lr }) };
       return { update, report };
@@ -416,9 +423,10 @@ export class NatsClients implements Fitters {
   }
 
   #problem({ name, message }: Error): string {
-    return name === 'ControlTimeout' || name === 'BlobTimeout'
-      ? `no answer within the ${this.#options.deadlineMs / 1000} s of a round`
-      : message;
+    if (name === 'ControlTimeout' || name === 'BlobTimeout')
+      return `no answer within the ${this.#options.deadlineMs / 1000} s of a round`;
+    // (Which subject it was asked on says nothing to a reader.)
+    return name === 'ControlError' ? message.replace(/^plexus\.\S+: /, '') : message;
   }
 }
 
