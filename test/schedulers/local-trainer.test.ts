@@ -3,7 +3,18 @@ import type { Split } from '../../src/data/index.ts';
 import { createEngine, type Engine, tf } from '../../src/engine/index.ts';
 import { buildModel, initParams, layerKey, modelParams, type TaskInfo } from '../../src/modules/index.ts';
 import { buildOptimizer, type OptimConfig, optimSchema } from '../../src/optim/index.ts';
-import { chunks, type LocalObjective, LocalTrainer, partOf, plainObjective } from '../../src/schedulers/local/index.ts';
+import {
+  alternating,
+  chunks,
+  composeObjectives,
+  type LocalObjective,
+  LocalTrainer,
+  mixture,
+  ownModel,
+  partOf,
+  personalLayers,
+  plainObjective,
+} from '../../src/schedulers/local/index.ts';
 import { float32, int32 } from '../../src/tensor/index.ts';
 
 const [features, classes, examples] = [6, 3, 40];
@@ -175,6 +186,45 @@ describe('local training', () => {
     close(
       after.get('own') as Float32Array,
       own.map((value, i) => value + ((vector[i] as number) - (end[i] as number)) / 1.5),
+    );
+  });
+
+  it('has the same bits whether an objective is alone or composed with another', async () => {
+    const objectives = [mixture({ alpha: 0.4, adaptive: true }), personalLayers(['nothing'])];
+    const ends: Float32Array[][] = [];
+    for (const objective of [objectives[0] as LocalObjective, composeObjectives(objectives)]) {
+      const { made, vector } = await trainer(objective, { hidden: [5] });
+      const start = made.upload(vector, new Float32Array(0));
+      const tensors = new Map(made.tensorsOf.map((tensor) => [tensor.name, made.initialTensors(tensor, start)]));
+      const { state, moved } = await made.train(start, { split, batches: batches(6, 6, 6), first: 0, key }, tensors);
+      const kept = made.tensorsOf.map((tensor) => made.values(tensor, moved.get(tensor.name) ?? []));
+      const own = await made.own(start, moved);
+      ends.push([...(await Promise.all(kept)), await made.vector(own, made.layout)]);
+      ends.at(-1)?.push(await made.vector(state.params, made.layout));
+    }
+    expect(ends[0]?.[1]).toHaveLength(1);
+    expect(ends[0]?.[1]?.[0]).not.toBe(Math.fround(0.4));
+    expect(ends[1]).toEqual(ends[0]);
+    expect(() => composeObjectives([ownModel(1, null), alternating(['head.*'], 1)])).toThrow(
+      'own-model and alternating each have passes of their own',
+    );
+  });
+
+  it('trains only what a pass trains', async () => {
+    const { made, vector } = await trainer(alternating(['head.*'], 1), {
+      hidden: [5],
+      optim: { name: 'adamw', lr: 0.1 },
+    });
+    const start = made.upload(vector, new Float32Array(0));
+    const [head] = alternating(['head.*'], 1).passes ?? [];
+    const { state } = await made.train(start, { split, batches: batches(6, 6), first: 0, key }, new Map(), head);
+    const end = await made.vector(state.params, made.layout);
+    for (const place of made.layout.places)
+      if (place.path.startsWith('head.')) expect(partOf(end, place)).not.toEqual(partOf(vector, place));
+      else expect(partOf(end, place)).toEqual(partOf(vector, place));
+    const nothing = alternating(['hed.*'], 1).passes?.[0];
+    await expect(made.train(start, { split, batches: batches(6), first: 0, key }, new Map(), nothing)).rejects.toThrow(
+      'the pass "personal" trains none of the parameters (head.linear.bias',
     );
   });
 

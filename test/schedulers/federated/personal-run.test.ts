@@ -2,14 +2,68 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { complete, resume, train } from '../../../src/index.ts';
-import { CLASSES, MODEL, writeTable } from './small-federation.ts';
+import {
+  type ClientEvaluation,
+  complete,
+  FitPool,
+  type KeptVectors,
+  optimSchema,
+  resume,
+  train,
+} from '../../../src/index.ts';
+import { CLASSES, MODEL, smallTable, writeTable } from './small-federation.ts';
 
 let dir: string;
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), 'plexus-personal-run-'));
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+describe('models of clients', () => {
+  it('are measured in order, and taken a few at a time', async () => {
+    const data = await smallTable(dir);
+    const pool = await FitPool.start({
+      job: {
+        seed: 1,
+        model: MODEL,
+        optim: optimSchema.parse({ name: 'sgd', lr: 0.1, momentum: 0 }),
+        data,
+        engine: { kind: 'onnx', device: 'cpu', threads: 1 },
+        objective: { name: 'own-model', config: { lambda: 1, epochs: null } },
+        batch: 4,
+      },
+      threads: 2,
+    });
+    try {
+      const none = new Float32Array(0);
+      const vectorOf = (n: number) => Float32Array.from({ length: pool.paramsSize }, (_, i) => Math.sin(i * (n + 2)));
+      const examplesOf = (n: number) => Int32Array.from({ length: 1 + (n % 7) }, (_, i) => n + i);
+      const start = pool.publish(vectorOf(100), none);
+      let taken = 0;
+      const clients = function* (): Generator<ClientEvaluation> {
+        for (let n = 0; n < 60; n++) {
+          taken += 1;
+          // Every third one has a model of its own.
+          yield {
+            client: n,
+            examples: examplesOf(n % 20),
+            kept: n % 3 === 0 ? { own: vectorOf(n) } : ({} as KeptVectors),
+          };
+        }
+      };
+      const measuring = pool.evaluateClients(start, clients());
+      expect(taken).toBeLessThanOrEqual(48);
+      const reports = await measuring;
+      expect(reports).toHaveLength(60);
+      for (const n of [0, 1, 33, 59]) {
+        const at = n % 3 === 0 ? pool.publish(vectorOf(n), none) : start;
+        expect(reports[n]).toEqual(await pool.evaluate(at, 'train', examplesOf(n % 20)));
+      }
+    } finally {
+      await pool.close();
+    }
+  });
+});
 
 describe("runs with clients' own models", () => {
   const config = (id: string, scheduler: object) => ({
