@@ -83,6 +83,11 @@ export function humanView(
           });
         case 'evaluated':
           return progress.evaluated(event.loss);
+        case 'task': {
+          const known = event.accuracies.slice(0, event.task).map((share) => (share * 100).toFixed(1));
+          const average = `${(event.average * 100).toFixed(1)} % on average`;
+          return progress.message(`task ${event.task}/${event.tasks} learnt: ${known.join('  ')}  (${average})`);
+        }
         case 'checkpointed':
           return;
         case 'warning':

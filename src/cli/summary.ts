@@ -31,6 +31,7 @@ export function formatEnding(ending: Ending): string {
       (summary.tokens_per_s > 0 ? `, ${formatCount(summary.tokens_per_s)} ${ending.unit}/s` : ''),
     '',
     ...figures(summary, paint),
+    ...(summary.accuracy_matrix ? ['', ...matrixLines(summary.accuracy_matrix)] : []),
   ];
   if (sample)
     lines.push(
@@ -41,7 +42,8 @@ export function formatEnding(ending: Ending): string {
   lines.push('', `  run     ${dir}`);
   if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
   else lines.push(`  next    plexus eval ${dir}`);
-  lines.push(`          ${resume} --set train.steps=${summary.steps * 2}`);
+  if (!summary.accuracy_matrix) lines.push(`          ${resume} --set train.steps=${summary.steps * 2}`);
+  else lines.push(`  picture ${dir}/accuracy.svg`);
   return lines.join('\n');
 }
 
@@ -50,6 +52,8 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>): string
   const { val_loss: loss } = summary;
   if (loss !== null) rows.push(['validation loss', loss.toFixed(4), '']);
   if (summary.accuracy !== undefined) rows.push(['accuracy', `${(summary.accuracy * 100).toFixed(2)} %`, '']);
+  if (summary.forgetting !== undefined)
+    rows.push(['forgetting', `${(summary.forgetting * 100).toFixed(2)} %`, 'since each task was known best']);
   for (const [name, baseline] of Object.entries(summary.baselines)) {
     const verdict =
       loss === null
@@ -61,4 +65,16 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>): string
   }
   const wide = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, value, note]) => `  ${label.padEnd(wide)}  ${value.padStart(8)}  ${note}`.trimEnd());
+}
+
+/** Accuracies in percent: a line for each task learnt, a column for each task. */
+function matrixLines(matrix: readonly (readonly number[])[]): string[] {
+  const cell = (text: string) => text.padStart(7);
+  return [
+    `  task looked at  ${(matrix[0] ?? []).map((_, task) => cell(String(task + 1))).join('')}`,
+    ...matrix.map((row, learnt) => {
+      const cells = row.map((value, task) => cell(task > learnt && value === 0 ? '·' : (value * 100).toFixed(1)));
+      return `  after task ${String(learnt + 1).padEnd(4)} ${cells.join('')}`;
+    }),
+  ];
 }

@@ -92,6 +92,22 @@ export interface EvaluatedEvent {
   readonly ms: number;
 }
 
+/** A task of a sequence has been learnt, and all tasks have been looked at. */
+export interface TaskEvent {
+  readonly type: 'task';
+  /** Completed steps. */
+  readonly step: number;
+  /** The task that has been learnt, from 1, and how many there are. */
+  readonly task: number;
+  readonly tasks: number;
+  /** Share of right answers on each task, those to come included. */
+  readonly accuracies: readonly number[];
+  /** Mean over the tasks that have been learnt. */
+  readonly average: number;
+  /** Milliseconds from the task's last step. */
+  readonly ms: number;
+}
+
 /** A checkpoint is safe on disk. */
 export interface CheckpointedEvent {
   readonly type: 'checkpointed';
@@ -146,6 +162,7 @@ export type RunEvent =
   | StartedEvent
   | StepEvent
   | EvaluatedEvent
+  | TaskEvent
   | CheckpointedEvent
   | { readonly type: 'warning'; readonly message: string }
   /** Text that the model wrote when training had ended. */

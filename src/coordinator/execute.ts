@@ -33,6 +33,8 @@ export interface Execution {
   readonly from: UsableCheckpoint | null;
   /** The connection that the run has anyway, if it has one. */
   readonly nats?: NatsPlace;
+  /** Where real clients take the place of simulated ones (with `nats`): how many to wait for, and who hears of them. */
+  readonly clients?: { readonly min: number | null; readonly emit: (event: RunEvent) => void };
   /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
   readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
 }
@@ -64,6 +66,7 @@ export function jobsOf(
     seed: config.seed,
     model: options.model,
     optim: config.optim,
+    ...(prepared.scheduling?.objective ? { objective: prepared.scheduling.objective } : {}),
     ...(prepared.local ? { outerOptim: prepared.local.optim } : {}),
     totalSteps: config.train.steps,
     data,
@@ -144,6 +147,9 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         microbatches: plan.batch.microbatches,
         tokensPerExample: dataset.tokensPerExample,
         unit,
+        folder: folder.path,
+        plan: prepared.scheduling?.plan ?? null,
+        from: from?.index.step === before.step ? from : null,
         evaluationMicrobatches: (split) => evaluationSize(prepared, split),
         checkpointInfo: () => ({
           seed: config.seed,
@@ -227,7 +233,8 @@ async function launchThreads(execution: Execution, signal: AbortSignal): Promise
   const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: from?.path ?? null });
   const deadlineMs = prepared.config.comm.deadline_s * 1000;
   const names = instructionNames(prepared);
-  const { pool, ready } = await WorkerPool.start({ jobs, entry: workerEntryUrl(), deadlineMs, names }, signal);
+  const entry = schedulerNamed(prepared.config.scheduler.name).entry?.() ?? workerEntryUrl();
+  const { pool, ready } = await WorkerPool.start({ jobs, entry, deadlineMs, names }, signal);
   const step = from?.index.step ?? 0;
   return { workers: pool, ready, step, mesh: () => prepared.plan.mesh, recoveries: () => 0 };
 }
@@ -257,6 +264,7 @@ async function summarise(
       losses_sha256: known.log.sha256(),
       samples_seen: steps * config.batch.global,
       recoveries: known.recoveries,
+      ...session.reported,
       ...(await communication(known.log.path)),
       ...(prepared.local ? { comm_bytes_synchronous: steps * gradientExchangeBytes(prepared.plan) } : {}),
     };

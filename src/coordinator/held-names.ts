@@ -1,5 +1,5 @@
 import { buildOptimizer, type Optimizer } from '../optim/index.ts';
-import { tensorName } from '../worker/index.ts';
+import { tensorName, trainingObjective } from '../worker/index.ts';
 import type { PreparedRun } from './prepare.ts';
 
 /** A parameter as optimizers know it. */
@@ -19,10 +19,17 @@ export interface HeldOptions {
 }
 
 /** The options of a prepared run. */
-export function heldOptions({ config, local, plan }: Pick<PreparedRun, 'config' | 'local' | 'plan'>): HeldOptions {
+export function heldOptions({
+  config,
+  local,
+  plan,
+  scheduling,
+}: Pick<PreparedRun, 'config' | 'local' | 'plan' | 'scheduling'>): HeldOptions {
   const totals = { totalSteps: config.train.steps };
+  const plain = buildOptimizer(config.optim, totals);
+  const changes = scheduling?.objective ? trainingObjective(scheduling.objective) : null;
   return {
-    optimizer: buildOptimizer(config.optim, totals).optimizer,
+    optimizer: (changes?.optimizer?.(plain) ?? plain).optimizer,
     outer: local && buildOptimizer(local.optim, totals).optimizer,
     residuals: config.comm.compression.gradients === 'topk' && plan.mesh.data > 1,
   };

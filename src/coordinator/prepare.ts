@@ -29,9 +29,10 @@ import {
   summariseModel,
   worldSize,
 } from '../plan/index.ts';
+import { trainingObjective } from '../worker/index.ts';
 import { type ResolvedConfig, settingsWithoutEffect } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import { type LocalRounds, schedulerNamed } from './scheduler.ts';
+import { type LocalRounds, type Scheduler, type SchedulerPlan, schedulerNamed } from './scheduler.ts';
 import { compressionNotes, idleCores, repeatedExamples, unusedRemat } from './warnings.ts';
 
 /** A config with everything that is derived from it before workers are launched. */
@@ -43,6 +44,8 @@ export interface PreparedRun {
   readonly plan: Plan;
   /** Set where data ranks take steps of their own; the plan is made for it. */
   readonly local: LocalRounds | null;
+  /** What the scheduler has decided, where it decides about data and steps. */
+  readonly scheduling: SchedulerPlan | null;
   /** All parameters of the model, experts included. */
   readonly params: readonly ParamSummary[];
   readonly unit: 'tokens' | 'examples';
@@ -65,21 +68,29 @@ export interface PrepareSources {
  * @throws DataError, ConfigError, ModuleError or PlanError stating what does not fit
  */
 export async function* prepareRun(
-  config: ResolvedConfig,
+  given: ResolvedConfig,
   sources: PrepareSources = {},
 ): AsyncGenerator<RunEvent, PreparedRun> {
   yield { type: 'preparing', what: 'data' };
-  const data = await prepareData(config.data, sources.runDir === undefined ? {} : { runDir: sources.runDir });
+  const source = await prepareData(given.data, sources.runDir === undefined ? {} : { runDir: sources.runDir });
+  checkPrompt(given, source);
+  const { name, ...own } = given.scheduler;
+  const scheduler = schedulerNamed(name);
+  const scheduling = await scheduled(scheduler, own, given, source);
+  const config = scheduling ? { ...given, train: { ...given.train, steps: scheduling.steps } } : given;
+  const data = scheduling?.data ?? source;
   const dataset = openDataset(data);
-  checkPrompt(config, data);
+  const objective = scheduling?.objective ?? null;
+  const changes = objective && trainingObjective(objective);
   yield { type: 'preparing', what: 'model' };
-  const built = await build(config, sources.model ?? config.model, data.info);
+  const built = await build(config, sources.model ?? config.model, dataset.modelInfo ?? dataset.info);
+  const model = changes?.model?.(built.model, dataset) ?? built.model;
   yield { type: 'preparing', what: 'plan' };
-  const optimizer = buildOptimizer(config.optim, { totalSteps: config.train.steps });
-  const summary = await summariseModel(built.model, data.info, config.batch.micro, optimizer.optimizer);
-  const { name, ...own } = config.scheduler;
-  const local = schedulerNamed(name).local?.(own) ?? null;
-  const plan = planned(config, summary, local);
+  const plain = buildOptimizer(config.optim, { totalSteps: config.train.steps });
+  const optimizer = changes?.optimizer?.(plain) ?? plain;
+  const summary = await summariseModel(model, dataset.info, config.batch.micro, optimizer.optimizer);
+  const local = scheduler.local?.(own) ?? null;
+  const plan = planned(config, summary, local, objective !== null);
   const params = summary.layers.flatMap((layer) => [
     ...layer.params,
     ...layer.expertCalls.flatMap((call) => call.experts.flat()),
@@ -92,9 +103,10 @@ export async function* prepareRun(
     config,
     data,
     dataset,
-    model: built.model,
+    model,
     plan,
     local,
+    scheduling,
     params,
     unit: dataset.tokensPerExample > 1 ? 'tokens' : 'examples',
     engine: { ...config.engine, threads: threadsOf(config) },
@@ -105,10 +117,26 @@ export async function* prepareRun(
       ...built.warnings,
       ...plan.warnings,
       ...repeatedExamples(config, dataset),
-      ...unusedRemat(config, built.model),
+      ...unusedRemat(config, model),
       ...unused.map((group) => `${group} has no effect: it matches no parameter that an earlier group does not`),
     ],
   };
+}
+
+/** Lets the scheduler look at the data. What it finds wrong is wrong with the config, at its section. */
+async function scheduled(
+  scheduler: Scheduler,
+  own: unknown,
+  config: ResolvedConfig,
+  data: PreparedData,
+): Promise<SchedulerPlan | null> {
+  if (!scheduler.prepare) return null;
+  try {
+    return await scheduler.prepare({ config, data, dataset: openDataset(data) }, own);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw config.origin.fail([{ path: ['scheduler'], message: `scheduler: ${error.message}` }], error);
+  }
 }
 
 /** A prompt that cannot be tokenised should not come to light when training has ended. */
@@ -175,10 +203,11 @@ export function baselinesOf({
 }
 
 /** A plan that cannot be made is something wrong with the config, at the key that the error names. */
-function planned(config: ResolvedConfig, summary: ModelSummary, local: LocalRounds | null): Plan {
+function planned(config: ResolvedConfig, summary: ModelSummary, local: LocalRounds | null, changes: boolean): Plan {
   const { parallel, batch, comm, origin } = config;
   // On NATS a state of which there are copies survives the loss of a worker; compressed sums go to every rank anyway.
-  const shard = comm.control === 'local' && comm.compression.gradients === 'none';
+  // A scheduler that changes optimizer state between steps must find all of it wherever the parameter is.
+  const shard = comm.control === 'local' && comm.compression.gradients === 'none' && !changes;
   try {
     const plan = compilePlan({ summary, parallel, batch, zero: shard ? 1 : 0, baseDir: origin.directory });
     return local ? localPlan(plan, local.every) : plan;

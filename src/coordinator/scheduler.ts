@@ -1,6 +1,8 @@
 import { type ZodType, z } from 'zod';
+import type { Dataset, PreparedData } from '../data/index.ts';
 import type { OptimConfig } from '../optim/index.ts';
-import type { Config, Finding } from './config/index.ts';
+import type { ObjectiveSection } from '../worker/index.ts';
+import type { Config, Finding, ResolvedConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import type { Execution } from './execute.ts';
 import type { Session } from './session.ts';
@@ -18,10 +20,36 @@ export interface Scheduler<C = unknown> {
   /** For strategies whose data ranks take steps of their own, with an exchange only now and then. */
   local?(config: C): LocalRounds;
   /**
+   * For strategies that decide which examples are seen when, or what else happens in a step: called once the data is there,
+   * before the model is built.
+   */
+  prepare?(given: PrepareGiven, config: C): Promise<SchedulerPlan> | SchedulerPlan;
+  /** The module that worker threads run, where it must know more than the worker room: objectives. */
+  entry?(): URL;
+  /**
    * For strategies whose work is not that of ranks of a mesh (federated clients): is given the run before any rank is launched,
    * in place of `run`, and yields all of its events from then on.
    */
   alone?(execution: Execution, config: C): AsyncGenerator<RunEvent, void>;
+}
+
+/** What a scheduler's preparation is given. */
+export interface PrepareGiven {
+  readonly config: ResolvedConfig;
+  readonly data: PreparedData;
+  readonly dataset: Dataset;
+}
+
+/** What a scheduler has decided before the workers start. */
+export interface SchedulerPlan {
+  /** What ranks train and evaluate on, in place of the data as it is. */
+  readonly data: PreparedData;
+  /** Steps of the run, in place of `train.steps`. */
+  readonly steps: number;
+  /** What ranks do in a step besides. */
+  readonly objective?: ObjectiveSection;
+  /** For the scheduler's own use: `Session.plan`. */
+  readonly plan: unknown;
 }
 
 /** Steps that each data rank takes by itself. */

@@ -1,4 +1,5 @@
 import type { SplitName } from '../data/index.ts';
+import type { HostTensor } from '../tensor/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
 import type { EvaluatedEvent, StepEvent } from './events.ts';
 
@@ -7,6 +8,14 @@ export interface EvaluateOptions {
   readonly split: SplitName;
   /** Microbatches to use, from the start of the split; null for all. */
   readonly microbatches: number | null;
+}
+
+/** What to look at of some examples. */
+export interface PredictOptions {
+  readonly split: SplitName;
+  readonly examples: Int32Array;
+  /** Names of metrics that have a row for each example of a microbatch. */
+  readonly metrics: readonly string[];
 }
 
 /**
@@ -30,9 +39,28 @@ export interface Session {
   /** Evaluates the parameters as they are. The last result on the config's split is the summary's `val_loss`. */
   evaluate(options: EvaluateOptions): Promise<EvaluatedEvent>;
   /**
+   * Runs forward over some examples and returns what the model reports of each: rows of the asked metrics, float32
+   * `[examples, width]` as one vector.
+   * @throws Error if no rank reports a metric, or not a row for each example
+   */
+  predict(options: PredictOptions): Promise<Readonly<Record<string, Float32Array>>>;
+  /**
+   * Changes parameters and optimizer slots on all ranks by one of the objective's transitions.
+   * @throws Error where the workers of this run cannot
+   */
+  transition(name: string, args: unknown): Promise<void>;
+  /** What the scheduler's `prepare` has made; null for schedulers without. */
+  readonly plan: unknown;
+  /** Absolute path of the run folder. */
+  readonly folder: string;
+  /** A tensor that an earlier `checkpoint` kept for the scheduler; null if the run did not begin from one that has it. */
+  restored(name: string): Promise<HostTensor | null>;
+  /** Adds to the run's summary. */
+  report(values: Readonly<Record<string, unknown>>): void;
+  /**
    * Copies the state at the current position and begins to write it as a checkpoint; old ones are deleted once it is
    * safe. Training may go on at once. If another is being written that is waited for first. The run itself yields
-   * `checkpointed` when it is safe, or a warning, and ends with an error if the last one of a run fails.
+   * `checkpointed` when it is safe, or a warning, and ends with an error if the last one of a run fails. `kept`: tensors of the scheduler's own.
    */
-  checkpoint(): Promise<void>;
+  checkpoint(kept?: Readonly<Record<string, HostTensor>>): Promise<void>;
 }

@@ -16,6 +16,8 @@ export interface Split {
   readonly examples: number;
   /** Class of each example, where there is one for each; what partitioners go by. */
   readonly labels?: ArrayLike<number>;
+  /** Whether its examples are to be taken as they come, each once, rather than in the order that a seed gives. */
+  readonly ordered?: true;
   /** Gathers examples into a batch of fresh tensors. @throws RangeError on an index out of range. */
   batch(indices: Int32Array): Batch;
 }
@@ -24,6 +26,8 @@ export interface Split {
 export interface Dataset {
   readonly name: string;
   readonly info: TaskInfo;
+  /** What a model is built for, where that is less than `info`: without targets that only a scheduler's loss uses. */
+  readonly modelInfo?: TaskInfo;
   /** Examples are tokens for text: the unit of `tokens_per_s`. Tokens per example, or 1 where examples are the unit. */
   readonly tokensPerExample: number;
   split(name: SplitName): Split;

@@ -1,4 +1,5 @@
 import { createRng, permutation } from '../tensor/index.ts';
+import type { Split } from './dataset.ts';
 
 /** What the order of training examples depends on. */
 export interface OrderOptions {
@@ -60,6 +61,36 @@ export function orderOf({ seed, examples, global, micro }: OrderOptions): DataOr
     },
     epochAt: (step) => (step * global) / examples,
   };
+}
+
+/**
+ * The order of a training split's examples: its own where it has one (`ordered`), else that of the seed.
+ * @throws RangeError as `orderOf`; where the split is ordered, also for a step that it is too short for
+ */
+export function trainingOrder(
+  split: Pick<Split, 'examples' | 'ordered'>,
+  options: Omit<OrderOptions, 'examples'>,
+): DataOrder {
+  const { examples, ordered } = split;
+  const shuffled = orderOf({ ...options, examples });
+  if (!ordered) return shuffled;
+  const { global, micro } = options;
+  return {
+    ...shuffled,
+    indices(step, microbatch) {
+      const start = step * global + microbatch * micro;
+      if (!(step >= 0 && microbatch >= 0 && start + micro <= examples))
+        throw new RangeError(`step ${step} is past the end of a stream of ${examples} examples, ${global} a step`);
+      return Int32Array.from({ length: micro }, (_, i) => start + i);
+    },
+  };
+}
+
+/** Microbatches of just these examples; the last one is filled up with the first of them again. */
+export function batchesOf(examples: Int32Array, micro: number): Int32Array[] {
+  return Array.from({ length: Math.ceil(examples.length / micro) }, (_, batch) =>
+    Int32Array.from({ length: micro }, (_, i) => examples[(batch * micro + i) % examples.length] as number),
+  );
 }
 
 /** Which examples an evaluation runs over. */

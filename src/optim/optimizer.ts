@@ -24,6 +24,16 @@ export interface Optimizer {
    * @param step 1 for the first step
    */
   scalars(lr: number, step: number): readonly number[];
+  /**
+   * Scalars that are summed over all parameters of the model, in path order and in double precision, before any of them is
+   * updated: inner products of gradients, say. Absent for none.
+   */
+  readonly sums?: {
+    readonly count: number;
+    of(param: Tensor, grad: Tensor, slots: readonly Tensor[], info: ParamInfo): readonly Tensor[];
+  };
+  /** Further scalars of a step, given to `update` after those of `scalars`: what follows from the sums. */
+  readonly numbers?: { readonly count: number; of(sums: readonly number[], step: number): readonly number[] };
   /** Returns the new parameter followed by the new slots. Traced once per shape and group; pure. */
   update(
     param: Tensor,
@@ -58,4 +68,9 @@ export type GroupOf = (param: ParamInfo) => GroupSettings;
 /** A key that tells settings apart. */
 export function groupKeyOf({ lr, weightDecay }: GroupSettings): string {
   return `lr*${lr} wd=${weightDecay}`;
+}
+
+/** How many scalars an optimizer's update takes. */
+export function scalarCount(optimizer: Optimizer): number {
+  return optimizer.scalars(0, 1).length + (optimizer.numbers?.count ?? 0);
 }

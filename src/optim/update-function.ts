@@ -1,11 +1,11 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Signature, TensorFunction } from '../engine/index.ts';
-import type { Optimizer, ParamInfo } from './optimizer.ts';
+import { type Optimizer, type ParamInfo, scalarCount } from './optimizer.ts';
 
 /** An optimizer's update of one parameter in the form that an engine compiles. */
 export interface UpdateFunction {
   /**
-   * Inputs: parameter, gradient, slots, scalars (`optimizer.scalars`, each float32 `[]`), and with `clipping` the clip
+   * Inputs: parameter, gradient, slots, scalars (`optimizer.scalars`, then `optimizer.numbers`; each float32 `[]`), and with `clipping` the clip
    * scale. Outputs: parameter, slots.
    */
   readonly fn: TensorFunction;
@@ -21,7 +21,7 @@ export function updateFunction(
   const tensor: Signature = { dtype: 'float32', shape: info.shape };
   const scalar: Signature = { dtype: 'float32', shape: [] };
   const slots = optimizer.slots(info).length;
-  const scalars = optimizer.scalars(0, 1).length;
+  const scalars = scalarCount(optimizer);
   return {
     signature: [
       ...Array.from({ length: 2 + slots }, () => tensor),

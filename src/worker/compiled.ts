@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Engine, Executable, Signature } from '../engine/index.ts';
 import type { Named, ParamSpec, StateSpec } from '../modules/index.ts';
-import { type Optimizer, type ParamInfo, updateFunction } from '../optim/index.ts';
+import { type Optimizer, type ParamInfo, scalarCount, updateFunction } from '../optim/index.ts';
 
 /** What the optimizer may know about a parameter. */
 export function paramInfo({ path, spec }: Named<ParamSpec>): ParamInfo {
@@ -70,6 +70,33 @@ export class CompiledUpdates {
   }
 
   /**
+   * `(params, gradients, slots (parameter by parameter)) -> [params, n]`: what the optimizer wants summed over all parameters.
+   */
+  sums(params: readonly Named<ParamSpec>[]): Promise<Executable> {
+    const infos = params.map(paramInfo);
+    const counts = infos.map((info) => this.#optimizer.slots(info).length);
+    const own: Signature[] = params.map(({ spec }) => ({ dtype: 'float32', shape: spec.shape }));
+    const slots = own.flatMap((signature, i) => new Array<Signature>(counts[i] as number).fill(signature));
+    const groups = infos.map((info) => this.#optimizer.groupKey(info)).join(' ');
+    return this.#compile(
+      `sums ${groups} ${key(own)}`,
+      [...own, ...own, ...slots],
+      'sums over parameters',
+      (...inputs) => {
+        let at = 2 * params.length;
+        return tf.stack(
+          infos.map((info, i) => {
+            const held = inputs.slice(at, at + (counts[i] as number));
+            at += held.length;
+            const [param, gradient] = [inputs[i], inputs[params.length + i]] as [tf.Tensor, tf.Tensor];
+            return tf.stack([...(this.#optimizer.sums?.of(param, gradient, held, info) ?? [])]);
+          }),
+        );
+      },
+    );
+  }
+
+  /**
    * `(params, gradients, slots (parameter by parameter), optimizer scalars, scale) -> (params, slots)`. With `clip`,
    * gradients are multiplied by `scale` first (the clipping factor; 1 leaves their bits alone); else there is no `scale`.
    */
@@ -77,7 +104,7 @@ export class CompiledUpdates {
     const infos = params.map(paramInfo);
     const parts = infos.map((info) => updateFunction(this.#optimizer, info, { clipping: clip }));
     const slotCounts = infos.map((info) => this.#optimizer.slots(info).length);
-    const scalars = this.#optimizer.scalars(0, 1).length + (clip ? 1 : 0);
+    const scalars = scalarCount(this.#optimizer) + (clip ? 1 : 0);
     const own: Signature[] = params.map(({ spec }) => ({ dtype: 'float32', shape: spec.shape }));
     const slots = own.flatMap((signature, i) => new Array<Signature>(slotCounts[i] as number).fill(signature));
     const signature = [...own, ...own, ...slots, ...new Array<Signature>(scalars).fill(SCALAR)];

@@ -59,6 +59,8 @@ export class ProgramRun {
   readonly metrics = new Map<string, [microbatch: number, value: MetricValue][]>();
   /** Sums of squares of gradients by parameter path, of the whole model once they have been gathered. */
   squaredNorms: ReadonlyMap<string, number> | null = null;
+  /** What the optimizer wants summed over parameters, by path, of the whole model once it has been gathered. */
+  sums: ReadonlyMap<string, readonly number[]> | null = null;
   gradNorm = 0;
   lr = 0;
   /** Exchanges of gradients and of updated parameters. */

@@ -4,6 +4,7 @@ import type { PreparedData, SplitName } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
 import type { SnapshotShare } from './snapshot-layout.ts';
+import type { ObjectiveSection } from './training-objective.ts';
 
 /** Everything that a worker needs to build its share of a run. Plain data: it crosses threads and, later, hosts. */
 export interface WorkerJob {
@@ -16,6 +17,8 @@ export interface WorkerJob {
   readonly optim: unknown;
   /** The optimizer of averaged changes, where data ranks take local steps (`Program.local`): an `optim` section. */
   readonly outerOptim?: unknown;
+  /** What a scheduler changes about the model's loss and the optimizer; absent for nothing. */
+  readonly objective?: ObjectiveSection;
   /** Steps of the whole run (`train.steps`), on which learning-rate schedules depend. */
   readonly totalSteps: number;
   readonly data: PreparedData;
@@ -63,7 +66,11 @@ export type WorkerCommand =
       readonly id: number;
       readonly split: SplitName;
       readonly maxMicrobatches: number | null;
+      /** Just these examples of the split, in this order; absent for those of any evaluation. */
+      readonly examples?: Int32Array;
     }
+  /** Change parameters and slots by one of the objective's transitions. */
+  | { readonly type: 'transition'; readonly id: number; readonly name: string; readonly args: unknown }
   /** Copy all that lasts from step to step, as it is at the present position. */
   | { readonly type: 'snapshot'; readonly id: number }
   | { readonly type: 'stop' };
@@ -125,6 +132,7 @@ export type WorkerEvent =
     }
   | { readonly type: 'step'; readonly report: StepReport }
   | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }
+  | { readonly type: 'changed'; readonly id: number }
   | {
       readonly type: 'snapshotted';
       /** The command's; null for one that was taken by itself after a step (`ServeOptions.snapshotEvery`). */

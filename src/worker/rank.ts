@@ -1,11 +1,12 @@
 import { compressTransport, type Transport } from '../comm/index.ts';
 import {
+  batchesOf,
   type DataOrder,
   type Dataset,
   evaluationBatches,
   openDataset,
-  orderOf,
   type SplitName,
+  trainingOrder,
 } from '../data/index.ts';
 import { createEngine, type Engine } from '../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
@@ -26,6 +27,8 @@ import { SnapshotRing } from './snapshot.ts';
 import type { SnapshotShare, SnapshotTaken } from './snapshot-layout.ts';
 import { TensorSpace } from './tensor-space.ts';
 import { TraceRecorder } from './trace.ts';
+import { type TrainingObjective, trainingObjective } from './training-objective.ts';
+import { changeGroups } from './transitions.ts';
 import { type InitialSource, initialiseGroups, loadHeld, openCheckpoint, writeShard } from './weights.ts';
 
 /** Things that a rank otherwise makes from its job; tests and in-process runs give or share them. */
@@ -50,8 +53,14 @@ export interface Rank {
   readonly ready: ReadyReport;
   /** Runs a training step. */
   step(step: number): Promise<StepReport>;
-  /** Runs forward over a split; values of the microbatches that this rank saw. */
-  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>>;
+  /** Runs forward over a split, or over just some of its examples; values of the microbatches that this rank saw. */
+  evaluate(
+    split: SplitName,
+    maxMicrobatches: number | null,
+    examples?: Int32Array,
+  ): Promise<Readonly<Record<string, LeafValues>>>;
+  /** Changes parameters and slots by a transition of the job's objective. @throws Error if it has none of that name */
+  transition(name: string, args: unknown): Promise<void>;
   /** Writes this rank's shard into a folder that exists. */
   checkpoint(folder: string): Promise<ShardReport[]>;
   /**
@@ -77,8 +86,9 @@ export interface Rank {
 export async function createRank(job: WorkerJob, transport: Transport, overrides: RankOverrides = {}): Promise<Rank> {
   const started = performance.now();
   const dataset = overrides.dataset ?? openDataset(job.data);
-  const model = overrides.model ?? (await buildModel(job.model as ResolvedModel, dataset.info)).model;
-  const optimizer = overrides.optimizer ?? buildOptimizer(job.optim as OptimConfig, { totalSteps: job.totalSteps });
+  const objective = job.objective ? trainingObjective(job.objective) : null;
+  const model = overrides.model ?? (await modelOf(job, dataset, objective));
+  const optimizer = overrides.optimizer ?? optimizerOf(job, objective);
   const engine = overrides.engine ?? (await createEngine(job.engine));
   const space = new TensorSpace(engine);
   const built = await buildRankModel({ job, model, info: dataset.info, optimizer: optimizer.optimizer, engine, space });
@@ -98,7 +108,17 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const { executables, cacheHits } = engine.compileStatistics();
   const compile = { executables, cacheHits, totalMs: performance.now() - started };
   const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, ...sizesOf(built.groups) };
-  return new JobRank(parts, held, dataset, model, ready, overrides);
+  return new JobRank(parts, held, dataset, model, ready, objective, overrides);
+}
+
+async function modelOf(job: WorkerJob, dataset: Dataset, objective: TrainingObjective | null): Promise<Model> {
+  const { model } = await buildModel(job.model as ResolvedModel, dataset.modelInfo ?? dataset.info);
+  return objective?.model?.(model, dataset) ?? model;
+}
+
+function optimizerOf(job: WorkerJob, objective: TrainingObjective | null): OptimizerPlan {
+  const plan = buildOptimizer(job.optim as OptimConfig, { totalSteps: job.totalSteps });
+  return objective?.optimizer?.(plan) ?? plan;
 }
 
 /** Gives all tensors their first values. Returns the completed steps that these are of. */
@@ -169,6 +189,7 @@ class JobRank implements Rank {
   readonly #order: DataOrder;
   readonly #position: Position;
   readonly #trace: TraceRecorder | null;
+  readonly #objective: TrainingObjective | null;
   readonly #ownsEngine: boolean;
 
   constructor(
@@ -177,6 +198,7 @@ class JobRank implements Rank {
     dataset: Dataset,
     model: Model,
     ready: ReadyReport,
+    objective: TrainingObjective | null,
     { engine, snapshotSlots }: RankOverrides,
   ) {
     const { job } = parts;
@@ -186,10 +208,11 @@ class JobRank implements Rank {
     this.#held = held;
     this.#dataset = dataset;
     this.#model = model;
-    this.#order = orderOf({ seed: job.seed, examples: dataset.split('train').examples, ...job.batch });
+    this.#order = trainingOrder(dataset.split('train'), { seed: job.seed, ...job.batch });
     this.#position = new Position(job.progress);
     this.#position.flight?.watch(() => parts.transport.pending());
     this.#trace = job.trace ? new TraceRecorder(job.rank) : null;
+    this.#objective = objective;
     this.#ownsEngine = engine === undefined;
     this.#slots = snapshotSlots;
   }
@@ -214,10 +237,17 @@ class JobRank implements Rank {
     };
   }
 
-  async evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>> {
+  async evaluate(
+    split: SplitName,
+    maxMicrobatches: number | null,
+    examples?: Int32Array,
+  ): Promise<Readonly<Record<string, LeafValues>>> {
     const { job } = this.#parts;
+    const { micro } = job.batch;
     const source = this.#dataset.split(split);
-    const batches = evaluationBatches({ examples: source.examples, micro: job.batch.micro, max: maxMicrobatches });
+    const batches = examples
+      ? batchesOf(examples, micro)
+      : evaluationBatches({ examples: source.examples, micro, max: maxMicrobatches });
     const metrics = new Map<string, [number, number | readonly number[]][]>();
     const perRound = job.evaluate.microbatches;
     for (let round = 0; round * perRound < batches.length; round++) {
@@ -231,6 +261,12 @@ class JobRank implements Rank {
       }
     }
     return reported(metrics);
+  }
+
+  async transition(name: string, args: unknown): Promise<void> {
+    const transition = this.#objective?.transitions?.[name];
+    if (!transition) throw new Error(`the objective of this run has no transition "${name}"`);
+    await changeGroups(this.#parts.space, this.#parts.model.groups, transition, args);
   }
 
   checkpoint(folder: string): Promise<ShardReport[]> {

@@ -65,10 +65,14 @@ async function obey(
         }
         break;
       case 'evaluate': {
-        const metrics = await rank.evaluate(command.split, command.maxMicrobatches);
+        const metrics = await rank.evaluate(command.split, command.maxMicrobatches, command.examples);
         post({ type: 'evaluated', id: command.id, metrics });
         break;
       }
+      case 'transition':
+        await rank.transition(command.name, command.args);
+        post({ type: 'changed', id: command.id });
+        break;
       case 'snapshot':
         await snapshots.take(command.id, step);
         break;

@@ -60,6 +60,9 @@ async function trial(
       microbatches: MICROBATCHES,
       tokensPerExample: 16,
       unit: 'tokens',
+      folder: folder.path,
+      plan: null,
+      from: null,
       evaluationMicrobatches: () => 5,
       checkpointInfo: () => ({
         seed: 0,

@@ -122,10 +122,20 @@ export class WorkerPool implements Workers {
   }
 
   /** Evaluates; every rank's leaf values of each metric. */
-  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>[]> {
+  evaluate(
+    split: SplitName,
+    maxMicrobatches: number | null,
+    examples?: Int32Array,
+  ): Promise<Readonly<Record<string, LeafValues>>[]> {
     const id = this.#requests++;
-    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches });
+    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches, ...(examples ? { examples } : {}) });
     return this.#await(`evaluated ${id}`);
+  }
+
+  async transition(name: string, args: unknown): Promise<void> {
+    const id = this.#requests++;
+    this.#broadcast({ type: 'transition', id, name, args });
+    await this.#await(`changed ${id}`);
   }
 
   async snapshot(): Promise<WorkersSnapshot> {
@@ -210,6 +220,9 @@ export class WorkerPool implements Workers {
         break;
       case 'evaluated':
         this.#answers.put(`evaluated ${event.id}`, rank, event.metrics);
+        break;
+      case 'changed':
+        this.#answers.put(`changed ${event.id}`, rank, event);
         break;
       case 'snapshotted':
         this.#answers.put(`snapshotted ${event.id}`, rank, event);

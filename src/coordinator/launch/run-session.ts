@@ -1,13 +1,23 @@
 import { compresses } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
+import type { HostTensor } from '../../tensor/index.ts';
 import type { StepReport } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
 import { finishMetrics, type Metrics } from '../metrics.ts';
-import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog } from '../run/index.ts';
-import type { EvaluateOptions, Session } from '../session.ts';
+import {
+  type CheckpointError,
+  type CheckpointInfo,
+  CheckpointReader,
+  type CheckpointStore,
+  type MetricsLog,
+  type UsableCheckpoint,
+} from '../run/index.ts';
+import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
+import { rowsOf } from './rows.ts';
+import { schedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
 import type { Workers } from './workers.ts';
 
 type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
@@ -28,6 +38,12 @@ export interface SessionParts {
   /** Tokens of an example, or 1. */
   readonly tokensPerExample: number;
   readonly unit: 'tokens' | 'examples';
+  /** Absolute path of the run folder. */
+  readonly folder: string;
+  /** What the scheduler's preparation made. */
+  readonly plan: unknown;
+  /** The checkpoint that the run begins from, or null. */
+  readonly from: UsableCheckpoint | null;
   /** Microbatches of an evaluation of a whole split. */
   evaluationMicrobatches(split: SplitName): number;
   /** What the index of a checkpoint says besides the step. */
@@ -46,6 +62,8 @@ export class RunSession implements Session {
   /** The newest results, for the summary. */
   lastStep: StepEvent | null = null;
   readonly evaluations = new Map<SplitName, EvaluatedEvent>();
+  /** What the scheduler adds to the summary. */
+  readonly reported: Record<string, unknown> = {};
   #stepTime = 0;
   #timedSteps = 0;
 
@@ -69,6 +87,14 @@ export class RunSession implements Session {
 
   get saved(): number | null {
     return this.#writer.writing ?? this.#writer.last?.step ?? null;
+  }
+
+  get plan(): unknown {
+    return this.#parts.plan;
+  }
+
+  get folder(): string {
+    return this.#parts.folder;
   }
 
   /** Folder of the newest checkpoint that is safe, or null. */
@@ -125,14 +151,47 @@ export class RunSession implements Session {
     return event;
   }
 
-  async checkpoint(): Promise<void> {
+  async predict({ split, examples, metrics }: PredictOptions): Promise<Readonly<Record<string, Float32Array>>> {
+    const { micro } = this.config.batch;
+    const reports = await this.#parts.pool.evaluate(split, null, examples);
+    return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, micro)]));
+  }
+
+  async transition(name: string, args: unknown): Promise<void> {
+    const { pool } = this.#parts;
+    if (!pool.transition)
+      throw new Error(
+        `scheduler ${this.config.scheduler.name} changes parameters between tasks, which workers behind a NATS server do not do yet: leave out --nats`,
+      );
+    await pool.transition(name, args);
+  }
+
+  async restored(name: string): Promise<HostTensor | null> {
+    const { from } = this.#parts;
+    if (!from) return null;
+    const reader = await CheckpointReader.open(from.path, from.index);
+    try {
+      return reader.names().includes(schedulerTensor(name)) ? await reader.read(schedulerTensor(name)) : null;
+    } finally {
+      await reader.close();
+    }
+  }
+
+  report(values: Readonly<Record<string, unknown>>): void {
+    Object.assign(this.reported, values);
+  }
+
+  async checkpoint(kept: Readonly<Record<string, HostTensor>> = {}): Promise<void> {
     const began = performance.now();
     const writer = this.#writer;
     // Never more than one copy is held for writing: a disk that is too slow slows training down.
     await writer.idle();
     this.checkStop();
     const snapshot = await this.#parts.pool.snapshot();
-    writer.start(snapshot, this.#parts.checkpointInfo(), { began, waitedMs: performance.now() - began });
+    writer.start(withSchedulerTensors(snapshot, kept), this.#parts.checkpointInfo(), {
+      began,
+      waitedMs: performance.now() - began,
+    });
   }
 
   /** What has become of checkpoints since the last call, and of the log. */

@@ -18,8 +18,14 @@ export interface Workers {
   grant(until: number): void;
   /** Every rank's report of a step, in order of ranks. @throws RunFailure if a rank fails */
   step(step: number): Promise<StepReport[]>;
-  /** Evaluates; every rank's leaf values of each metric. */
-  evaluate(split: SplitName, maxMicrobatches: number | null): Promise<Readonly<Record<string, LeafValues>>[]>;
+  /** Evaluates, on just these examples if they are given; every rank's leaf values of each metric. */
+  evaluate(
+    split: SplitName,
+    maxMicrobatches: number | null,
+    examples?: Int32Array,
+  ): Promise<Readonly<Record<string, LeafValues>>[]>;
+  /** Lets every rank change its parameters and slots by a transition of the objective. Absent where that cannot be done. */
+  transition?(name: string, args: unknown): Promise<void>;
   /** Copies the state of all ranks between two steps. Training waits only for this. */
   snapshot(): Promise<WorkersSnapshot>;
   /** Lets the ranks end in good order and returns what they traced, by rank. */

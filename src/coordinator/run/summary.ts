@@ -30,6 +30,9 @@ export interface RunSummary {
   readonly comm_bytes_saved?: number;
   /** With local steps: bytes that exchanging gradients in every step would have taken, without a codec. */
   readonly comm_bytes_synchronous?: number;
+  /** Of a sequence of tasks: a row for each task learnt, a column for each task; and what was lost of them (a share). */
+  readonly accuracy_matrix?: readonly (readonly number[])[];
+  readonly forgetting?: number;
   /** Of simulated clients: seconds that their training would have taken. */
   readonly simulated_s?: number;
   /** With differential privacy: what the run has given away, at this delta. */

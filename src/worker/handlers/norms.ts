@@ -2,6 +2,7 @@ import { allGather } from '../../comm/index.ts';
 import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
 import { type HeldParam, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
+import type { Cell } from '../tensor-space.ts';
 import { groupNamed } from './group.ts';
 import { finishedSums } from './reduce.ts';
 
@@ -13,7 +14,9 @@ async function gatherNorms(run: ProgramRun, id: string, tag: string): Promise<vo
   const { transport, peerPaths } = run.parts;
   const group = groupNamed(run.program, id);
   const own = run.squaredNorms ?? (await ownSquaredNorms(run));
-  const values = Float32Array.from(own.values());
+  const ownSums = run.sums ?? (await ownParamSums(run));
+  const width = 1 + (run.parts.optimizer.optimizer.sums?.count ?? 0);
+  const values = Float32Array.from([...own].flatMap(([path, norm]) => [norm, ...(ownSums?.get(path) ?? [])]));
   const known = peerPaths.get(tag);
   const message: HostTensor[] = [float32(values, [values.length])];
   if (!known) {
@@ -26,13 +29,17 @@ async function gatherNorms(run: ProgramRun, id: string, tag: string): Promise<vo
     gathered.map(([, names]) => JSON.parse(new TextDecoder().decode(names?.data as Uint8Array)) as readonly string[]);
   peerPaths.set(tag, paths);
   const norms = new Map<string, number>();
+  const sums = new Map<string, readonly number[]>();
   gathered.forEach(([norm], member) => {
     // What several ranks hold has the same bits on all of them.
+    const rows = Array.from((norm as HostTensor).data as Float32Array);
     paths[member]?.forEach((path, i) => {
-      norms.set(path, Number(norm?.data[i]));
+      norms.set(path, rows[i * width] as number);
+      if (ownSums) sums.set(path, rows.slice(i * width + 1, (i + 1) * width));
     });
   });
   run.squaredNorms = norms;
+  if (ownSums) run.sums = sums;
 }
 
 /** Gathers squared gradient norms, or parameters that other ranks have updated. */
@@ -75,4 +82,51 @@ export function globalNorm(squared: ReadonlyMap<string, number>): number {
   let total = 0;
   for (const path of pathsInOrder(squared.keys())) total += squared.get(path) as number;
   return Math.sqrt(total);
+}
+
+/** What the optimizer wants summed, of what this rank updates, by path; null where it wants nothing. */
+export async function ownParamSums(run: ProgramRun): Promise<ReadonlyMap<string, readonly number[]> | null> {
+  const { space, model, optimizer } = run.parts;
+  const count = optimizer.optimizer.sums?.count ?? 0;
+  if (count === 0) return null;
+  const found = new Map<string, readonly number[]>();
+  for (const group of model.groups) {
+    const indices = updatedHere(group);
+    if (indices.length === 0) continue;
+    const params = indices.map((i) => group.params[i] as HeldParam);
+    const sums = finishedSums(group);
+    const borrowed: Cell[] = [];
+    const gradients = indices.map((index) => {
+      const position = group.gradientOf.indexOf(index);
+      const cell = position < 0 ? null : sums[position];
+      if (cell) return cell.tensor;
+      const zeros = space.zeros((group.params[index] as HeldParam).tensor);
+      borrowed.push(zeros);
+      return zeros.tensor;
+    });
+    const executable = await model.updates.once(group, 'sums', () => model.updates.sums(params));
+    const [matrix] = await space.run(executable, [
+      ...params.map(({ tensor }) => tensor),
+      ...gradients,
+      ...params.flatMap(({ slots }) => slots),
+    ]);
+    if (!matrix) throw new Error('the sums over parameters have no result');
+    const { data } = await space.read(matrix);
+    params.forEach(({ path }, i) => {
+      found.set(path, Array.from((data as Float32Array).subarray(i * count, (i + 1) * count)));
+    });
+    space.give(matrix);
+    for (const cell of borrowed) space.release(cell);
+  }
+  return found;
+}
+
+/** The totals over all parameters, in double precision and in the order of the paths. */
+export function totalSums(sums: ReadonlyMap<string, readonly number[]>, count: number): number[] {
+  const totals = new Array<number>(count).fill(0);
+  for (const path of pathsInOrder(sums.keys()))
+    sums.get(path)?.forEach((value, i) => {
+      totals[i] = (totals[i] as number) + value;
+    });
+  return totals;
 }

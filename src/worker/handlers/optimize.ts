@@ -5,7 +5,7 @@ import { NonFinite } from '../non-finite.ts';
 import { type HeldParam, type ParamGroup, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import type { Cell } from '../tensor-space.ts';
-import { globalNorm, ownSquaredNorms } from './norms.ts';
+import { globalNorm, ownParamSums, ownSquaredNorms, totalSums } from './norms.ts';
 import { optimizeOuter } from './outer.ts';
 import { finishedSums, groupsOfStage } from './reduce.ts';
 
@@ -24,7 +24,7 @@ export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
     throw new NonFinite({ kind: 'gradient', value: run.gradNorm, path, step: run.step });
   }
   const clip = plan.clipNorm !== null;
-  const values = [...plan.optimizer.scalars(run.lr, run.step + 1)];
+  const values = [...plan.optimizer.scalars(run.lr, run.step + 1), ...(await numbersOf(run))];
   if (clip) values.push(clipScale(run.gradNorm, plan.clipNorm));
   const scalars = values.map((value) => space.upload(scalar(value)));
   for (const stage of stages)
@@ -38,6 +38,14 @@ export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
     }
   for (const cell of scalars) space.release(cell);
 };
+
+/** What the optimizer makes of sums over all parameters. */
+async function numbersOf(run: ProgramRun): Promise<readonly number[]> {
+  const { sums, numbers } = run.parts.optimizer.optimizer;
+  if (!numbers) return [];
+  const found = sums ? (run.sums ?? (await ownParamSums(run))) : null;
+  return numbers.of(found && sums ? totalSums(found, sums.count) : [], run.step + 1);
+}
 
 async function updateParams(
   run: ProgramRun,

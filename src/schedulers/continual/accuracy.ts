@@ -1,0 +1,46 @@
+import type { Session } from '../../coordinator/index.ts';
+import { view } from '../../data/index.ts';
+import type { HostTensor } from '../../tensor/index.ts';
+import { OUTPUTS } from './loss.ts';
+import type { ContinualPlan } from './scheduler.ts';
+
+/**
+ * Accuracy on each task's evaluation examples, all of them, once `learnt` tasks have been learnt. Where the task is known only
+ * its own outputs are looked at, else those of all tasks so far, or for a task that has not come yet, of all that there are.
+ */
+export async function accuracyOn(
+  session: Session,
+  { scenario, stream, strategy }: ContinualPlan,
+  learnt: number,
+  kept: (name: string) => HostTensor | null,
+): Promise<number[]> {
+  const split = session.config.train.eval_split;
+  const { outputsOf, taskKnown, outputs: width } = scenario.shape;
+  const labels = view(stream.data.parts[split].labels as NonNullable<typeof stream.data.parts.test.labels>, 'int32');
+  const accuracies: number[] = [];
+  const classify = learnt > 0 ? strategy.classify : undefined;
+  for (const task of scenario.tasks.keys()) {
+    const [from, to] = [stream.evaluation[task] as number, stream.evaluation[task + 1] as number];
+    const examples = Int32Array.from({ length: to - from }, (_, i) => from + i);
+    const rows = await session.predict({ split, examples, metrics: [OUTPUTS, ...(classify?.metrics ?? [])] });
+    const seen = task < learnt ? outputsOf.slice(0, learnt) : outputsOf;
+    const allowed = taskKnown ? (outputsOf[task] as readonly number[]) : [...new Set(seen.flat())];
+    const answers = classify
+      ? classify.answers(rows, allowed, kept)
+      : largest(rows[OUTPUTS] as Float32Array, width, allowed);
+    accuracies.push(
+      answers.reduce((right, answer, i) => right + (answer === labels[from + i] ? 1 : 0), 0) / answers.length,
+    );
+  }
+  return accuracies;
+}
+
+/** The allowed output with the largest value, row by row; the first of equal ones. */
+export function largest(values: Float32Array, width: number, allowed: readonly number[]): Int32Array {
+  return Int32Array.from({ length: values.length / width }, (_, row) => {
+    let best = allowed[0] as number;
+    for (const output of allowed)
+      if ((values[row * width + output] as number) > (values[row * width + best] as number)) best = output;
+    return best;
+  });
+}

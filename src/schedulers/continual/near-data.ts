@@ -1,0 +1,41 @@
+import type { Dataset } from '../../data/index.ts';
+import type { Model } from '../../modules/index.ts';
+import { type OptimizerPlan, type PhaseRun, withRule } from '../../optim/index.ts';
+import { registerTrainingObjective, type TrainingObjective } from '../../worker/index.ts';
+import { plainLoss, streamLoss } from './loss.ts';
+import type { ScenarioShape } from './scenario.ts';
+import { continualStrategy } from './strategy.ts';
+import './strategies/index.ts';
+
+/** Name by which ranks know the objectives of continual strategies. */
+export const CONTINUAL = 'continual';
+
+/** What ranks are told: plain data. */
+export interface ContinualObjective {
+  readonly strategy: string;
+  /** The strategy's own keys, with their defaults. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly shape: ScenarioShape;
+  readonly phases: readonly PhaseRun[];
+}
+
+/** What a strategy changes about a step. */
+export function continualObjective({ strategy: name, config, shape, phases }: ContinualObjective): TrainingObjective {
+  const strategy = continualStrategy(name);
+  const rule = strategy.rule?.(config, shape);
+  const transitions = strategy.transitions?.(config, shape);
+  return {
+    model: (model: Model, dataset: Dataset): Model => {
+      const changed = strategy.model?.(model, config, shape) ?? model;
+      const own = (strategy.targets?.(config, shape) ?? []).map((target) => target.name);
+      const datasetTargets = dataset.modelInfo?.targets.length ?? 1;
+      return { ...changed, loss: streamLoss(strategy.loss?.(config, shape) ?? plainLoss, own, datasetTargets) };
+    },
+    ...(rule || phases.some(({ cycle }) => cycle.includes('observe'))
+      ? { optimizer: (plan: OptimizerPlan) => withRule(plan, rule ?? { name: strategy.name }, phases) }
+      : {}),
+    ...(transitions ? { transitions } : {}),
+  };
+}
+
+registerTrainingObjective(CONTINUAL, (config) => continualObjective(config as ContinualObjective));

@@ -1,0 +1,132 @@
+import { type Dataset, type PreparedViews, permutations, rotations, type SplitName } from '../../data/index.ts';
+import type { ScenarioConfig } from './schema.ts';
+
+/** Which examples of a split a task has: numbers of the dataset's examples. */
+export type TaskExamples = Readonly<Record<'train' | 'evaluation', Int32Array>>;
+
+/** A task of a sequence. */
+export interface Task {
+  /** From 0. */
+  readonly index: number;
+  readonly examples: TaskExamples;
+  /** View through which its inputs are seen; -1 for none. */
+  readonly view: number;
+  /** Outputs of the model that its classes have, in order. */
+  readonly outputs: readonly number[];
+  /** The output that stands for a class of the dataset. */
+  outputOf(label: number): number;
+}
+
+/** What every rank must know of a scenario: plain data. */
+export interface ScenarioShape {
+  readonly tasks: number;
+  /** Outputs of the model. */
+  readonly outputs: number;
+  /** Outputs of each task's classes. */
+  readonly outputsOf: readonly (readonly number[])[];
+  /** Whether the task is known when its examples are classified, so that only its own outputs count. */
+  readonly taskKnown: boolean;
+  readonly seed: number;
+}
+
+/** A sequence of tasks over a dataset. */
+export interface Scenario {
+  readonly shape: ScenarioShape;
+  readonly tasks: readonly Task[];
+  readonly views: PreparedViews | null;
+}
+
+/**
+ * Cuts a labelled dataset into a sequence of tasks (van de Ven and Tolias, Three scenarios for continual learning, 2019,
+ * tables 1 and 2). Task-incremental: the task is known, each has outputs of its own. Domain-incremental: all tasks share the
+ * outputs, and it is not. Class-incremental: each task brings new outputs, and it is not known.
+ * @throws RangeError if the dataset has no classes, or not enough for the tasks
+ */
+export function makeScenario(
+  config: ScenarioConfig,
+  dataset: Dataset,
+  options: { readonly split: SplitName; readonly seed: number },
+): Scenario {
+  const labels = { train: labelsOf(dataset, 'train'), evaluation: labelsOf(dataset, options.split) };
+  const classes = dataset.info.classes as number;
+  const lists = classLists(config, classes);
+  const perTask = Math.max(...lists.map((list) => list.length));
+  const shared = config.name === 'domain-incremental';
+  const views = viewsOf(config, dataset, lists.length);
+  // Where the tasks' classes differ, an output belongs to a class; where they are all the same, to a class of a task.
+  const split = config.stream.name === 'split';
+  const outputs = shared ? perTask : split ? classes : perTask * lists.length;
+  const examples = (list: readonly number[]): TaskExamples => {
+    const members = new Set(list);
+    const of = (all: ArrayLike<number>) =>
+      Int32Array.from(Array.from({ length: all.length }, (_, i) => i).filter((i) => members.has(all[i] as number)));
+    return { train: of(labels.train), evaluation: of(labels.evaluation) };
+  };
+  const whole = split ? null : examples(lists[0] as readonly number[]);
+  const tasks = lists.map((list, index): Task => {
+    const place = new Map(list.map((label, at) => [label, at]));
+    const outputOf = (label: number): number => {
+      const at = place.get(label) as number;
+      return shared ? at : split ? label : index * perTask + at;
+    };
+    const own = whole ?? examples(list);
+    for (const [part, found] of Object.entries(own))
+      if (found.length === 0)
+        throw new RangeError(`task ${index + 1} (classes ${list.join(', ')}) has no ${part} examples`);
+    return { index, examples: own, view: views ? index : -1, outputs: list.map(outputOf), outputOf };
+  });
+  return {
+    shape: {
+      tasks: tasks.length,
+      outputs,
+      outputsOf: tasks.map((task) => task.outputs),
+      taskKnown: config.name === 'task-incremental',
+      seed: options.seed,
+    },
+    tasks,
+    views,
+  };
+}
+
+function labelsOf(dataset: Dataset, split: SplitName): ArrayLike<number> {
+  const { labels } = dataset.split(split);
+  if (labels && dataset.info.classes !== undefined) return labels;
+  throw new RangeError(`dataset ${dataset.name} has no classes to make tasks of; use a labelled one`);
+}
+
+function classLists({ stream }: ScenarioConfig, classes: number): number[][] {
+  const all = Array.from({ length: classes }, (_, i) => i);
+  if (stream.name !== 'split') return Array.from({ length: stream.tasks }, () => all);
+  if (stream.classes) {
+    const seen = new Set<number>();
+    for (const label of stream.classes.flat()) {
+      if (label >= classes)
+        throw new RangeError(`stream.classes names class ${label}; the dataset has 0 to ${classes - 1}`);
+      if (seen.has(label))
+        throw new RangeError(`stream.classes names class ${label} twice; a class belongs to one task`);
+      seen.add(label);
+    }
+    return stream.classes.map((list) => [...list]);
+  }
+  if (classes % stream.tasks !== 0)
+    throw new RangeError(
+      `${classes} classes cannot be shared out over ${stream.tasks} tasks evenly; give stream.classes, a list for each task`,
+    );
+  const each = classes / stream.tasks;
+  return Array.from({ length: stream.tasks }, (_, task) => all.slice(task * each, (task + 1) * each));
+}
+
+function viewsOf({ stream }: ScenarioConfig, dataset: Dataset, tasks: number): PreparedViews | null {
+  if (stream.name === 'split') return null;
+  const shape = dataset.info.inputs[0]?.shape ?? [];
+  const size = shape.reduce((product, dim) => product * dim, 1);
+  if (stream.name === 'permuted') return permutations(size, tasks, stream.seed);
+  const [height, width] = shape;
+  if (height === undefined || height !== width || size !== height * width)
+    throw new RangeError(`rotated needs square grey images, but the inputs of ${dataset.name} are [${shape}]`);
+  const step = tasks > 1 ? stream.degrees / (tasks - 1) : 0;
+  return rotations(
+    height,
+    Array.from({ length: tasks }, (_, task) => task * step),
+  );
+}

@@ -1,0 +1,91 @@
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/index.ts';
+import type { Dataset } from '../../data/index.ts';
+import { composeTasks } from './compose.ts';
+import { CONTINUAL, type ContinualObjective } from './near-data.ts';
+import { runTasks } from './run-tasks.ts';
+import { makeScenario, type Scenario } from './scenario.ts';
+import { scenarioSchema } from './schema.ts';
+import { type ContinualStrategy, continualStrategies, continualStrategy } from './strategy.ts';
+import { type BuiltStream, StreamBuilder } from './stream-builder.ts';
+
+/** Keys of the `scheduler` section, the strategy's own not yet looked at. */
+export interface ContinualConfig {
+  readonly scenario: z.output<typeof scenarioSchema>;
+  readonly epochs: number;
+  readonly strategy: { readonly name: string; readonly [key: string]: unknown };
+}
+
+/** What `prepare` has made for `run`. */
+export interface ContinualPlan {
+  readonly dataset: Dataset;
+  readonly scenario: Scenario;
+  readonly stream: BuiltStream;
+  readonly strategy: ContinualStrategy;
+  readonly strategyConfig: Readonly<Record<string, unknown>>;
+}
+
+function strategySchema() {
+  const options = [...continualStrategies().values()].map(({ name, config }) =>
+    z.strictObject({ name: z.literal(name).describe('continual-learning strategy'), ...config.shape }),
+  );
+  const [first, ...rest] = options;
+  if (!first) throw new Error('no continual strategy is registered');
+  return z.discriminatedUnion('name', [first, ...rest]).prefault({ name: 'naive' } as never);
+}
+
+const continualSchema = z.strictObject({
+  scenario: scenarioSchema,
+  epochs: z.int().min(1).default(1).describe("passes over each task's examples; train.steps follows from it"),
+  strategy: strategySchema(),
+});
+
+function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig): SchedulerPlan {
+  const { name, ...strategyConfig } = own.strategy;
+  const strategy = continualStrategy(name);
+  const split = config.train.eval_split;
+  const scenario = makeScenario(own.scenario, dataset, { split, seed: config.seed });
+  const targets = strategy.targets?.(strategyConfig, scenario.shape) ?? [];
+  const { global } = config.batch;
+  const builder = new StreamBuilder(scenario, dataset, global, targets);
+  const given = { scenario, dataset, builder, epochs: own.epochs, global, seed: config.seed };
+  if (strategy.compose) strategy.compose(given, strategyConfig);
+  else composeTasks(given, { fresh: global });
+  const stream = builder.build(data, dataset, split);
+  const objective: ContinualObjective = {
+    strategy: name,
+    config: strategyConfig,
+    shape: scenario.shape,
+    phases: stream.phases,
+  };
+  return {
+    data: stream.data,
+    steps: stream.steps,
+    objective: { name: CONTINUAL, config: objective },
+    plan: { dataset, scenario, stream, strategy, strategyConfig } satisfies ContinualPlan,
+  };
+}
+
+/**
+ * `scheduler: {name: continual}`: a sequence of tasks, each learnt without going back to the data of those before, and what is
+ * left of every one of them after each. `train.steps` follows from the tasks.
+ */
+export const continual: Scheduler<ContinualConfig> = {
+  name: 'continual',
+  config: continualSchema as unknown as Scheduler<ContinualConfig>['config'],
+  prepare,
+  entry: nearDataEntry,
+  run: (session) => runTasks(session, session.plan as ContinualPlan),
+};
+
+/** Node 20 cannot run TypeScript, so from the sources the built file is used; Deno runs the sources as they are. */
+function nearDataEntry(): URL {
+  const here = import.meta.url;
+  if (!here.endsWith('.ts')) return new URL('../near-data-thread.js', here);
+  if ('Deno' in globalThis) return new URL('../near-data-thread.ts', here);
+  const built = new URL('../../../dist/schedulers/near-data-thread.js', here);
+  if (!existsSync(built)) throw new Error(`${fileURLToPath(built)} is missing: run \`npm run build\` first`);
+  return built;
+}

@@ -1,0 +1,159 @@
+import { z } from 'zod';
+import { tf } from '../../../engine/index.ts';
+import type { ParamRule } from '../../../optim/index.ts';
+import { createRng } from '../../../tensor/index.ts';
+import type { Transition } from '../../../worker/index.ts';
+import { composeTasks } from '../compose.ts';
+import { crossEntropies } from '../loss.ts';
+import type { Task } from '../scenario.ts';
+import { type ComposeGiven, type ContinualStrategy, registerContinual, type StrategyLoss } from '../strategy.ts';
+import type { Entry } from '../stream-builder.ts';
+
+type Tensor = tf.Tensor;
+
+const importanceShape = {
+  lambda: z.number().min(0).default(100).describe('weight of the penalty on leaving what earlier tasks need'),
+  samples: z.int().min(1).default(200).describe('examples of a task that importance is measured on, one by one'),
+} as const;
+
+const onlineShape = {
+  ...importanceShape,
+  gamma: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe('what is left of the importance of earlier tasks when another is added'),
+} as const;
+
+/** Mark of an example that only stands for itself in an observing step. */
+const OBSERVED = 'observed';
+
+/**
+ * Quadratic penalties lambda / 2 sum_k F_k (w - w_k)^2 over earlier tasks k, of which only the sums of F_k and of F_k w_k are
+ * kept: their gradient is lambda (w sum F_k - sum F_k w_k). Observing steps add squared gradients up.
+ */
+export function quadraticPenalty(name: string, lambda: number, importance: (gradient: Tensor) => Tensor): ParamRule {
+  return {
+    name,
+    slots: () => ['importance', 'pull', 'measured'],
+    gradient: ({ gradient, param, slots }) => {
+      const pulled = tf.sub(tf.mul(param, slots.importance as Tensor), slots.pull as Tensor);
+      return tf.add(gradient, tf.mul(pulled, lambda));
+    },
+    observe: ({ gradient, slots }) => ({ measured: tf.add(slots.measured as Tensor, importance(gradient)) }),
+  };
+}
+
+interface Consolidation {
+  /** What is left of the importance of before. */
+  readonly gamma: number;
+  readonly samples: number;
+  /** One penalty around the newest parameters, in place of one for each task. */
+  readonly running: boolean;
+}
+
+/** Adds what has been measured, as the importance of the parameters where they are now. */
+export function consolidate(name: string): Transition {
+  return ({ value, slots }, args) => {
+    const { gamma, samples, running } = args as Consolidation;
+    const [importance, pull, measured] = ['importance', 'pull', 'measured'].map(
+      (slot) => slots[`${name}.${slot}`] as Float32Array,
+    ) as [Float32Array, Float32Array, Float32Array];
+    for (let i = 0; i < value.length; i++) {
+      const own = (measured[i] as number) / samples;
+      importance[i] = gamma * (importance[i] as number) + own;
+      // One running penalty has its middle where the parameters are now; else each task keeps its own.
+      pull[i] =
+        (running ? (importance[i] as number) : own) * (value[i] as number) + (running ? 0 : (pull[i] as number));
+      measured[i] = 0;
+    }
+  };
+}
+
+/**
+ * Adds steps that look at the gradients of single examples of a task, drawn without replacement: each fills a whole batch, so
+ * that the batch's mean gradient is its own.
+ */
+function observeTask({ builder, global, seed }: ComposeGiven, task: Task, samples: number): void {
+  const { train } = task.examples;
+  const rng = createRng(seed).fork('continual importance', task.index);
+  for (let i = 0; i < samples; i++) {
+    const example = train[rng.integer(train.length)] as number;
+    const entry: Entry = { example, task: task.index, weight: 1, marks: { [OBSERVED]: 1 } };
+    builder.step(new Array<Entry>(global).fill(entry), 'observe');
+  }
+}
+
+const observed = [{ name: OBSERVED, dtype: 'float32', shape: [] }] as const;
+
+/**
+ * Cross entropy whose labels are the model's own answers where a single example is looked at: the Fisher information's
+ * expectation is over what the model says, here over its most likely answer.
+ */
+const fisherLoss: StrategyLoss = {
+  of: (given) => {
+    const own = tf.argMax(tf.add(given.logits, given.mask), 1);
+    const looked = tf.greater(given.targets[OBSERVED] as Tensor, 0.5);
+    const labels = tf.where(looked, tf.cast(own, 'int32'), tf.cast(given.labels, 'int32'));
+    return tf.mean(tf.mul(given.weights, crossEntropies({ ...given, labels })));
+  },
+};
+
+/** Half the squared length of the outputs, where a single example is looked at (Aljundi et al., 2018, section 4.1). */
+const outputLengthLoss: StrategyLoss = {
+  of: (given) => {
+    const looked = given.targets[OBSERVED] as Tensor;
+    const length = tf.div(tf.sum(tf.square(given.logits), 1), 2);
+    const losses = tf.add(tf.mul(looked, length), tf.mul(tf.sub(1, looked), crossEntropies(given)));
+    return tf.mean(tf.mul(given.weights, losses));
+  },
+};
+
+function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
+  strategy: Pick<ContinualStrategy<S>, 'name' | 'config'>,
+  measured: {
+    readonly loss: StrategyLoss;
+    of(gradient: Tensor): Tensor;
+    /** Where there is one running penalty: what is left of the importance of before. */
+    gamma?(config: z.output<S>): number;
+  },
+): void {
+  const { name } = strategy;
+  type Own = z.output<z.ZodObject<typeof importanceShape>>;
+  registerContinual({
+    ...strategy,
+    targets: () => observed,
+    loss: () => measured.loss,
+    rule: (config) => quadraticPenalty(name, (config as Own).lambda, measured.of),
+    transitions: () => ({ consolidate: consolidate(name) }),
+    compose: (given, config) =>
+      composeTasks(given, {
+        fresh: given.global,
+        ended: (task) => {
+          if (task.index < given.scenario.tasks.length - 1) observeTask(given, task, (config as Own).samples);
+        },
+      }),
+    afterTask: async ({ task, scenario, transition }, config) => {
+      if (task === scenario.tasks.length - 1) return;
+      const args: Consolidation = {
+        gamma: measured.gamma?.(config) ?? 1,
+        samples: (config as Own).samples,
+        running: measured.gamma !== undefined,
+      };
+      await transition('consolidate', args);
+    },
+  });
+}
+
+/** Elastic weight consolidation (Kirkpatrick et al., 2017, equation 3), with a penalty for each earlier task. */
+importanceStrategy({ name: 'ewc', config: z.object(importanceShape) }, { loss: fisherLoss, of: tf.square });
+
+/** The same with one running importance (Schwarz et al., Progress and compress, 2018, section 3.2). */
+importanceStrategy(
+  { name: 'online-ewc', config: z.object(onlineShape) },
+  { loss: fisherLoss, of: tf.square, gamma: ({ gamma }) => gamma },
+);
+
+/** Memory aware synapses (Aljundi et al., 2018, equation 4): importance is how much the outputs' length depends on a weight. */
+importanceStrategy({ name: 'mas', config: z.object(importanceShape) }, { loss: outputLengthLoss, of: tf.abs });

@@ -1,0 +1,7 @@
+// A new strategy is one file and one line here.
+import './baselines.ts';
+import './replay.ts';
+import './dark-replay.ts';
+import './gradient-memory.ts';
+import './consolidation.ts';
+import './synaptic-intelligence.ts';

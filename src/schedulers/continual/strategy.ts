@@ -1,0 +1,121 @@
+import type { ZodObject, z } from 'zod';
+import type { Dataset, StreamTarget } from '../../data/index.ts';
+import type { tf } from '../../engine/index.ts';
+import type { Model, StateSpec } from '../../modules/index.ts';
+import type { ParamRule } from '../../optim/index.ts';
+import type { HostTensor } from '../../tensor/index.ts';
+import type { Transition } from '../../worker/index.ts';
+import type { Scenario, ScenarioShape } from './scenario.ts';
+import type { StreamBuilder } from './stream-builder.ts';
+
+type Tensor = tf.Tensor;
+
+/** What a strategy's loss is given. All traced. */
+export interface LossGiven {
+  /** float32 `[micro, outputs]`. */
+  readonly logits: Tensor;
+  /** int32 `[micro]`: the output that is right. */
+  readonly labels: Tensor;
+  /** float32 `[micro]`; the mean over a step is 1. */
+  readonly weights: Tensor;
+  /** float32 `[micro, outputs]`: 0, or a large negative number for outputs that take no part. */
+  readonly mask: Tensor;
+  /** The strategy's own targets by name. */
+  readonly targets: Readonly<Record<string, Tensor>>;
+  /** The loss's own state by name, as it was before the step. */
+  readonly state: Readonly<Record<string, Tensor>>;
+  /** Adds to the loss's own state (`StateSpec.update` says what becomes of it). */
+  contribute(name: string, value: Tensor): void;
+}
+
+/** A loss in place of the masked cross entropy. */
+export interface StrategyLoss {
+  readonly state?: Readonly<Record<string, StateSpec>>;
+  /** A float32 scalar: the mean over the microbatch. */
+  of(given: LossGiven): Tensor;
+}
+
+/** What a strategy is given to decide what is seen when. */
+export interface ComposeGiven {
+  readonly scenario: Scenario;
+  readonly dataset: Dataset;
+  readonly builder: StreamBuilder;
+  /** Passes over each task's examples. */
+  readonly epochs: number;
+  /** Examples of a step. */
+  readonly global: number;
+  readonly seed: number;
+}
+
+/** What a strategy can do where a task begins or ends. */
+export interface TaskEnd {
+  /** Of the task, from 0. */
+  readonly task: number;
+  readonly scenario: Scenario;
+  readonly dataset: Dataset;
+  /** Changes all parameters and their slots by one of the strategy's transitions. */
+  transition(name: string, args: unknown): Promise<void>;
+  /** Logits for training examples as the present task sees them: float32 `[examples, outputs]`. By stream position. */
+  predict(positions: Int32Array, metrics?: readonly string[]): Promise<Readonly<Record<string, Float32Array>>>;
+  /** First and end position of a task in the training stream. */
+  positions(task: number): { readonly from: number; readonly to: number };
+  /** Writes rows of one of the strategy's targets that are filled in while the run goes on. They are part of checkpoints. */
+  fill(target: string, firstRow: number, values: Float32Array): void;
+  /** Keeps tensors for later and for checkpoints; `kept` finds them again. */
+  keep(name: string, tensor: HostTensor): void;
+  kept(name: string): HostTensor | null;
+}
+
+/**
+ * A continual-learning strategy, as `scheduler.strategy.name` names it: what is seen when (`compose`), what is learnt from it
+ * (`loss`, `rule`, `model`), and what happens when a task ends. Everything traced sees one microbatch or one parameter at a
+ * time, so each strategy runs on any mesh. All parts but name and config are optional: without any it is naive fine-tuning.
+ */
+export interface ContinualStrategy<S extends ZodObject = ZodObject> {
+  readonly name: string;
+  /** Its own keys of `scheduler.strategy`. */
+  readonly config: S;
+  /** Targets that its loss wants besides weights and masks. */
+  targets?(config: z.output<S>, shape: ScenarioShape): readonly StreamTarget[];
+  /** Decides all steps. Default: each task's examples in a new order every epoch. */
+  compose?(given: ComposeGiven, config: z.output<S>): void;
+  loss?(config: z.output<S>, shape: ScenarioShape): StrategyLoss;
+  rule?(config: z.output<S>, shape: ScenarioShape): ParamRule;
+  model?(model: Model, config: z.output<S>, shape: ScenarioShape): Model;
+  transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
+  /** Called before the first step of each task. */
+  beforeTask?(start: TaskEnd, config: z.output<S>): Promise<void> | void;
+  /** Called after the last step of each task, before it is evaluated. */
+  afterTask?(end: TaskEnd, config: z.output<S>): Promise<void> | void;
+  /**
+   * What the answer for each example is, in place of the largest of the allowed outputs. `rows`: what is predicted of the examples
+   * (`outputs` and what `metrics` names), `allowed` the outputs of the tasks so far, or of the example's own where it is known.
+   */
+  readonly classify?: {
+    readonly metrics: readonly string[];
+    answers(
+      rows: Readonly<Record<string, Float32Array>>,
+      allowed: readonly number[],
+      kept: (name: string) => HostTensor | null,
+    ): Int32Array;
+  };
+}
+
+const registry = new Map<string, ContinualStrategy>();
+
+/** Makes a strategy known to configs by its name. */
+export function registerContinual<S extends ZodObject>(strategy: ContinualStrategy<S>): void {
+  registry.set(strategy.name, strategy as unknown as ContinualStrategy);
+}
+
+/** Registered strategies by name. */
+export function continualStrategies(): ReadonlyMap<string, ContinualStrategy> {
+  return registry;
+}
+
+/** @throws Error naming the strategies that there are */
+export function continualStrategy(name: string): ContinualStrategy {
+  const found = registry.get(name);
+  if (!found) throw new Error(`there is no continual strategy "${name}"; known: ${[...registry.keys()].join(', ')}`);
+  return found;
+}

@@ -1,0 +1,238 @@
+import {
+  type Dataset,
+  type PreparedData,
+  type PreparedStream,
+  type SplitName,
+  type StreamTarget,
+  type StreamValues,
+  share,
+} from '../../data/index.ts';
+import type { PhaseRun, StepPhase } from '../../optim/index.ts';
+import type { Scenario } from './scenario.ts';
+
+/** One example of a step. */
+export interface Entry {
+  /** Number of the dataset's training example. */
+  readonly example: number;
+  /** Task that it belongs to. */
+  readonly task: number;
+  /** Its share of the step's loss, so that a step's weights have the mean 1. 0 for one that only fills a batch. */
+  readonly weight: number;
+  /** Outputs that take part in its loss; default: those of its task where tasks are known, else all. */
+  readonly outputs?: readonly number[];
+  /**
+   * Values of the strategy's own targets of shape [] by name (left out: -1 for int32, 0 for float32), and rows of its other ones.
+   */
+  readonly marks?: Readonly<Record<string, number>>;
+}
+
+/** Names of the targets that every stream adds to a dataset's. */
+export const WEIGHT = 'weight';
+export const MASK = 'mask';
+/** What is added to the logits of outputs that take no part. */
+export const MASKED = -1e9;
+
+/** What a strategy has decided about steps: part of `SchedulerPlan`. */
+export interface BuiltStream {
+  readonly data: PreparedStream;
+  readonly steps: number;
+  readonly phases: readonly PhaseRun[];
+  /** Completed steps at the end of each task, observing steps included. */
+  readonly ends: readonly number[];
+  /** First position of each task's evaluation examples, and the end: `tasks + 1` numbers. */
+  readonly evaluation: readonly number[];
+}
+
+/**
+ * Puts together which examples are seen in which step. What comes out is a pure function of the config: nothing depends on
+ * what the model learns, so a run can be sharded and resumed like any other.
+ */
+export class StreamBuilder {
+  readonly #scenario: Scenario;
+  readonly #global: number;
+  readonly #own: readonly StreamTarget[];
+  readonly #labels: ArrayLike<number>;
+  readonly #examples: number[] = [];
+  readonly #classes: number[] = [];
+  readonly #views: number[] = [];
+  readonly #weights: number[] = [];
+  readonly #masks: number[] = [];
+  readonly #maskRows = new Map<string, number>();
+  readonly #marks = new Map<string, number[]>();
+  readonly #phases: StepPhase[] = [];
+  readonly #ends: number[] = [];
+
+  /** @param targets the strategy's own targets; those of shape [] get their values from `Entry.marks`, the others rows that are filled in later */
+  constructor(scenario: Scenario, dataset: Dataset, global: number, targets: readonly StreamTarget[] = []) {
+    this.#scenario = scenario;
+    this.#global = global;
+    this.#own = targets;
+    this.#labels = dataset.split('train').labels as ArrayLike<number>;
+    for (const { name } of targets) this.#marks.set(name, []);
+  }
+
+  /** Steps so far. */
+  get steps(): number {
+    return this.#phases.length;
+  }
+
+  /**
+   * Adds a step.
+   * @throws RangeError if there is not an entry for each example of a batch
+   */
+  step(entries: readonly Entry[], phase: StepPhase = 'train'): void {
+    if (entries.length !== this.#global)
+      throw new RangeError(
+        `a step has ${this.#global} examples (batch.global), but the strategy gave ${entries.length}`,
+      );
+    for (const entry of entries) {
+      const task = this.#scenario.tasks[entry.task];
+      if (!task) throw new RangeError(`there is no task ${entry.task}`);
+      this.#examples.push(entry.example);
+      this.#classes.push(task.outputOf(this.#labels[entry.example] as number));
+      this.#views.push(task.view);
+      this.#weights.push(entry.weight);
+      this.#masks.push(this.#maskRow(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
+      for (const { name, dtype } of this.#own) {
+        const values = this.#marks.get(name) as number[];
+        values.push(entry.marks?.[name] ?? (dtype === 'int32' ? -1 : 0));
+      }
+    }
+    this.#phases.push(phase);
+  }
+
+  /** Says that the task is over. */
+  endTask(): void {
+    this.#ends.push(this.steps);
+  }
+
+  /** @throws RangeError if not every task has ended, or none has a step */
+  build(base: PreparedData, dataset: Dataset, split: SplitName): BuiltStream {
+    const { tasks, shape, views } = this.#scenario;
+    if (this.#ends.length !== tasks.length || this.steps === 0)
+      throw new RangeError(`the strategy ended ${this.#ends.length} of ${tasks.length} tasks, in ${this.steps} steps`);
+    const labels = dataset.split(split).labels as ArrayLike<number>;
+    const shown = tasks.flatMap((task) => Array.from(task.examples.evaluation, (example) => ({ task, example })));
+    const evaluation = tasks.map((_, t) => shown.findIndex(({ task }) => task.index === t));
+    const part = {
+      from: split,
+      examples: share(
+        'int32',
+        shown.map(({ example }) => example),
+      ),
+      labels: share(
+        'int32',
+        shown.map(({ task, example }) => task.outputOf(labels[example] as number)),
+      ),
+      views: views
+        ? share(
+            'int32',
+            shown.map(({ task }) => task.view),
+          )
+        : null,
+      targets: {
+        [WEIGHT]: {
+          values: share('float32', [1]),
+          rows: share(
+            'int32',
+            shown.map(() => 0),
+          ),
+        },
+        [MASK]: this.#maskValues(shown.map(({ task }) => this.#maskRow(shape.taskKnown ? task.outputs : null))),
+      },
+    };
+    const targets: StreamTarget[] = [
+      { name: WEIGHT, dtype: 'float32', shape: [] },
+      { name: MASK, dtype: 'float32', shape: [shape.outputs] },
+      ...this.#own,
+    ];
+    const info = {
+      ...dataset.info,
+      classes: shape.outputs,
+      targets: [...dataset.info.targets, ...targets.map(({ dtype, shape: each }) => ({ dtype, shape: each }))],
+    };
+    const data: PreparedStream = {
+      kind: 'stream',
+      base,
+      info,
+      targets,
+      parts: {
+        train: {
+          from: 'train',
+          examples: share('int32', this.#examples),
+          labels: share('int32', this.#classes),
+          views: views ? share('int32', this.#views) : null,
+          targets: {
+            [WEIGHT]: { values: share('float32', this.#weights), rows: null },
+            [MASK]: this.#maskValues(this.#masks),
+            ...Object.fromEntries(this.#own.flatMap((target) => this.#ownValues(target))),
+          },
+        },
+        validation: part,
+        test: part,
+      },
+      views,
+      made: null,
+    };
+    return {
+      data,
+      steps: this.steps,
+      phases: runsOf(this.#phases),
+      ends: this.#ends,
+      evaluation: [...evaluation, shown.length],
+    };
+  }
+
+  #maskRow(outputs: readonly number[] | null): number {
+    const key = outputs === null ? '' : outputs.join(',');
+    const known = this.#maskRows.get(key);
+    if (known !== undefined) return known;
+    this.#maskRows.set(key, this.#maskRows.size);
+    return this.#maskRows.size - 1;
+  }
+
+  #maskValues(rows: readonly number[]): StreamValues {
+    const width = this.#scenario.shape.outputs;
+    const values = new Float32Array(this.#maskRows.size * width);
+    for (const [key, row] of this.#maskRows) {
+      if (key === '') continue;
+      const taking = new Set(key.split(',').map(Number));
+      for (let output = 0; output < width; output++) values[row * width + output] = taking.has(output) ? 0 : MASKED;
+    }
+    return { values: share('float32', values), rows: share('int32', rows) };
+  }
+
+  #ownValues({ name, dtype, shape }: StreamTarget): [string, StreamValues][] {
+    const marks = this.#marks.get(name) as number[];
+    if (shape.length === 0) return [[name, { values: share(dtype, marks), rows: null }]];
+    // Rows that are filled in while the run goes on, wherever a mark says which.
+    const size = shape.reduce((product, dim) => product * dim, 1);
+    const count = marks.reduce((most, mark) => Math.max(most, mark), 0) + 1;
+    return [
+      [
+        name,
+        {
+          values: share('float32', new Float32Array(count * size)),
+          rows: share(
+            'int32',
+            marks.map((mark) => Math.max(0, mark)),
+          ),
+        },
+      ],
+    ];
+  }
+}
+
+/** Phases step by step as runs of equal ones; a pattern that alternates becomes one run with a cycle of two. */
+function runsOf(phases: readonly StepPhase[]): PhaseRun[] {
+  const runs: { steps: number; cycle: StepPhase[] }[] = [];
+  for (const phase of phases) {
+    const last = runs.at(-1);
+    if (last && last.cycle[last.steps % last.cycle.length] === phase) last.steps += 1;
+    else if (last && last.cycle.length === 1 && last.steps === 1) {
+      last.cycle.push(phase);
+      last.steps = 2;
+    } else runs.push({ steps: 1, cycle: [phase] });
+  }
+  return runs;
+}
