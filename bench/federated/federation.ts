@@ -6,7 +6,9 @@ import {
   behaviourSchema,
   buildModel,
   ClientStore,
+  type Collector,
   clientBehaviour,
+  compressesUpdates,
   type Dataset,
   dataSchema,
   FitPool,
@@ -21,6 +23,8 @@ import {
   prepareData,
   prepareModel,
   RoundSimulation,
+  type UpdateCompression,
+  updateCompressionSchema,
   type VectorLayout,
   vectorLayout,
 } from '../../src/index.ts';
@@ -32,6 +36,7 @@ export interface Federation {
   readonly layout: VectorLayout;
   readonly strategy: string;
   readonly settings: object;
+  readonly compression: UpdateCompression;
   initial(seed: number): Float32Array;
   /** Accuracy on the test images, in percent. */
   accuracy(params: Float32Array): Promise<number>;
@@ -52,6 +57,7 @@ export interface FederationOptions {
   readonly batch: number;
   readonly strategy?: string;
   readonly settings?: object;
+  readonly compression?: z.input<typeof updateCompressionSchema>;
   readonly threads?: number;
 }
 
@@ -95,6 +101,7 @@ export async function federation(options: FederationOptions): Promise<Federation
   const found = federatedStrategies().get(strategy);
   if (!found) throw new Error(`there is no strategy ${strategy}`);
   const own = found.config.parse(settings);
+  const compression = updateCompressionSchema.parse(options.compression);
   const params = modelParams(built.model);
   const layout = vectorLayout(params);
   const pool = await FitPool.start({
@@ -106,6 +113,7 @@ export async function federation(options: FederationOptions): Promise<Federation
       engine: { kind: 'onnx', device: 'cpu', threads: 1 },
       objective: found.objective?.(own as never) ?? { name: 'none', config: {} },
       batch,
+      compression,
     },
     threads,
   });
@@ -117,6 +125,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     layout,
     strategy,
     settings: own,
+    compression,
     initial: (seed) => {
       const tensors = initParams(params, seed);
       const vector = new Float32Array(layout.size);
@@ -143,15 +152,19 @@ export interface RoundOptions {
   readonly behaviour?: z.input<typeof behaviourSchema>;
   readonly deadlineSeconds?: number;
   readonly maxNorm?: number;
+  /** Where what clients keep is put; for looking at it afterwards. */
+  readonly store?: ClientStore;
+  /** How updates are added up, where the server must not see them. */
+  readonly collector?: Collector;
 }
 
 /** Rounds of a federation over a partition. */
 export function rounds(
-  { pool, layout, strategy, settings, initial }: Federation,
+  { pool, layout, strategy, settings, compression, initial }: Federation,
   partition: Partition,
   options: RoundOptions,
 ): RoundSimulation {
-  const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null } = options;
+  const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null, collector } = options;
   const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed };
   const server = federatedStrategies()
     .get(strategy)
@@ -163,13 +176,15 @@ export function rounds(
       partition,
       server,
       behaviour: clientBehaviour(behaviourSchema.parse(behaviour ?? {}), seed),
-      store: new ClientStore(),
+      store: options.store ?? new ClientStore(),
       seed,
       cohort,
       quorum: 1,
       local: { epochs, batch },
       deadlineSeconds,
       maxNorm,
+      compression: compressesUpdates(compression) ? { config: compression, sent: [[0, layout.size]] } : null,
+      ...(collector ? { collector } : {}),
     },
     initial(seed),
     new Float32Array(0),
