@@ -1,4 +1,5 @@
 import type { Rng } from '../../../tensor/index.ts';
+import { eachChunk, keystream } from './mask.ts';
 
 /** How real numbers become elements of the ring of integers modulo 2^32 in which updates are added up. */
 export interface QuantiseOptions {
@@ -8,17 +9,23 @@ export interface QuantiseOptions {
   readonly levels: number;
 }
 
-/** Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). */
+/**
+ * Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). The chances are a keystream under
+ * a key that `rng` draws, which is much quicker to have than numbers of `rng` itself.
+ */
 export function quantise(values: Float32Array, { range, levels }: QuantiseOptions, rng: Rng): Uint32Array {
   const scale = levels / (2 * range);
   const result = new Uint32Array(values.length);
-  const chances = rng.fillUniform(new Float32Array(values.length));
-  for (let i = 0; i < values.length; i++) {
-    const value = Math.min(range, Math.max(-range, values[i] as number));
-    const exact = (value + range) * scale;
-    const low = Math.floor(exact);
-    result[i] = Math.min(levels, low + ((chances[i] as number) < exact - low ? 1 : 0));
-  }
+  const material = Uint32Array.from({ length: 12 }, () => rng.uint32());
+  eachChunk(keystream(new Uint8Array(material.buffer)), values.length, (words, at) => {
+    const bits = new Int32Array(words.buffer, words.byteOffset, words.length);
+    for (let i = 0; i < bits.length; i++) {
+      const exact = ((values[at + i] as number) + range) * scale;
+      const cut = exact < 0 ? 0 : exact > levels ? levels : exact;
+      const level = Math.floor(cut + ((bits[i] as number) >>> 8) * 2 ** -24);
+      result[at + i] = level > levels ? levels : level;
+    }
+  });
   return result;
 }
 

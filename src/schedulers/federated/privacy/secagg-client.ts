@@ -9,7 +9,7 @@ import {
   type KeyObject,
   randomBytes,
 } from 'node:crypto';
-import { addMask, maskOf } from './mask.ts';
+import { addMask } from './mask.ts';
 import { SecAggError } from './secagg-error.ts';
 import { type SecretShare, splitSecret } from './shamir.ts';
 
@@ -60,6 +60,8 @@ export class SecAggClient {
   /** Seed of the mask that only this client adds. */
   readonly #seed = randomBytes(32);
   readonly #neighbours = new Map<number, PublicKeys>();
+  /** What it has in common with each neighbour. */
+  readonly #secrets = new Map<number, Uint8Array>();
   readonly #received = new Map<number, { readonly seed: SecretShare; readonly key: SecretShare }>();
   #masked = false;
   #unmasked = false;
@@ -94,7 +96,7 @@ export class SecAggClient {
     return neighbours.map((to, i) => {
       const [seed, key] = [seeds[i] as SecretShare, keys[i] as SecretShare];
       const plain = Buffer.concat([Uint8Array.of(seed.x), seed.bytes, key.bytes]);
-      return { from: this.client, to: to.client, sealed: seal(this.#secretWith(to, 'cipher', to.client), plain) };
+      return { from: this.client, to: to.client, sealed: seal(this.#secretWith(to, to.client), plain) };
     });
   }
 
@@ -103,7 +105,7 @@ export class SecAggClient {
     for (const { from, sealed } of shares) {
       const keys = this.#neighbours.get(from);
       if (!keys) throw new Error(`client ${this.client} was given shares of ${from}, which is no neighbour of its`);
-      const plain = unseal(this.#secretWith(keys, 'cipher', this.client), sealed, `shares of client ${from}`);
+      const plain = unseal(this.#secretWith(keys, this.client), sealed, `shares of client ${from}`);
       const x = plain[0] as number;
       this.#received.set(from, {
         seed: { x, bytes: plain.subarray(1, 33) },
@@ -120,10 +122,10 @@ export class SecAggClient {
     if (this.#masked) throw new Error(`client ${this.client} has masked a vector in aggregation ${id} already`);
     this.#masked = true;
     const masked = vector.slice();
-    addMask(masked, maskOf(this.#seed, `${id} own`, length), 1);
+    addMask(masked, this.#seed, ownPurpose(id), 1);
     for (const other of this.#received.keys()) {
       const keys = this.#neighbours.get(other) as PublicKeys;
-      addMask(masked, pairMask(this.#pairSeed(keys), id, this.client, other, length), this.client < other ? 1 : -1);
+      addMask(masked, this.#pairSeed(keys), pairPurpose(id, this.client, other), this.client < other ? 1 : -1);
     }
     return masked;
   }
@@ -155,8 +157,11 @@ export class SecAggClient {
     return diffieHellman({ privateKey: this.#mask.privateKey, publicKey: publicKey(other.mask) });
   }
 
-  #secretWith(other: PublicKeys, what: 'cipher', to: number): Uint8Array {
-    const shared = diffieHellman({ privateKey: this.#cipher.privateKey, publicKey: publicKey(other[what]) });
+  #secretWith(other: PublicKeys, to: number): Uint8Array {
+    const shared =
+      this.#secrets.get(other.client) ??
+      diffieHellman({ privateKey: this.#cipher.privateKey, publicKey: publicKey(other.cipher) });
+    this.#secrets.set(other.client, shared);
     // A key for each direction, so that a nonce is never used twice with one.
     return new Uint8Array(
       hkdfSync('sha256', shared, new Uint8Array(0), `plexus shares ${this.#terms.id} to ${to}`, 32),
@@ -164,10 +169,11 @@ export class SecAggClient {
   }
 }
 
-/** The mask that two neighbours have in common. */
-export function pairMask(seed: Uint8Array, id: string, a: number, b: number, length: number): Uint32Array {
-  return maskOf(seed, `${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`, length);
-}
+/** What the mask is for that only its client adds. */
+export const ownPurpose = (id: string) => `${id} own`;
+
+/** What the mask is for that two neighbours have in common. */
+export const pairPurpose = (id: string, a: number, b: number) => `${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`;
 
 /** The seed of a pair's mask, from one's private and the other's public key as raw bytes. */
 export function pairSeed(ownPrivate: Uint8Array, otherPublic: Uint8Array): Uint8Array {
@@ -175,8 +181,13 @@ export function pairSeed(ownPrivate: Uint8Array, otherPublic: Uint8Array): Uint8
   return diffieHellman({ privateKey, publicKey: publicKey(otherPublic) });
 }
 
+/** Keys that have been read: reading one takes longer than using it. */
+const known = new WeakMap<Uint8Array, KeyObject>();
+
 function publicKey(raw: Uint8Array): KeyObject {
-  return createPublicKey({ key: Buffer.concat([SPKI, raw]), format: 'der', type: 'spki' });
+  const found = known.get(raw) ?? createPublicKey({ key: Buffer.concat([SPKI, raw]), format: 'der', type: 'spki' });
+  known.set(raw, found);
+  return found;
 }
 
 function rawPublic(key: KeyObject): Uint8Array {

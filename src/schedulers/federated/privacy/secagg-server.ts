@@ -1,8 +1,9 @@
 import { permutation, type Rng } from '../../../tensor/index.ts';
-import { addMask, maskOf } from './mask.ts';
+import { addMask } from './mask.ts';
 import {
+  ownPurpose,
   type PublicKeys,
-  pairMask,
+  pairPurpose,
   pairSeed,
   type SealedShares,
   type SecAggTerms,
@@ -88,7 +89,9 @@ export class SecAggServer {
       throw new RangeError(`client ${client} sent ${vector.length} numbers, expected ${this.#terms.length}`);
     if (this.#survivors.has(client)) throw new RangeError(`client ${client} sent its vector twice`);
     this.#survivors.add(client);
-    addMask(this.#sum, vector, 1);
+    const sum = new Int32Array(this.#sum.buffer);
+    const more = new Int32Array(vector.buffer, vector.byteOffset, vector.length);
+    for (let i = 0; i < more.length; i++) sum[i] = ((sum[i] as number) + (more[i] as number)) | 0;
   }
 
   /** Clients whose vectors are in the sum. */
@@ -102,7 +105,7 @@ export class SecAggServer {
    * @throws SecAggError naming a client of whose secret too few shares came
    */
   finish(answers: readonly Unmasking[]): Uint32Array {
-    const { id, length, threshold } = this.#terms;
+    const { id, threshold } = this.#terms;
     const shares = new Map<string, SecretShare[]>();
     for (const answer of answers)
       for (const { of, what, share } of answer.shares) {
@@ -121,7 +124,7 @@ export class SecAggServer {
       return joinSecret(found.slice(0, threshold));
     };
     const result = this.#sum.slice();
-    for (const client of this.#survivors) addMask(result, maskOf(secretOf('seed', client), `${id} own`, length), -1);
+    for (const client of this.#survivors) addMask(result, secretOf('seed', client), ownPurpose(id), -1);
     for (const gone of this.#shared.keys()) {
       if (this.#survivors.has(gone)) continue;
       const mates = this.#member(gone).filter((other) => this.#survivors.has(other));
@@ -130,7 +133,7 @@ export class SecAggServer {
       for (const other of mates) {
         const seed = pairSeed(secret, (this.#keys.get(other) as PublicKeys).mask);
         // What the survivor added is taken away.
-        addMask(result, pairMask(seed, id, gone, other, length), other < gone ? -1 : 1);
+        addMask(result, seed, pairPurpose(id, gone, other), other < gone ? -1 : 1);
       }
     }
     return result;
