@@ -5,7 +5,11 @@ import { type ClientEvaluation, ClientStore, type Partition, pathological } from
 import { flag } from '../scaling/table.ts';
 import { federation, rounds, sourceOf, spread } from './federation.ts';
 
-const STRATEGIES = ['fedavg', 'fedper', 'fedrep', 'ditto', 'pfedme', 'apfl'];
+// `alone`: all layers stay with the client, which learns from nobody.
+const STRATEGIES: readonly (readonly [name: string, strategy: string, settings: object])[] = [
+  ...['fedavg', 'fedper', 'fedrep', 'ditto', 'pfedme', 'apfl'].map((name) => [name, name, {}] as const),
+  ['alone', 'fedper', { personal: ['*'] }],
+];
 const CLIENTS = 100;
 
 /** A client's examples but every fifth, and every fifth: they come in the order of a permutation. */
@@ -22,13 +26,14 @@ console.log(`accuracy of clients on held-out examples of their own after ${count
 console.log(
   'strategy     mean   spread over seeds   worst tenth of the clients   clients/s   bytes of a client and round',
 );
-for (const strategy of STRATEGIES) {
+for (const [name, strategy, settings] of STRATEGIES) {
   const of = await federation({
     data: 'fashion-mnist',
     hidden: [100],
     lr: flag('lr', 0.05),
     batch: 10,
     strategy,
+    settings,
     threads: flag('threads', 2),
   });
   const means: number[] = [];
@@ -58,6 +63,6 @@ for (const strategy of STRATEGIES) {
   const { mean, deviation } = spread(means);
   const fits = count * 10 * means.length;
   console.log(
-    `${strategy.padEnd(10)} ${mean.toFixed(1).padStart(6)} ${deviation.toFixed(1).padStart(12)} ${spread(worst).mean.toFixed(1).padStart(22)} ${((1000 * fits) / ms).toFixed(0).padStart(20)} ${(bytes / (count * means.length)).toFixed(0).padStart(16)}`,
+    `${name.padEnd(10)} ${mean.toFixed(1).padStart(6)} ${(means.length > 1 ? deviation.toFixed(1) : '-').padStart(12)} ${spread(worst).mean.toFixed(1).padStart(22)} ${((1000 * fits) / ms).toFixed(0).padStart(20)} ${(bytes / (count * means.length)).toFixed(0).padStart(16)}`,
   );
 }
