@@ -30,11 +30,14 @@ export function splitVectors(bytes: Uint8Array, list: VectorList): Map<string, F
   let at = 0;
   for (const { name, length } of list) {
     // (A copy: what came over the network need not begin at a multiple of four.)
-    vectors.set(name, new Float32Array(bytes.slice(at, at + 4 * length).buffer));
+    vectors.set(name, new Float32Array(copied(bytes.subarray(at, at + 4 * length))));
     at += 4 * length;
   }
   return vectors;
 }
+
+/** The bytes alone, at the beginning of memory of their own. (`slice` of Node's buffers copies nothing.) */
+const copied = (bytes: Uint8Array): ArrayBuffer => new Uint8Array(bytes).buffer;
 
 /** Bytes of vectors. */
 export const bytesOf = (list: VectorList): number => 4 * list.reduce((sum, { length }) => sum + length, 0);
@@ -118,5 +121,5 @@ export function unpacked(value: unknown): unknown {
   const Type = Object.hasOwn(ARRAYS, String(kind)) ? ARRAYS[kind as keyof typeof ARRAYS] : undefined;
   if (!Type || !(bytes instanceof Uint8Array) || bytes.length % Type.BYTES_PER_ELEMENT !== 0)
     throw new TypeError(`an array of type ${String(kind)} cannot be received`);
-  return new Type(bytes.slice().buffer);
+  return new Type(copied(bytes));
 }

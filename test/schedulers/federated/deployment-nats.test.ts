@@ -1,0 +1,265 @@
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { afterEach, describe, expect, it } from 'vitest';
+import { ControlRequester, ControlResponder } from '../../../src/comm/index.ts';
+import { clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
+import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
+
+const open: Federation[] = [];
+afterEach(async () => {
+  for (const federation of open.splice(0)) await federation.close();
+});
+const federation = async (options: FederationOptions): Promise<Federation> => {
+  const made = await Federation.start(options);
+  open.push(made);
+  return made;
+};
+
+/** An update that is different for each client, and not the same when added up in another order. */
+const updateOf = (client: number, size: number) =>
+  Float32Array.from({ length: size }, (_, i) => Math.fround(Math.sin(i + 7 * client) * 10 ** (client % 5)));
+const honest: Fit = async (start, { client }) => ({ update: updateOf(client, start.length) });
+const treeSum = (clients: readonly number[], all: number, size: number) => {
+  const sum = new RunningTreeSum(all);
+  for (let i = 0; i < all; i++)
+    sum.add(i + 1, clients.includes(i) ? updateOf(i, size).map((value) => value * (i + 1)) : null);
+  return sum.total();
+};
+/** A digest: comparing long arrays one by one takes seconds. */
+const bits = (values: Float32Array | null) =>
+  createHash('sha256')
+    .update(values ? new Uint8Array(values.buffer) : '')
+    .digest('hex');
+const names = ['a', 'b', 'c', 'd', 'e'];
+
+describe('clients over NATS', () => {
+  it('add up to the bits of the tree, in whatever order they answer, with vectors larger than messages', async () => {
+    // More than a message of the server can hold.
+    const made = await federation({ params: 300_000 });
+    const answered: number[] = [];
+    let last: Promise<void> = Promise.resolve();
+    for (const name of names) {
+      await made.client(name, async (start, about) => {
+        // The later clients answer first.
+        const before = last;
+        let done: () => void = () => undefined;
+        last = new Promise((resolve) => {
+          done = resolve;
+        });
+        if (about.client < 4) await before;
+        answered.push(about.client);
+        done();
+        expect(start[5]).toBe(2);
+        return honest(start, about);
+      });
+    }
+    const { sum, reports } = await made.round(0, new Float32Array(300_000).fill(2));
+    expect(reports.map(({ problem }) => problem)).toEqual([null, null, null, null, null]);
+    expect(bits(sum)).toBe(bits(treeSum([0, 1, 2, 3, 4], 5, 300_000)));
+    expect(made.server.bytes).toEqual({ down: 6_000_000, up: 6_000_000 });
+    expect(answered).toHaveLength(5);
+    const each = await made.server.each(
+      made.published(new Float32Array(300_000).fill(2), new Float32Array(0), {}),
+      made.fits(1),
+    );
+    expect(each.map(({ report }) => report.problem)).toEqual([null, null, null, null, null]);
+    expect(bits(made.server.add(each))).toBe(bits(sum));
+  });
+
+  it.each([
+    [
+      'numbers that are none',
+      async (start: Float32Array) => ({ update: start.map(() => Number.NaN) }),
+      'number 0 of its update is NaN',
+    ],
+    ['too few numbers', async () => ({ update: new Float32Array(3) }), 'its update has 3 numbers, 50 were expected'],
+    [
+      'an absurd norm',
+      async (start: Float32Array) => ({ update: start.map(() => 1e30) }),
+      'the norm of its update is 7.071e+30',
+    ],
+    [
+      'far too many bytes',
+      async (start: Float32Array) => ({ update: start.slice(), kept: { own: new Float32Array(1e6) } }),
+      'it sends 4000200 bytes, which is too much',
+    ],
+  ] as [string, Fit, string][])(
+    'one that sends %s is quarantined, and the others are added up',
+    async (_, fit, problem) => {
+      const made = await federation({ params: 50, wanted: problem.includes('bytes') ? ['own'] : [] });
+      const own: Fit = async (start, about) => ({
+        ...(await honest(start, about)),
+        kept: { own: new Float32Array(50) },
+      });
+      for (const name of names) await made.client(name, name === 'c' ? fit : own);
+      const { sum, reports } = await made.round(0);
+      expect(reports[2]?.problem).toContain(problem);
+      expect(sum).toEqual(treeSum([0, 1, 3, 4], 5, 50));
+      expect(made.news.at(-1)).toMatchObject({
+        what: 'quarantined',
+        name: 'c',
+        number: 2,
+        reason: reports[2]?.problem,
+      });
+      expect(made.roster.numbers()).toEqual([0, 1, 3, 4]);
+    },
+  );
+
+  it('one above the norm bound is left out, and quarantined the third time', async () => {
+    const made = await federation({ params: 50, maxNorm: 1 });
+    await made.client('a', async (start) => ({ update: start.map(() => 1) }));
+    await made.client('b', async (start) => ({ update: start.map(() => 0.1) }));
+    for (let round = 0; round < 3; round++) {
+      expect(made.roster.numbers()).toEqual([0, 1]);
+      const { sum, reports } = await made.round(round);
+      expect(reports[0]?.problem).toContain('the norm of its update is 7.071, the bound 1');
+      expect(sum).toEqual(new Float32Array(50).fill(Math.fround(0.1) * 2));
+    }
+    expect(made.roster.numbers()).toEqual([1]);
+  });
+
+  it('a round ends by its deadline, without those that have not answered; what they send later is nobody’s', async () => {
+    const made = await federation({ params: 50, deadlineMs: 400 });
+    let late: () => void = () => undefined;
+    const waiting = new Promise<void>((resolve) => {
+      late = resolve;
+    });
+    let asked = 0;
+    await made.client('a', honest);
+    await made.client('b', async (start, about) => {
+      asked += 1;
+      if (about.round === 0) await waiting;
+      return honest(start, about);
+    });
+    const began = performance.now();
+    const { sum, reports } = await made.round(0);
+    expect(performance.now() - began).toBeLessThan(2000);
+    expect(reports[1]?.problem).toBe('no answer within the 0.4 s of a round');
+    expect(sum).toEqual(treeSum([0], 2, 50));
+    late();
+    // The next round is not confused by it.
+    const next = await made.round(1);
+    expect(next.reports.map(({ problem }) => problem)).toEqual([null, null]);
+    expect(next.sum).toEqual(treeSum([0, 1], 2, 50));
+    expect(asked).toBe(2);
+  });
+
+  it('one that leaves in the middle of a round is named at once', async () => {
+    const made = await federation({ params: 50, deadlineMs: 30_000 });
+    await made.client('a', honest);
+    let asked: () => void = () => undefined;
+    const wasAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const leaver = await made.client('b', async (start, about) => {
+      asked();
+      await held;
+      return honest(start, about);
+    });
+    const round = made.round(0);
+    await wasAsked;
+    const left = leaver.stop();
+    const { sum, reports } = await round;
+    expect(reports[1]?.problem).toBe('it left: stopped by the test');
+    expect(sum).toEqual(treeSum([0], 2, 50));
+    release();
+    await left;
+  });
+
+  it('an answer of another round is refused, and its client quarantined', async () => {
+    const made = await federation({ params: 50 });
+    await made.client('a', honest);
+    const liar = await made.client('b', honest);
+    await made.round(0);
+    const { id } = made.roster.live(1) ?? { id: '' };
+    await liar.stop();
+    // Somebody who answers in its place with what it was asked for before.
+    const nats = await made.connect();
+    const known = JSON.parse(readFileSync(`${made.folder}/b/identity.json`, 'utf8')) as {
+      id: string;
+      token: string;
+    };
+    const told = { ...known, name: 'b', session: made.server.session };
+    const requester = new ControlRequester(nats);
+    const ready = { type: 'ready', ...told, examples: 10, params: 50, state: 0, secret: 'a'.repeat(64) };
+    await requester.request('plexus.test.fed.server.in', ready, { deadlineMs: 2000 });
+    const responder = new ControlResponder(nats, clientSubject('test', 'b', id), () => ({
+      ...{ session: made.server.session, round: 0, version: 1, steps: 1, loss: 1, ms: 1, keeps: false, problem: null },
+      update: { parcel: { bytes: new Uint8Array(200) }, vectors: [{ name: 'update', length: 50 }] },
+    }));
+    const { sum, reports } = await made.round(1);
+    expect(reports[1]?.problem).toBe(
+      'it answers with an update of round 0, version 1; round 1, version 2 was asked for',
+    );
+    expect(sum).toEqual(treeSum([0], 2, 50));
+    expect(made.roster.numbers()).toEqual([0]);
+    responder.close();
+    requester.close();
+  });
+
+  it('the same request twice is one fit', async () => {
+    const made = await federation({ params: 50 });
+    let fits = 0;
+    await made.client('a', async (start, about) => {
+      fits += 1;
+      // Longer than the requester waits before it repeats itself.
+      await new Promise((resolve) => setTimeout(resolve, 700));
+      return honest(start, about);
+    });
+    const { sum } = await made.round(0);
+    expect(sum).toEqual(treeSum([0], 1, 50));
+    expect(fits).toBe(1);
+  });
+
+  it('a new server finds its clients again, with their numbers and what they keep', async () => {
+    const made = await federation({
+      ...{ params: 50, wanted: ['own'], leaseMs: 1000 },
+      kept: () => ({ now: keptRound, durable: keptRound }),
+    });
+    let keptRound: number | null = null;
+    const fit: Fit = async (start, { client, kept, round }) => ({
+      update: updateOf(client, start.length),
+      kept: { own: Float32Array.from({ length: 50 }, (_, i) => (kept.own?.[i] ?? 0) + round + 1) },
+    });
+    await made.client('b', fit);
+    await made.client('a', fit);
+    const first = await made.round(0);
+    expect(first.reports.map(({ kept }) => kept.own?.[0])).toEqual([1, 1]);
+    keptRound = 0;
+    await made.server.close('the server goes away');
+    await made.roster.close();
+    await made.open();
+    expect(await made.roster.enough(2, 10_000, AbortSignal.timeout(10_000), () => undefined)).toBe(true);
+    expect(made.roster.numbers().map((number) => made.roster.nameOf(number))).toEqual(['a', 'b']);
+    const second = await made.round(1);
+    expect(second.reports.map(({ kept }) => kept.own?.[0])).toEqual([3, 3]);
+    // One that does not count changes nothing for the next.
+    const again = await made.round(1);
+    expect(again.reports.map(({ kept }) => kept.own?.[0])).toEqual([3, 3]);
+  });
+
+  it('are asked about their data, and by number for their loss', async () => {
+    const made = await federation({ params: 50 });
+    await made.client('a', honest);
+    await made.client('b', honest);
+    made.server.begin();
+    const start = made.published(new Float32Array(50), new Float32Array(0), {});
+    const config = { eligible: Uint8Array.of(1, 0) };
+    expect(await made.server.ask(start, made.fits(0), 'top-gradients', config)).toEqual([
+      { task: 'top-gradients', config, client: 0 },
+      { task: 'top-gradients', config, client: 1 },
+    ]);
+    expect(await made.server.evaluate(start, 'train', new Int32Array(0), 1)).toEqual({
+      loss: 20,
+      examples: 10,
+      correct: 5,
+    });
+    await expect(made.server.ask(start, made.fits(0), 'read-files', {})).rejects.toThrow(
+      /client [ab] did not answer a question of round 0: the question "read-files" is not on the allow-list/,
+    );
+  });
+});
