@@ -1,5 +1,5 @@
 // Round trips and throughput of every transport between two processes (threads for `local`), each beside the raw thing
-// that it is made of: `node bench/run.mjs comm/transports [seconds per figure, default 1] [names]`.
+// that it is made of: `node bench/run.mjs comm/transports [seconds per figure, default 1] [names] [sizes in bytes]`.
 //
 // Alike on both sides: two processes, a connection a direction (of sockets; one connection a process of NATS); 1 MiB of
 // payload in a NATS message at most (the transport's header is part of it); at most 8 MiB unconfirmed over NATS, confirmed
@@ -85,11 +85,12 @@ async function measure(ends: readonly Near[], bytes: number, seconds: number, se
   return slices;
 }
 
-type Row = [name: string, make: () => Promise<Near>, raw: (() => Promise<Near>) | null, sizes?: readonly number[]];
+type Row = [name: string, make: () => Promise<Near>, raw: (() => Promise<Near>) | null];
 
 async function main(): Promise<void> {
   const seconds = Number(process.argv[2] ?? 1);
-  const wanted = process.argv.slice(3);
+  const wanted = process.argv.slice(3).filter((word) => !/^\d+$/.test(word));
+  const sizes = process.argv.slice(3).filter((word) => /^\d+$/.test(word));
   const server = await startNatsServer();
   const rows: Row[] = [
     ['tcp', () => nearDirect('tcp'), () => nearRawSocket('tcp')],
@@ -108,8 +109,11 @@ async function main(): Promise<void> {
   for (const [name, make, raw] of rows) {
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     const ends = raw ? [await make(), await raw()] : [await make()];
-    for (const bytes of SIZES) {
-      const [ours, theirs] = (await measure(ends, bytes, seconds, server.process.pid ?? 0)) as [Slice[], Slice[] | undefined];
+    for (const bytes of sizes.length > 0 ? sizes.map(Number) : SIZES) {
+      const [ours, theirs] = (await measure(ends, bytes, seconds, server.process.pid ?? 0)) as [
+        Slice[],
+        Slice[] | undefined,
+      ];
       const column = (of: keyof Slice, format: (value: number) => string) => {
         const own = format(median(ours.map((slice) => slice[of])));
         return theirs ? [own, format(median(theirs.map((slice) => slice[of])))] : [own, ''];

@@ -12,6 +12,7 @@ import {
 import { FrameReader } from './frame-reader.ts';
 import { FrameWriter, reclaim } from './frame-writer.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
+import { FramePublisher } from './nats-inside.ts';
 import { StreamReceiver, type StreamSegment, StreamSender } from './reliable-stream.ts';
 
 /** What all links over a connection share. */
@@ -47,7 +48,7 @@ export class NatsLink implements Link {
   readonly #setting: NatsSetting;
   readonly #peer: number;
   readonly #inbox: LinkInbox;
-  readonly #subject: string;
+  readonly #publisher: FramePublisher;
   readonly #encoder: FrameEncoder;
   readonly #decoder: FrameDecoder;
   readonly #writer: FrameWriter;
@@ -65,7 +66,7 @@ export class NatsLink implements Link {
     this.#setting = setting;
     this.#peer = peer;
     this.#inbox = inbox;
-    this.#subject = setting.subject(rank, peer);
+    this.#publisher = new FramePublisher(setting.connection, setting.subject(rank, peer));
     this.#encoder = new FrameEncoder(outward);
     this.#decoder = new FrameDecoder(inward, windowBytes);
     this.#writer = new FrameWriter(outward, false);
@@ -90,6 +91,8 @@ export class NatsLink implements Link {
     );
     this.#sender = new StreamSender(
       {
+        headBytes: this.#publisher.headBytes + FIXED_HEADER_BYTES,
+        tailBytes: this.#publisher.tailBytes,
         maxSegmentBytes: () => this.#maxSegmentBytes(),
         get up() {
           return state.up;
@@ -223,19 +226,16 @@ export class NatsLink implements Link {
   }
 
   #segment({ offset, buffer, length }: StreamSegment): void {
-    const data = buffer.subarray(FIXED_HEADER_BYTES, FIXED_HEADER_BYTES + length);
-    buffer.set(this.#encoder.encode({ kind: 'segment', sequence: offset, value: this.#setting.life }, data));
-    this.#publish(buffer.subarray(0, FIXED_HEADER_BYTES + length));
+    const { headBytes } = this.#publisher;
+    const data = buffer.subarray(headBytes + FIXED_HEADER_BYTES, headBytes + FIXED_HEADER_BYTES + length);
+    buffer.set(this.#encoder.encode({ kind: 'segment', sequence: offset, value: this.#setting.life }, data), headBytes);
+    this.#publisher.publishIn(buffer, FIXED_HEADER_BYTES + length);
   }
 
   #say(fields: FrameFields): void {
     // (The client copies when its turn of the event loop ends, so the encoder's buffer will not do.)
-    if (this.#setting.state.up) this.#publish(this.#encoder.encode({ ...fields, value: this.#setting.life }).slice());
-  }
-
-  #publish(bytes: Uint8Array): void {
-    const { connection } = this.#setting;
-    if (!connection.isClosed()) connection.publish(this.#subject, bytes);
+    if (this.#setting.state.up)
+      this.#publisher.publish(this.#encoder.encode({ ...fields, value: this.#setting.life }).slice());
   }
 
   #end(reason: string): void {

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { NatsConnection, Subscription } from '@nats-io/transport-node';
 import type { FaultCounts } from './frame.ts';
 import type { LinkInbox } from './linked-transport.ts';
+import { assembleInPlace } from './nats-inside.ts';
 import { NatsLink, type NatsSetting, within } from './nats-link.ts';
 import { connectionUp, watchConnection } from './nats-status.ts';
 
@@ -102,8 +103,11 @@ export class NatsLinks {
         else this.#dropped.peer += 1;
       },
     });
+    const sid = this.#subscription.getID();
+    assembleInPlace(this.#connection, sid);
     this.#unwatch = watchConnection(this.#connection, {
       up: () => {
+        assembleInPlace(this.#connection, sid);
         for (const link of this.#links.values()) link.resume();
       },
       denied: (reason) => lost(`NATS: ${reason}`),

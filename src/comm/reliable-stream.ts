@@ -1,16 +1,19 @@
-import { FIXED_HEADER_BYTES } from './frame.ts';
-
-/** A piece of a stream on its way: bytes behind room for a header. */
+/** A piece of a stream on its way: bytes between room for what its carrier puts around them. */
 export interface StreamSegment {
   /** Position of its first byte in the stream. */
   readonly offset: number;
-  /** Room for the header, then the bytes. */
+  /** The carrier's `headBytes`, then the bytes, then its `tailBytes`. The carrier may read it until it is confirmed. */
   readonly buffer: Uint8Array;
   readonly length: number;
+  /** Whether it was given to the carrier again: one of the two may still be on its way when it is confirmed. */
+  readonly resent: boolean;
 }
 
 /** What a sender of a reliable stream needs from what carries its segments (which may lose them). */
 export interface SegmentCarrier {
+  /** Room that it wants before and behind the bytes of a segment. */
+  readonly headBytes: number;
+  readonly tailBytes: number;
   /** Bytes of stream that fit into one segment now. */
   maxSegmentBytes(): number;
   /** Whether it makes sense to send; if not, segments are kept until `resume`. */
@@ -22,6 +25,8 @@ export interface SegmentCarrier {
 
 /** Writes up to this many bytes are copied at once and share a segment with others of the same turn. */
 const SMALL_BYTES = 16_384;
+/** Memory of segments with at least so many bytes is used again. */
+const POOLED_BYTES = 4096;
 
 interface Job {
   readonly pieces: readonly Uint8Array[];
@@ -54,7 +59,9 @@ export class StreamSender {
   #timer: ReturnType<typeof setInterval> | null = null;
   #ended: Error | null = null;
   #idle: (() => void)[] = [];
-  readonly #pool: Uint8Array[] = [];
+  /** Memory of confirmed segments by length. */
+  readonly #pool = new Map<number, Uint8Array[]>();
+  #pooledBytes = 0;
 
   constructor(carrier: SegmentCarrier, options: { readonly windowBytes: number; readonly probeMs: number }) {
     this.#carrier = carrier;
@@ -114,7 +121,7 @@ export class StreamSender {
         if (start + length > offset) break;
         gone += 1;
       }
-      for (const segment of this.#segments.splice(0, gone)) this.#recycle(segment.buffer);
+      for (const segment of this.#segments.splice(0, gone)) this.#recycle(segment);
     }
     // (What was sent again a moment ago is still under way.)
     const asked = lost && offset === this.#confirmed;
@@ -131,7 +138,7 @@ export class StreamSender {
     this.#resentWhen = performance.now();
     const most = this.#carrier.maxSegmentBytes();
     // The carrier's limit may have shrunk since.
-    this.#segments = this.#segments.flatMap((segment) => split(segment, most));
+    this.#segments = this.#segments.flatMap((segment) => this.#split(segment, most));
     for (const segment of this.#segments) {
       this.#resentBytes += segment.length;
       this.#carrier.segment(segment);
@@ -152,7 +159,7 @@ export class StreamSender {
     if (this.#timer) clearInterval(this.#timer);
     for (const job of this.#jobs.splice(0)) job.failed(error);
     this.#segments = [];
-    this.#pool.length = 0;
+    this.#pool.clear();
     for (const resolve of this.#idle.splice(0)) resolve();
   }
 
@@ -203,13 +210,14 @@ export class StreamSender {
 
   /** Copies the next `length` bytes into a segment and sends it. */
   #emit(length: number): void {
-    const buffer = this.#buffer(FIXED_HEADER_BYTES + length);
+    const buffer = this.#buffer(length);
+    const { headBytes } = this.#carrier;
     let filled = 0;
     while (filled < length) {
       const job = this.#jobs[0] as Job;
       const piece = job.pieces[job.index] as Uint8Array;
       const count = Math.min(piece.length - job.at, length - filled);
-      buffer.set(piece.subarray(job.at, job.at + count), FIXED_HEADER_BYTES + filled);
+      buffer.set(count === piece.length ? piece : piece.subarray(job.at, job.at + count), headBytes + filled);
       filled += count;
       job.at += count;
       if (job.at < piece.length) continue;
@@ -219,7 +227,7 @@ export class StreamSender {
       this.#jobs.shift();
       job.done();
     }
-    const segment = { offset: this.#next, buffer, length };
+    const segment = { offset: this.#next, buffer, length, resent: false };
     this.#next += length;
     this.#queuedBytes -= length;
     this.#segments.push(segment);
@@ -238,31 +246,41 @@ export class StreamSender {
     }, this.#probeMs);
   }
 
-  #buffer(bytes: number): Uint8Array {
-    const most = FIXED_HEADER_BYTES + this.#carrier.maxSegmentBytes();
-    if (bytes < most >> 1) return new Uint8Array(bytes);
-    const pooled = this.#pool.pop();
-    return pooled && pooled.length >= bytes ? pooled : new Uint8Array(most);
+  /** Memory for a segment: of a confirmed one, if any is large enough for it. */
+  #buffer(length: number): Uint8Array {
+    const { headBytes, tailBytes } = this.#carrier;
+    const room = headBytes + tailBytes;
+    const most = this.#carrier.maxSegmentBytes();
+    // (Powers of two, so that lengths that vary find each other's memory.)
+    const capacity = room + Math.min(most, Math.max(POOLED_BYTES, 2 ** Math.ceil(Math.log2(length))));
+    if (length < POOLED_BYTES) return new Uint8Array(room + length);
+    const free = this.#pool.get(capacity)?.pop();
+    if (free) this.#pooledBytes -= capacity;
+    return free ?? new Uint8Array(capacity);
   }
 
-  #recycle(buffer: Uint8Array): void {
-    const most = FIXED_HEADER_BYTES + this.#carrier.maxSegmentBytes();
-    if (buffer.length !== most || this.#pool.length * most >= this.#windowBytes) return;
-    // Not at once: what was given to a carrier in this turn (sent again, say) may not have been copied by it yet.
-    queueMicrotask(() => this.#pool.push(buffer));
+  #recycle({ buffer, resent }: StreamSegment): void {
+    const { length } = buffer;
+    if (resent || length < POOLED_BYTES || this.#pooledBytes + length > this.#windowBytes) return;
+    const free = this.#pool.get(length);
+    if (free) free.push(buffer);
+    else this.#pool.set(length, [buffer]);
+    this.#pooledBytes += length;
   }
-}
 
-function split(segment: StreamSegment, most: number): StreamSegment[] {
-  if (segment.length <= most) return [segment];
-  const parts: StreamSegment[] = [];
-  for (let at = 0; at < segment.length; at += most) {
-    const length = Math.min(most, segment.length - at);
-    const buffer = new Uint8Array(FIXED_HEADER_BYTES + length);
-    buffer.set(segment.buffer.subarray(FIXED_HEADER_BYTES + at, FIXED_HEADER_BYTES + at + length), FIXED_HEADER_BYTES);
-    parts.push({ offset: segment.offset + at, buffer, length });
+  #split(segment: StreamSegment, most: number): StreamSegment[] {
+    const { offset, length } = segment;
+    if (length <= most) return [{ ...segment, resent: true }];
+    const { headBytes, tailBytes } = this.#carrier;
+    const parts: StreamSegment[] = [];
+    for (let at = 0; at < length; at += most) {
+      const count = Math.min(most, length - at);
+      const buffer = new Uint8Array(headBytes + count + tailBytes);
+      buffer.set(segment.buffer.subarray(headBytes + at, headBytes + at + count), headBytes);
+      parts.push({ offset: offset + at, buffer, length: count, resent: true });
+    }
+    return parts;
   }
-  return parts;
 }
 
 /** What a receiver of a reliable stream needs. */

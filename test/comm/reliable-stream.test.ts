@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { FIXED_HEADER_BYTES, StreamReceiver, type StreamSegment, StreamSender } from '../../src/comm/index.ts';
+import { StreamReceiver, type StreamSegment, StreamSender } from '../../src/comm/index.ts';
 
 /** Both ends over a carrier that keeps order and loses what `lose` says, in virtual time. */
 function connection(windowBytes: number, maxSegmentBytes: () => number, lose: () => boolean) {
@@ -8,9 +8,12 @@ function connection(windowBytes: number, maxSegmentBytes: () => number, lose: ()
   const received: number[] = [];
   const carrier = {
     up: true,
+    headBytes: 5,
+    tailBytes: 3,
     maxSegmentBytes,
     segment({ offset, buffer, length }: StreamSegment) {
-      const copy = buffer.slice(FIXED_HEADER_BYTES, FIXED_HEADER_BYTES + length);
+      const copy = buffer.slice(5, 5 + length);
+      expect(buffer.length).toBeGreaterThanOrEqual(5 + length + 3);
       expect(length).toBeLessThanOrEqual(maxSegmentBytes());
       if (!lose()) wire.push(() => receiver.segment(offset, copy));
     },
