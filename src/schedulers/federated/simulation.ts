@@ -158,6 +158,11 @@ export class RoundSimulation {
       round,
       clients,
       ask: (task, config, { params, state }) => pool.ask(pool.publish(params, state), clients, task, config),
+      train: async ({ params, state }, tensors) => {
+        const { sum, reports } = await pool.sum(pool.publish(params, state, tensors), clients);
+        const weight = weightOf(reports);
+        return sum && weight > 0 ? sum.map((value) => value / weight) : null;
+      },
       losses: async ({ params, state }) => {
         const start = pool.publish(params, state);
         const reports = await Promise.all(
@@ -245,12 +250,7 @@ export class RoundSimulation {
     return { fits, dropped, left, seconds };
   }
 
-  async #fit(
-    start: SharedStart,
-    fits: readonly ClientFit[],
-    left: readonly number[],
-    signal: AbortSignal | undefined,
-  ) {
+  async #fit(start: SharedStart, fits: readonly ClientFit[], left: readonly number[], signal: AbortSignal | undefined) {
     const { pool, server, maxNorm, collector } = this.#options;
     const options = signal ? { signal } : {};
     const plain = { updates: [] as ClientUpdate[], failure: null, secrecy: { down: 0, up: 0 } };

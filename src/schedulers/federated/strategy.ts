@@ -53,6 +53,14 @@ export interface RoundQuestions {
     config: unknown,
     at: { readonly params: Float32Array; readonly state: Float32Array },
   ): Promise<unknown[]>;
+  /**
+   * Lets the clients train from here, as they do in a round, with these `round` tensors of the objective. The mean update of
+   * parameters and module state, by weights; null if nobody gave one.
+   */
+  train(
+    at: { readonly params: Float32Array; readonly state: Float32Array },
+    tensors: Readonly<Record<string, Float32Array>>,
+  ): Promise<Float32Array | null>;
   /** Mean loss of each client's own examples, modules in evaluation mode, in the clients' order. */
   losses(at: { readonly params: Float32Array; readonly state: Float32Array }): Promise<number[]>;
 }

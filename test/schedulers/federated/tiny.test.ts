@@ -186,6 +186,7 @@ describe('the server of FedTiny', () => {
     round,
     clients: fits,
     ask: () => Promise.reject(new Error('nothing was to be asked')),
+    train: () => Promise.reject(new Error('nothing was to be trained')),
     losses: () => Promise.reject(new Error('no losses were to be asked')),
     ...more,
   });
@@ -198,6 +199,13 @@ describe('the server of FedTiny', () => {
     const state = Float32Array.of(9, 9);
     const traffic = await server.prepare?.(
       questions(0, {
+        // The trial adds 1 to what the mask keeps.
+        train: async (at, { mask }) => {
+          at.params.forEach((value, i) => {
+            if (mask?.[i] === 0) expect(value).toBe(0);
+          });
+          return Float32Array.from([...(mask as Float32Array), 0, 0]);
+        },
         ask: async (task, _config, at) => {
           expect(task).toBe('batch-statistics');
           seen.push(at.params.slice());
@@ -218,9 +226,11 @@ describe('the server of FedTiny', () => {
     const mask = masks(server);
     expect(mask.filter((value) => value === 1).length).toBeLessThanOrEqual(0.6 * layout.size);
     params.forEach((value, i) => {
-      expect(value).toBe(mask[i] === 1 ? Math.fround(Math.sin(i + 1)) : 0);
+      expect(value).toBe(mask[i] === 1 ? Math.fround(Math.fround(Math.sin(i + 1)) + 1) : 0);
     });
-    expect(traffic?.up).toBe(4 * 2 * (8 + 4));
+    // Updates, statistics and a loss of two clients for each candidate.
+    const sizes = seen.map((values) => values.filter((value) => value !== 0).length + 2);
+    expect(traffic?.up).toBe(sizes.reduce((sum, size) => sum + 2 * (4 * size + 8 + 4), 0));
   });
 
   it('exchanges weights of one layer at a time, from the last on, within the budget', async () => {

@@ -46,6 +46,11 @@ const config = z.object({
     .default(8)
     .describe('where chosen, coarsely pruned models to choose from: uniform, by size, then drawn densities of layers'),
   spread: z.number().min(1).default(4).describe('drawn densities of layers are up to so many times more or less'),
+  trial_rounds: z
+    .int()
+    .min(0)
+    .default(1)
+    .describe('rounds that clients train each candidate before they compare: losses of random weights say little'),
   statistics_batches: z.int().min(1).default(4).describe("batches of a client's data that statistics are taken of"),
   every: z.int().min(1).default(2).describe('rounds from one exchange of weights to the next; each is of one layer'),
   until: z.int().min(0).default(60).describe('round from which on nothing is exchanged; 0 for never: a fixed mask'),
@@ -110,6 +115,13 @@ function candidateCounts({ weights, budget }: Plan, settings: Config, seed: numb
   });
 }
 
+/** A sparse model. */
+interface Candidate {
+  readonly mask: Float32Array;
+  readonly params: Float32Array;
+  readonly state: Float32Array;
+}
+
 class TinyServer implements FederatedServer {
   readonly needs = 'sum';
   /** 1 for every number of the parameters that is not pruned; and whether a candidate has been chosen. */
@@ -160,46 +172,66 @@ class TinyServer implements FederatedServer {
   }
 
   /**
-   * Adaptive selection: clients measure the statistics of each candidate's normalisation layers on their own data, the server
-   * averages them, clients measure the loss with the averages, and the candidate with the lowest mean loss is chosen.
+   * Adaptive selection: clients train each candidate for a little and measure the statistics of its normalisation layers on their
+   * own data, the server averages both, clients measure the loss with the averages, and the candidate with the lowest mean loss is
+   * where training goes on.
    */
   async #choose(questions: RoundQuestions, params: Float32Array, state: Float32Array): Promise<Traffic> {
-    const { statistics_batches: batches } = this.#config;
-    const weights = questions.clients.map(({ examples }) => examples.length);
     const sizes = candidateCounts(this.#plan, this.#config, this.#shape.seed);
     const [only] = sizes;
     if (only && sizes.length === 1) {
-      this.vectors.mask.set(this.#maskOf(params, only));
-      this.vectors.chosen[0] = 1;
-      applyMask(params, this.vectors.mask);
+      this.#adopt({ mask: this.#maskOf(params, only), params, state }, params, state);
       return { down: 0, up: 0 };
     }
-    let best: { readonly loss: number; readonly mask: Float32Array; readonly state: Float32Array } | null = null;
+    const weights = questions.clients.map(({ examples }) => examples.length);
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    let best: (Candidate & { readonly loss: number }) | null = null;
     let [down, up] = [0, 0];
     for (const counts of sizes) {
-      const mask = this.#maskOf(params, counts);
-      const pruned = params.slice();
-      applyMask(pruned, mask);
-      let statistics = state;
-      if (state.length > 0) {
-        const answers = await questions.ask('batch-statistics', { batches }, { params: pruned, state });
-        statistics = meanVector(answers as Float32Array[], weights);
-      }
-      const losses = await questions.losses({ params: pruned, state: statistics });
-      const total = weights.reduce((sum, weight) => sum + weight, 0);
+      const candidate = await this.#tried(questions, this.#maskOf(params, counts), params, state);
+      const losses = await questions.losses(candidate);
       const loss = losses.reduce((sum, each, k) => sum + (each * (weights[k] as number)) / total, 0);
-      if (Number.isFinite(loss) && (!best || loss < best.loss)) best = { loss, mask, state: statistics };
-      // The sparse model and its mask, then the averages; statistics and a loss come back.
-      down += weights.length * (4 * countOf(mask) + this.#maskBytes() + 4 * state.length);
-      up += weights.length * (4 * state.length + 4);
+      if (Number.isFinite(loss) && (!best || loss < best.loss)) best = { ...candidate, loss };
+      // Down: the sparse model with its mask, then what has become of it, for each trial and the comparison. Up: updates,
+      // statistics and a loss.
+      const sparse = 4 * (countOf(candidate.mask) + state.length);
+      const { trial_rounds: trials } = this.#config;
+      down += weights.length * ((trials + 1) * sparse + this.#maskBytes() + 4 * state.length);
+      up += weights.length * (trials * sparse + 4 * state.length + 4);
     }
     if (!best)
-      throw new Error('the losses of all coarsely pruned candidates are not finite: lower optim.lr or check the data');
-    this.vectors.mask.set(best.mask);
-    this.vectors.chosen[0] = 1;
-    applyMask(params, best.mask);
-    state.set(best.state);
+      throw new Error('the losses of all coarsely pruned candidates are not finite: lower optim.lr, or check the data');
+    this.#adopt(best, params, state);
     return { down, up };
+  }
+
+  /** A candidate after its trial, with the statistics that the clients' data give it. */
+  async #tried(
+    questions: RoundQuestions,
+    mask: Float32Array,
+    params: Float32Array,
+    state: Float32Array,
+  ): Promise<Candidate> {
+    const at = { params: params.slice(), state: state.slice() };
+    applyMask(at.params, mask);
+    for (let trial = 0; trial < this.#config.trial_rounds; trial++) {
+      const mean = await questions.train(at, { mask });
+      if (mean) addUpdate(mean, at.params, at.state);
+    }
+    if (state.length === 0) return { ...at, mask };
+    const { statistics_batches: batches } = this.#config;
+    const answers = (await questions.ask('batch-statistics', { batches }, at)) as Float32Array[];
+    const weights = questions.clients.map(({ examples }) => examples.length);
+    return { params: at.params, state: meanVector(answers, weights), mask };
+  }
+
+  /** Makes a candidate the model. */
+  #adopt(candidate: Candidate, params: Float32Array, state: Float32Array): void {
+    params.set(candidate.params);
+    state.set(candidate.state);
+    this.vectors.mask.set(candidate.mask);
+    this.vectors.chosen[0] = 1;
+    applyMask(params, candidate.mask);
   }
 
   /** Progressive pruning: one layer, from the last to the first and again, by the largest gradients that clients see. */
@@ -250,7 +282,8 @@ function countOf(mask: Float32Array): number {
 /**
  * Pruned federated training under a budget of parameters and FLOPs: Huang, Zhang, Sun, Fang, Yuan and Wu, Distributed Pruning Towards
  * Tiny Neural Networks in Federated Learning (FedTiny, 2022). First, clients choose one of several coarsely pruned models by its
- * loss with recalibrated statistics (algorithm 1); then, every few rounds, some of one layer's weights are exchanged for those whose
+ * loss with recalibrated statistics (algorithm 1), here after each was trained for a round, since a run begins with random
+ * weights; then, every few rounds, some of one layer's weights are exchanged for those whose
  * gradients are largest at the clients (algorithm 2). The mask is the server's; clients train and send what it keeps.
  */
 export const fedtiny: FederatedStrategy<typeof config> = {

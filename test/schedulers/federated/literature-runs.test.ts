@@ -1,0 +1,95 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ConfigError, complete, resume, train } from '../../../src/index.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'plexus-literature-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const cases = {
+  fedetf: {
+    model: { name: 'mlp', args: { hidden: [16], head: { kind: 'etf' } } },
+    scheduler: { name: 'fedetf', partition: { name: 'shards', shards: 2 } },
+  },
+  fedtiny: {
+    model: { name: 'cnn', args: { channels: [4], hidden: null, norm: 'batch' } },
+    scheduler: { name: 'fedtiny', density: 0.3, flops: 0.8, candidates: 3, every: 1, until: 4, rate: 0.3 },
+  },
+  fedmoe: {
+    model: { name: 'moe-mlp', args: { dim: 16, experts: 4, hidden: 16 } },
+    scheduler: { name: 'fedmoe', max_experts: 2, partition: { name: 'shards', shards: 2 } },
+  },
+};
+
+const config = (id: string, of: keyof typeof cases, scheduler: object = {}) => ({
+  seed: 5,
+  model: cases[of].model,
+  data: { name: 'mnist', limit: 1000, validation: 0.1 },
+  optim: { name: 'sgd', lr: 0.1, momentum: 0 },
+  // (Every client has fifty examples: few shapes are to be compiled.)
+  train: { steps: 6, eval_every: 3 },
+  run: { dir, id },
+  scheduler: { clients: 18, cohort: 5, local_batch: 10, threads: 2, ...cases[of].scheduler, ...scheduler },
+});
+
+const linesOf = (id: string) =>
+  readFileSync(join(dir, id, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+
+describe('methods of the literature as runs', () => {
+  it.each(['fedetf', 'fedtiny', 'fedmoe'] as const)(
+    '%s learns, with the same bits on one thread, on two, and when it was interrupted',
+    async (name) => {
+      const whole = await complete(train(config(`${name}-1`, name, { threads: 1 })));
+      expect(whole.summary?.accuracy).toBeGreaterThan(0.3);
+      const stop = new AbortController();
+      for await (const event of train(config(`${name}-2`, name), { signal: stop.signal }))
+        if (event.type === 'step' && event.step === 3) stop.abort();
+      const rest = await complete(resume(join(dir, `${name}-2`)));
+      expect(rest.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
+      expect(rest.summary?.losses_sha256).toBe(whole.summary?.losses_sha256);
+      const figures = (id: string) =>
+        linesOf(id).map(({ bytes_up, bytes_down, density, exchanged, experts_sent }) => ({
+          bytes_up,
+          bytes_down,
+          density,
+          exchanged,
+          experts_sent,
+        }));
+      expect(figures(`${name}-2`)).toEqual(figures(`${name}-1`));
+    },
+  );
+
+  it('fedtiny stays within its budget, exchanges weights, and sends what is left of the model', () => {
+    const lines = linesOf('fedtiny-1');
+    for (const { density, flops_share } of lines) {
+      expect(density).toBeLessThanOrEqual(0.3);
+      expect(density).toBeGreaterThan(0.25);
+      expect(flops_share).toBeLessThanOrEqual(0.8);
+    }
+    expect(lines.slice(1, 4).some(({ exchanged }) => exchanged > 0)).toBe(true);
+    expect(lines.slice(4).every(({ exchanged }) => exchanged === 0)).toBe(true);
+    const dense = 4 * (9 * 4 + 4 * 2 + 14 * 14 * 4 * 10 + 10 + 8) * 5;
+    expect(lines[5].bytes_up).toBeLessThan(0.31 * dense);
+    expect(lines[0].bytes_down).toBeGreaterThan(lines[5].bytes_down);
+  });
+
+  it('fedmoe sends no more experts than it may', () => {
+    for (const { experts_sent, bytes_up, bytes_down } of linesOf('fedmoe-1')) {
+      expect(experts_sent).toBeLessThanOrEqual(0.5);
+      expect(bytes_up).toBeLessThan(bytes_down);
+    }
+  });
+
+  it('says which model they need', async () => {
+    const wrong = { ...config('wrong', 'fedetf'), model: { name: 'mlp', args: { hidden: [16] } } };
+    await expect(complete(train(wrong))).rejects.toThrow(ConfigError);
+    await expect(complete(train(wrong))).rejects.toThrow(/head: \{ kind: etf \}/);
+  });
+});
