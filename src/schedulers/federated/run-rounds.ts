@@ -107,7 +107,7 @@ async function roundTraining(
   return {
     next: async () => {
       const report = await (deployed ? deployed.round(() => simulation.next()) : simulation.next());
-      return report && stepOf(report, deployed?.metrics());
+      return report && stepOf(report, deployed?.told());
     },
     model: () => ({ params, state }),
     kept: (client) => store.get(client),
@@ -127,7 +127,7 @@ async function roundTraining(
 }
 
 /** What is told of a round. */
-function stepOf(report: RoundReport, more: FederatedStep['metrics'] = {}): FederatedStep {
+function stepOf(report: RoundReport, more: Partial<FederatedStep> = {}): FederatedStep {
   return {
     loss: report.loss,
     examples: report.examples,
@@ -139,13 +139,14 @@ function stepOf(report: RoundReport, more: FederatedStep['metrics'] = {}): Feder
       dropped: report.dropped.length,
       bytes_down: report.bytesDown,
       bytes_up: report.bytesUp,
-      ...more,
+      ...more.metrics,
       ...report.metrics,
     },
     notes: {
       counted: report.counted,
       ...(report.uncounted === null ? {} : { uncounted: report.uncounted }),
       dropped_clients: report.dropped,
+      ...more.notes,
     },
   };
 }
