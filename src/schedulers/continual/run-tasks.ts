@@ -37,7 +37,8 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
     if (session.signal.aborted) break;
     const before = performance.now();
     await strategy.afterTask?.(taskEnd(session, plan, task, state), strategyConfig);
-    const row = await evaluate(task + 1);
+    // Where tasks are learnt together they are known together.
+    const row = await evaluate(stream.ends.filter((done) => done <= session.position).length);
     state.rows.push(row);
     const [untrained, ...matrix] = state.rows;
     const metrics = continualMetrics(matrix, untrained as readonly number[]);

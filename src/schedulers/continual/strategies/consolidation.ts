@@ -156,4 +156,7 @@ importanceStrategy(
 );
 
 /** Memory aware synapses (Aljundi et al., 2018, equation 4): importance is how much the outputs' length depends on a weight. */
-importanceStrategy({ name: 'mas', config: z.object(importanceShape) }, { loss: outputLengthLoss, of: tf.abs });
+importanceStrategy(
+  { name: 'mas', config: z.object({ ...importanceShape, lambda: importanceShape.lambda.unwrap().default(1) }) },
+  { loss: outputLengthLoss, of: tf.abs },
+);

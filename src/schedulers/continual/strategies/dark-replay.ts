@@ -82,10 +82,14 @@ function compose(given: ComposeGiven, config: z.output<typeof darkSchema>, beta:
       const pulled = buffer.draw(replay - half, rng);
       const labelled = half > 0 ? buffer.draw(half, rng) : [];
       const total = seen.length + pulled.length + labelled.length;
+      const slots = seen.map((each) => buffer.offer(each));
       return [
-        ...seen.map(
-          (each): Entry => ({ ...each, weight: total / seen.length, marks: { [WRITE]: buffer.offer(each) } }),
-        ),
+        ...seen.map((each, i): Entry => {
+          const slot = slots[i] as number;
+          // A slot that is given away again in the same step keeps what came last.
+          const write = slots.lastIndexOf(slot) === i ? slot : -1;
+          return { ...each, weight: total / seen.length, marks: { [WRITE]: write } };
+        }),
         ...pulled.map(({ example, task, slot }): Entry => {
           const marks = { [READ]: slot, [PULL]: global / pulled.length };
           return { example, task, weight: 0, marks };

@@ -8,7 +8,15 @@ import { bufferOf, bufferShape } from './replay.ts';
 
 type Tensor = tf.Tensor;
 
-const memorySchema = z.object({ buffer: bufferShape.buffer, sampling: bufferShape.sampling });
+const memorySchema = z.object({
+  buffer: bufferShape.buffer,
+  sampling: bufferShape.sampling,
+  fresh: z
+    .int()
+    .min(1)
+    .optional()
+    .describe('new examples of a training step, where the gradient of more kept ones is wanted; default: batch.global'),
+});
 
 /**
  * A gradient that would undo what the memory's gradient asks for loses just that part of it: g - (g.m / m.m) m where g.m < 0
@@ -45,7 +53,7 @@ registerContinual({
     const buffer = bufferOf(given, config);
     let waiting: Seen[] = [];
     composeTasks(given, {
-      fresh: global,
+      fresh: Math.min(global, config.fresh ?? global),
       step(seen, { rng, task }) {
         const entries = (list: readonly Seen[]): Entry[] =>
           list.map(({ example, task: of }) => ({ example, task: of, weight: 1 }));
