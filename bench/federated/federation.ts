@@ -49,6 +49,8 @@ export interface FederationOptions {
   readonly data: 'mnist' | 'fashion-mnist';
   /** Widths of a perceptron's hidden layers. */
   readonly hidden?: readonly number[];
+  /** More arguments of the perceptron. */
+  readonly args?: object;
   /** File of another model, from the folder of this one. */
   readonly model?: string;
   readonly lr: number;
@@ -96,7 +98,7 @@ export async function federation(options: FederationOptions): Promise<Federation
           { file: join('bench', 'federated', options.model), args: {} },
           { baseDir: process.cwd(), outDir: bundles },
         )
-      : { name: 'mlp', args: { hidden: [...hidden], init: 'pytorch' } };
+      : { name: 'mlp', args: { hidden: [...hidden], init: 'pytorch', ...options.args } };
   const built = await buildModel(model as never, dataset.info);
   const found = federatedStrategies().get(strategy);
   if (!found) throw new Error(`there is no strategy ${strategy}`);
