@@ -56,8 +56,9 @@ export async function bundleEntries(dist) {
     target: 'node20',
     sourcemap: 'linked',
     logLevel: 'warning',
-    // What needs tfjs-core must find the one copy of it; what is optional is looked for when it is asked for.
-    external: ['@tensorflow/*', 'esbuild'],
+    // What needs tfjs-core must find the one copy of it; what is optional is looked for when it is asked for; piscina starts
+    // threads from a file beside its own.
+    external: ['@tensorflow/*', 'esbuild', 'piscina'],
     plugins: [requirePlugin, placePlugin(dist, bundle)],
     banner: {
       js: "import { createRequire as plexusRequire } from 'node:module'; const require = plexusRequire(import.meta.url);",
