@@ -63,7 +63,7 @@ console.log(
 const found = new Map<string, number>();
 try {
   for (const { title, scheduler } of methods) {
-    const runs = [];
+    const runs: Awaited<ReturnType<typeof run>>[] = [];
     for (let seed = 0; seed < seeds; seed++) runs.push(await run(scheduler, seed));
     const accuracies = runs.map(({ accuracy }) => accuracy);
     found.set(title, spread(accuracies).mean);
