@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { Execution } from '../../coordinator/index.ts';
 import {
   type PrivacyConfig,
@@ -31,7 +32,7 @@ export interface Protection {
  * @throws ConfigError if the strategy has to look at what is to be hidden, or the settings cannot be had together
  */
 export function protect(
-  { prepared: { config } }: Execution,
+  { prepared: { config }, clients: deployed }: Execution,
   strategy: string,
   inner: FederatedServer,
   settings: ProtectionConfig & { readonly cohort: number; readonly clients: number },
@@ -52,13 +53,20 @@ export function protect(
       'privacy',
       'the model has running statistics, which are neither clipped nor hidden by noise: use layer or group norm in place of batch norm',
     );
+  if (deployed && privacy.name === 'local-dp')
+    refuse(
+      'privacy',
+      "the noise of clients is drawn from the run's seed, which the server knows: local-dp is simulated only",
+    );
   if (secure && privacy.name === 'central-dp' && privacy.clipping === 'adaptive')
     refuse(
       'privacy',
       "an adaptive bound goes by each client's norm, which secure aggregation hides: set clipping: fixed",
     );
   try {
-    const server = privateServer(inner, privacy, { cohort, clients, seed: shape.seed });
+    // Real clients are told the seed, and must not be able to take the noise away again.
+    const secret = deployed ? randomBytes(16).toString('hex') : '';
+    const server = privateServer(inner, privacy, { cohort, clients, seed: shape.seed, secret });
     return { server, account: server };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;

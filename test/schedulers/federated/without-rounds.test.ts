@@ -17,7 +17,7 @@ const config = (id: string, scheduler: object) => ({
   optim: { name: 'sgd', lr: 0.1, momentum: 0 },
   train: { steps: 6, eval_every: 0 },
   run: { dir, id },
-  scheduler: { clients: 8, local_batch: 8, threads: 2, ...scheduler },
+  scheduler: { clients: 8, local_batch: 8, threads: 1, ...scheduler },
 });
 const run = (id: string, scheduler: object) => complete(train(config(id, scheduler)));
 const metricsOf = (id: string) =>
@@ -37,17 +37,14 @@ describe('a run without rounds, or without a server', () => {
     { name: 'fedbuff', concurrency: 5, buffer: 2, behaviour },
     { name: 'fedasync', concurrency: 4, behaviour },
     { name: 'gossip', topology: 'ring', behaviour },
-  ])('has the same bits with one thread, with two, and when it was interrupted: $name', async (scheduler) => {
+  ])('has the same bits with one thread and with two, interrupted and not: $name', async (scheduler) => {
     const { name } = scheduler;
-    const whole = await run(`${name}-1`, { ...scheduler, threads: 1 });
-    const two = await run(`${name}-2`, scheduler);
-    expect(two.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
-    expect(told(`${name}-2`)).toEqual(told(`${name}-1`));
+    const whole = await run(`${name}-1`, scheduler);
     const stop = new AbortController();
-    for await (const event of train(config(`${name}-3`, scheduler), { signal: stop.signal }))
+    for await (const event of train(config(`${name}-2`, { ...scheduler, threads: 2 }), { signal: stop.signal }))
       if (event.type === 'step' && event.step === 3) stop.abort();
-    const rest = await complete(resume(join(dir, `${name}-3`)));
-    expect(told(`${name}-3`)).toEqual(told(`${name}-1`));
+    const rest = await complete(resume(join(dir, `${name}-2`)));
+    expect(told(`${name}-2`)).toEqual(told(`${name}-1`));
     for (const key of ['weights_sha256', 'losses_sha256', 'samples_seen', 'simulated_s', 'comm_bytes'] as const)
       expect(rest.summary?.[key], key).toBe(whole.summary?.[key]);
   });

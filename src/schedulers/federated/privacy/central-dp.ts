@@ -44,6 +44,15 @@ export const centralDpSchema = z.strictObject({
 /** Settings of central differential privacy. */
 export type CentralDpConfig = z.output<typeof centralDpSchema>;
 
+/** What noise is for, and drawn from. */
+export interface NoiseShape {
+  readonly cohort: number;
+  readonly clients: number;
+  readonly seed: number;
+  /** What only the server knows; without it whoever knows the seed can take the noise away, as in a simulation. */
+  readonly secret?: string;
+}
+
 /** A private server, and what it has given away so far. */
 export interface PrivateServer extends FederatedServer {
   /** Epsilon after so many rounds, at the config's delta. */
@@ -65,7 +74,7 @@ export interface PrivateServer extends FederatedServer {
 export function centralPrivacy(
   inner: FederatedServer,
   config: Omit<CentralDpConfig, 'name'>,
-  { cohort, clients, seed }: { readonly cohort: number; readonly clients: number; readonly seed: number },
+  { cohort, clients, seed, secret = '' }: NoiseShape,
 ): PrivateServer {
   const adaptive = config.clipping === 'adaptive';
   const countNoise = config.count_noise ?? cohort / 20;
@@ -99,7 +108,7 @@ export function centralPrivacy(
         throw new RangeError(
           'running statistics of modules are neither clipped nor hidden by noise: use a model without them',
         );
-      const rng = createRng(seed).fork('central privacy', number);
+      const rng = createRng(seed).fork('central privacy', number, secret);
       const noisy = rng.fork('sum').fillNormal(new Float32Array(params.length), 0, sumNoise * clipNorm());
       if (sum) for (let i = 0; i < noisy.length; i++) noisy[i] = (noisy[i] as number) + (sum[i] as number);
       // Divided by how many were asked for, not by how many came: the denominator must not tell who took part.
@@ -122,10 +131,7 @@ export function centralPrivacy(
 /** Federated averaging with central differential privacy. */
 export function privateAveraging(
   config: Omit<CentralDpConfig, 'name'>,
-  {
-    serverLr = 1,
-    ...shape
-  }: { readonly cohort: number; readonly clients: number; readonly seed: number; readonly serverLr?: number },
+  { serverLr = 1, ...shape }: NoiseShape & { readonly serverLr?: number },
 ): PrivateServer {
   return centralPrivacy(averaging(serverLr), config, shape);
 }

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { FederatedServer } from '../strategy.ts';
-import { centralDpSchema, centralPrivacy, type PrivateServer } from './central-dp.ts';
+import { centralDpSchema, centralPrivacy, type NoiseShape, type PrivateServer } from './central-dp.ts';
 import { localDpSchema, localPrivacy } from './local-dp.ts';
 
 /** The `privacy` section. */
@@ -14,10 +14,6 @@ export const privacySchema = z
 export type PrivacyConfig = NonNullable<z.output<typeof privacySchema>>;
 
 /** A strategy's server with differential privacy. @throws RangeError if the settings cannot be had together */
-export function privateServer(
-  inner: FederatedServer,
-  config: PrivacyConfig,
-  shape: { readonly cohort: number; readonly clients: number; readonly seed: number },
-): PrivateServer {
+export function privateServer(inner: FederatedServer, config: PrivacyConfig, shape: NoiseShape): PrivateServer {
   return config.name === 'central-dp' ? centralPrivacy(inner, config, shape) : localPrivacy(inner, config, shape);
 }
