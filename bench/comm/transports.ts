@@ -55,9 +55,9 @@ async function measure(ends: readonly Near[], bytes: number, seconds: number, se
   const plans: { trips: number; messages: number }[] = [];
   for (const near of ends) {
     await trips(near, bytes, 3);
-    await near.sink(bytes, 4);
+    if (!near.handsOver) await near.sink(bytes, 4);
     const start = performance.now();
-    await near.sink(bytes, 8);
+    if (!near.handsOver) await near.sink(bytes, 8);
     const messageMs = (performance.now() - start) / 8;
     const tripMs = await trips(near, bytes, 3);
     plans.push({
@@ -73,6 +73,10 @@ async function measure(ends: readonly Near[], bytes: number, seconds: number, se
       const near = ends[i] as Near;
       const plan = plans[i] as { trips: number; messages: number };
       const tripMs = await trips(near, bytes, plan.trips);
+      if (near.handsOver) {
+        (slices[i] as Slice[]).push({ tripMs, gbPerS: Number.NaN, cpuMsPerMb: Number.NaN });
+        continue;
+      }
       const pids = [process.pid, near.farPid, serverPid].filter((pid) => pid !== undefined);
       const cpu = () => pids.reduce((sum, pid) => sum + cpuMs(pid), 0);
       const before = cpu();
@@ -99,7 +103,6 @@ async function main(): Promise<void> {
     ['relayed tcp', () => nearEndpoint('relayed', 'tcp'), () => nearRawSocket('tcp')],
     ['relayed host', () => nearEndpoint('relayed', 'host'), null],
     ['nats', () => nearNats(server.url), () => nearRawNats(server.url)],
-    // (Last: it leaves so much memory behind that Linux may refuse to start another process.)
     ['local', () => nearLocal(false), null],
     ['local, transferred', () => nearLocal(true), null],
   ];
@@ -115,7 +118,8 @@ async function main(): Promise<void> {
         Slice[] | undefined,
       ];
       const column = (of: keyof Slice, format: (value: number) => string) => {
-        const own = format(median(ours.map((slice) => slice[of])));
+        const value = median(ours.map((slice) => slice[of]));
+        const own = Number.isNaN(value) ? '' : format(value);
         return theirs ? [own, format(median(theirs.map((slice) => slice[of])))] : [own, ''];
       };
       const ratio = (of: keyof Slice) =>

@@ -20,6 +20,8 @@ export interface Near {
   /** `count` messages there, and a short one back when the last is complete in the receiver's memory. */
   sink(bytes: number, count: number): Promise<void>;
   close(): Promise<void>;
+  /** Memory is handed over, not moved: there is no rate of bytes. */
+  readonly handsOver?: boolean;
   /** The process at the far end, if it is one of its own. */
   readonly farPid?: number | undefined;
 }

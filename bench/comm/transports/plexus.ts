@@ -118,6 +118,7 @@ export async function nearLocal(own: boolean): Promise<Near> {
   const near = nearOf(createLocalTransport({ rank: 0, ports: links[0]?.ports ?? [] }), own);
   return {
     ...near,
+    handsOver: true,
     close: async () => {
       await near.close();
       await worker.terminate();
