@@ -14,6 +14,16 @@ export interface ProgressStep {
   readonly balance: readonly number[];
   /** Who takes part, for runs on several machines; empty otherwise. */
   readonly cluster?: string;
+  /** Simulated seconds so far, where clients are simulated. */
+  readonly simulated?: number;
+}
+
+/** What a line calls its figures. */
+export interface ProgressWords {
+  /** What a step is. */
+  readonly step: 'step' | 'round' | 'version';
+  /** What the rate counts. */
+  readonly unit: 'tok' | 'ex' | 'clients';
 }
 
 /** Eighths of a block, for bars one character wide. */
@@ -36,12 +46,12 @@ export function progressBar(fraction: number, width: number): string {
 /** Seconds between lines where nobody watches a terminal. */
 const PLAIN_INTERVAL_MS = 3_000;
 /** Parts of a line besides step and loss. */
-type Part = 'bar' | 'val' | 'rate' | 'eta' | 'cluster' | 'experts';
+type Part = 'bar' | 'val' | 'rate' | 'eta' | 'simulated' | 'cluster' | 'experts';
 /** What a live line shows, the fullest first: a narrow window gets what fits whole. */
 const LAYOUTS: readonly (readonly Part[])[] = [
-  ['bar', 'val', 'rate', 'eta', 'cluster', 'experts'],
-  ['val', 'rate', 'eta', 'cluster', 'experts'],
-  ['val', 'rate', 'eta', 'cluster'],
+  ['bar', 'val', 'rate', 'eta', 'simulated', 'cluster', 'experts'],
+  ['val', 'rate', 'eta', 'simulated', 'cluster', 'experts'],
+  ['val', 'rate', 'eta', 'simulated', 'cluster'],
   ['val', 'rate', 'eta'],
   ['val', 'eta'],
   [],
@@ -57,9 +67,10 @@ export class ProgressLine {
   readonly #stream: Streams['err'];
   readonly #live: boolean;
   readonly #quiet: boolean;
-  readonly #unit: string;
+  readonly #words: ProgressWords;
   #last: ProgressStep | null = null;
   #valLoss: number | null = null;
+  #accuracy: number | null = null;
   #shownAt = Number.NEGATIVE_INFINITY;
   #shownStep = -1;
   #drawn = false;
@@ -67,10 +78,10 @@ export class ProgressLine {
   #stepMs = 0;
   #rate = 0;
 
-  constructor(stream: Streams['err'], unit: 'tok' | 'ex', quiet = false) {
+  constructor(stream: Streams['err'], words: ProgressWords['unit'] | ProgressWords, quiet = false) {
     this.#stream = stream;
     this.#live = isInteractive(stream);
-    this.#unit = unit;
+    this.#words = typeof words === 'string' ? { step: 'step', unit: words } : words;
     this.#quiet = quiet;
   }
 
@@ -85,9 +96,10 @@ export class ProgressLine {
     if (due || step.done === step.steps) this.#show(now);
   }
 
-  /** A new validation loss. */
-  evaluated(loss: number): void {
+  /** A new validation loss and, where there are classes, the share of examples that were told right. */
+  evaluated(loss: number, accuracy: number | null = null): void {
     this.#valLoss = loss;
+    this.#accuracy = accuracy;
     if (!this.#quiet && this.#last && (this.#live || this.#shownStep !== this.#last.done))
       this.#show(performance.now());
   }
@@ -117,7 +129,7 @@ export class ProgressLine {
     this.#shownAt = now;
     this.#shownStep = step.done;
     if (!this.#live) {
-      this.#stream.write(`${this.#text(step, ['val', 'rate', 'eta', 'cluster', 'experts'])}\n`);
+      this.#stream.write(`${this.#text(step, LAYOUTS[1] as readonly Part[])}\n`);
       return;
     }
     this.#erase();
@@ -132,12 +144,22 @@ export class ProgressLine {
     const paint = painter(this.#live);
     const eta = ((step.steps - step.done) * this.#stepMs) / 1000;
     const width = String(step.steps).length;
-    const parts = [`step ${String(step.done).padStart(width)}/${step.steps}`];
+    const { step: word, unit } = this.#words;
+    const parts = [`${word} ${String(step.done).padStart(width)}/${step.steps}`];
     if (layout.includes('bar')) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
     parts.push(`loss ${step.loss.toFixed(4)}`);
-    if (layout.includes('val') && this.#valLoss !== null) parts.push(`val ${this.#valLoss.toFixed(4)}`);
-    if (layout.includes('rate')) parts.push(`${formatCount(this.#rate)} ${this.#unit}/s`);
+    if (layout.includes('val') && this.#valLoss !== null)
+      // Of clients, who differ, people ask how often the model is right.
+      parts.push(
+        word !== 'step' && this.#accuracy !== null
+          ? `accuracy ${(this.#accuracy * 100).toFixed(2)} %`
+          : `val ${this.#valLoss.toFixed(4)}`,
+      );
+    if (layout.includes('rate')) parts.push(`${formatCount(this.#rate)} ${unit}/s`);
+    if (layout.includes('rate') && word !== 'step') parts.push(`${formatCount(1000 / this.#stepMs)} ${word}s/s`);
     if (layout.includes('eta')) parts.push(`ETA ${formatDuration(eta)}`);
+    if (layout.includes('simulated') && step.simulated !== undefined)
+      parts.push(`simulated ${formatDuration(step.simulated)}`);
     if (layout.includes('cluster') && step.cluster) parts.push(step.cluster);
     if (layout.includes('experts') && step.balance.length > 0) parts.push(`experts ${balanceBars(step.balance)}`);
     return parts.join('  ');

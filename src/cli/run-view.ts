@@ -1,9 +1,9 @@
-import type { RunEvent } from '../coordinator/index.ts';
+import type { FederatedStart, Metrics, RunEvent, StartedEvent } from '../coordinator/index.ts';
 import { expertShares } from './balance.ts';
 import { ClusterNarrator } from './cluster-view.ts';
 import { ProgressLine } from './progress.ts';
 import { formatEnding } from './summary.ts';
-import { formatBytes, formatCount, isInteractive, painter, type Streams } from './terminal.ts';
+import { formatBytes, formatCount, isInteractive, painter, type Streams, shownPath } from './terminal.ts';
 
 /** How the events of a run are shown. */
 export interface View {
@@ -47,6 +47,8 @@ export function humanView(
   const narrator = new ClusterNarrator(run.join ?? 'plexus worker');
   let progress = new ProgressLine(streams.err, 'tok', run.quiet);
   let steps = 0;
+  let federated: FederatedStart | null = null;
+  let simulated = 0;
   let unit: 'tokens' | 'examples' = 'tokens';
   let sample: Extract<RunEvent, { type: 'sampled' }> | null = null;
   return {
@@ -60,6 +62,13 @@ export function humanView(
         case 'started': {
           steps = event.steps;
           unit = event.unit;
+          federated = event.federated ?? null;
+          if (federated) {
+            simulated = federated.simulatedSeconds;
+            progress = new ProgressLine(streams.err, { step: wordOf(federated), unit: 'clients' }, run.quiet);
+            for (const line of federatedStart(event, federated)) progress.message(line);
+            return;
+          }
           progress = new ProgressLine(streams.err, unit === 'tokens' ? 'tok' : 'ex', run.quiet);
           const { data, pipeline, expert } = event.mesh;
           const held = event.workers.map((worker) => worker.paramBytes + worker.optimizerBytes);
@@ -72,17 +81,19 @@ export function humanView(
           return;
         }
         case 'step':
+          simulated += Number(event.metrics.simulated_s ?? 0);
           return progress.step({
             done: event.step,
             steps,
             loss: event.loss,
-            rate: event.perSecond,
+            ...(federated ? { simulated } : {}),
+            rate: federated ? (1000 * Number(event.metrics.clients ?? 0)) / event.stepMs : event.perSecond,
             stepMs: event.stepMs,
             balance: expertShares(event.metrics),
             cluster: narrator.state,
           });
         case 'evaluated':
-          return progress.evaluated(event.loss);
+          return progress.evaluated(event.loss, accuracyIn(event.metrics));
         case 'task': {
           const known = event.accuracies.slice(0, event.task).map((share) => (share * 100).toFixed(1));
           const average = `${(event.average * 100).toFixed(1)} % on average`;
@@ -98,7 +109,7 @@ export function humanView(
         case 'finished':
           progress.end();
           streams.out.write(
-            `${formatEnding({ config: run.config, finished: event, sample, unit, colour, flags: run.flags ?? '' })}\n`,
+            `${formatEnding({ config: run.config, finished: event, sample, unit, colour, flags: run.flags ?? '', federated })}\n`,
           );
           return;
         case 'failed':
@@ -110,4 +121,23 @@ export function humanView(
       }
     },
   };
+}
+
+const wordOf = ({ steps }: FederatedStart) => (steps === 'rounds' ? 'round' : 'version');
+
+/** The first lines of a run with clients in place of workers. */
+function federatedStart(event: StartedEvent, { steps, clients, width, picture }: FederatedStart): string[] {
+  const taking = steps === 'rounds' ? `${formatCount(width)} a round` : `${formatCount(width)} at a time`;
+  const threads = `${event.world} thread${event.world > 1 ? 's' : ''}`;
+  const lines = [
+    `${event.runId}: ${formatCount(event.parameters)} parameters, ${formatCount(clients)} clients (${taking}) ` +
+      `on ${threads}, ${event.engine}, ready in ${(event.startMs / 1000).toFixed(1)} s`,
+  ];
+  if (picture) lines.push(`who has which data: ${shownPath(picture)}`);
+  if (event.step > 0) lines.push(`continuing after ${steps.slice(0, -1)} ${event.step} of ${event.steps}`);
+  return lines;
+}
+
+function accuracyIn({ accuracy }: Metrics): number | null {
+  return typeof accuracy === 'number' ? accuracy : null;
 }

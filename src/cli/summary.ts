@@ -1,5 +1,5 @@
-import type { RunEvent, RunSummary } from '../coordinator/index.ts';
-import { formatCount, formatDuration, painter, shownPath } from './terminal.ts';
+import type { FederatedStart, RunEvent, RunSummary } from '../coordinator/index.ts';
+import { formatBytes, formatCount, formatDuration, painter, shownPath } from './terminal.ts';
 
 /** A run that has ended, for its closing words. */
 export interface Ending {
@@ -11,26 +11,29 @@ export interface Ending {
   readonly colour: boolean;
   /** Flags that going on in the same way needs, e.g. `--nats`; may be empty. */
   readonly flags?: string;
+  /** What was known at the start, where clients were trained. */
+  readonly federated?: FederatedStart | null;
 }
 
 /** The summary of a run: figures beside their baselines, a sample, the folder, what to type next. */
 export function formatEnding(ending: Ending): string {
-  const { finished, sample, config, colour } = ending;
+  const { finished, sample, config, colour, federated = null } = ending;
+  const steps = federated?.steps ?? 'steps';
   const paint = painter(colour);
   const dir = shownPath(finished.dir);
   const resume = `plexus train ${config === null ? '' : `${config} `}--resume ${dir}${ending.flags ? ` ${ending.flags}` : ''}`;
   if (finished.status === 'interrupted' || finished.summary === null) {
-    const stopped = `${paint('yellow', '■')} stopped after ${finished.step} steps`;
+    const stopped = `${paint('yellow', '■')} stopped after ${finished.step} ${steps}`;
     if (!finished.checkpoint) return `${stopped}; there is nothing to go on from yet`;
     return `${stopped}; checkpoint ${shownPath(finished.checkpoint)}\n\n  go on   ${resume}`;
   }
   const { summary } = finished;
   const lines = [
-    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} steps in ${formatDuration(summary.wall_s)}` +
+    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} ${steps} in ${formatDuration(summary.wall_s)}` +
       // None where a resumed run had nothing left to train.
       (summary.tokens_per_s > 0 ? `, ${formatCount(summary.tokens_per_s)} ${ending.unit}/s` : ''),
     '',
-    ...figures(summary, paint),
+    ...figures(summary, paint, federated),
     ...(summary.accuracy_matrix ? ['', ...matrixLines(summary.accuracy_matrix)] : []),
   ];
   if (sample)
@@ -40,6 +43,7 @@ export function formatEnding(ending: Ending): string {
       ...`${sample.prompt}${sample.text}`.split('\n').map((line) => `    ${line}`),
     );
   lines.push('', `  run     ${dir}`);
+  if (federated?.picture) lines.push(`  split   ${shownPath(federated.picture)}`);
   if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
   else lines.push(`  next    plexus eval ${dir}`);
   if (!summary.accuracy_matrix) lines.push(`          ${resume} --set train.steps=${summary.steps * 2}`);
@@ -47,13 +51,15 @@ export function formatEnding(ending: Ending): string {
   return lines.join('\n');
 }
 
-function figures(summary: RunSummary, paint: ReturnType<typeof painter>): string[] {
-  const rows: [string, string, string][] = [['training loss', summary.loss.toFixed(4), 'of the last step']];
+function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federated: FederatedStart | null): string[] {
+  const last = federated ? federated.steps.slice(0, -1) : 'step';
+  const rows: [string, string, string][] = [['training loss', summary.loss.toFixed(4), `of the last ${last}`]];
   const { val_loss: loss } = summary;
   if (loss !== null) rows.push(['validation loss', loss.toFixed(4), '']);
   if (summary.accuracy !== undefined) rows.push(['accuracy', `${(summary.accuracy * 100).toFixed(2)} %`, '']);
   if (summary.forgetting !== undefined)
     rows.push(['forgetting', `${(summary.forgetting * 100).toFixed(2)} %`, 'since each task was known best']);
+  if (federated) rows.push(...federatedFigures(summary));
   for (const [name, baseline] of Object.entries(summary.baselines)) {
     const verdict =
       loss === null
@@ -77,4 +83,35 @@ function matrixLines(matrix: readonly (readonly number[])[]): string[] {
       return `  after task ${String(learnt + 1).padEnd(4)} ${cells.join('')}`;
     }),
   ];
+}
+
+/** What clients came to, one by one and together. */
+function federatedFigures(summary: RunSummary): [string, string, string][] {
+  const rows: [string, string, string][] = [];
+  const percent = (share: number) => `${(share * 100).toFixed(2)} %`;
+  const { clients: each, bytes_up: up, bytes_down: down, simulated_s: simulated, target_accuracy: target } = summary;
+  if (each?.client_accuracy_p50 !== undefined)
+    rows.push([
+      'median client',
+      percent(each.client_accuracy_p50),
+      `worst tenth ${percent(each.client_accuracy_worst_decile ?? 0)}`,
+    ]);
+  if (each?.personal_accuracy_p50 !== undefined)
+    rows.push([
+      'median own model',
+      percent(each.personal_accuracy_p50),
+      `worst tenth ${percent(each.personal_accuracy_worst_decile ?? 0)}`,
+    ]);
+  if (target !== undefined) {
+    const reached = summary.rounds_to_target ?? null;
+    rows.push([
+      `to ${percent(target)}`,
+      reached === null ? '–' : String(reached),
+      reached === null ? 'not reached' : 'rounds',
+    ]);
+  }
+  if (up !== undefined && down !== undefined)
+    rows.push(['from clients', formatBytes(up), `${formatBytes(down)} to them`]);
+  if (simulated !== undefined) rows.push(['simulated time', formatDuration(simulated), '']);
+  return rows;
 }

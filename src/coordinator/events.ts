@@ -26,8 +26,8 @@ export interface FederatedStart {
   readonly width: number;
   /** Simulated time before this start, of a run that goes on. */
   readonly simulatedSeconds: number;
-  /** Path of a picture of who has which data. */
-  readonly picture: string;
+  /** Path of a picture of who has which data; null where clients are elsewhere and say nothing of theirs. */
+  readonly picture: string | null;
 }
 
 /** All workers are ready; the first step follows. */

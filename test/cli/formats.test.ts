@@ -141,6 +141,20 @@ describe('progress', () => {
     expect(text()).not.toContain('\x1b');
   });
 
+  it('counts rounds and clients where clients are trained, and the time that they would have taken', () => {
+    const { stream, text } = sink(false);
+    const line = new ProgressLine(stream, { step: 'round', unit: 'clients' });
+    line.step({ ...step(1), rate: 50, stepMs: 200, balance: [], simulated: 75 });
+    line.evaluated(0.4, 0.9125);
+    line.step({ ...step(10), rate: 50, stepMs: 200, balance: [], simulated: 750 });
+    line.end();
+    const lines = text().trimEnd().split('\n');
+    expect(lines[0]).toBe('round  1/10  loss 2.5000  50.0 clients/s  5.00 rounds/s  ETA 0:02  simulated 1:15');
+    expect(lines[1]).toBe(
+      'round 10/10  loss 2.5000  accuracy 91.25 %  50.0 clients/s  5.00 rounds/s  ETA 0:00  simulated 12:30',
+    );
+  });
+
   it('shows whole figures in a narrow window, the bars only where there is room', () => {
     // A terminal in CI, or one that says it is dumb, gets plain lines.
     vi.stubEnv('CI', '');

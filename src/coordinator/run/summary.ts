@@ -35,6 +35,14 @@ export interface RunSummary {
   readonly forgetting?: number;
   /** Of simulated clients: seconds that their training would have taken. */
   readonly simulated_s?: number;
+  /** Bytes that went to clients, and came from them. */
+  readonly bytes_down?: number;
+  readonly bytes_up?: number;
+  /** Accuracy that was aimed at, and the rounds until an evaluation reached it; null if none did. */
+  readonly target_accuracy?: number;
+  readonly rounds_to_target?: number | null;
+  /** How the last evaluation's figures differ between clients, by name: `client_accuracy_mean`, `_p10` and so on. */
+  readonly clients?: Readonly<Record<string, number>>;
   /** With differential privacy: what the run has given away, at this delta. */
   readonly epsilon?: number;
   readonly delta?: number;

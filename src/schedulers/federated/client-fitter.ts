@@ -162,8 +162,8 @@ export class ClientFitter {
     for (const [i, client] of task.clients.entries()) {
       const each = task.mode === 'each';
       const update = each ? out.subarray(i * size, (i + 1) * size) : (this.#free.pop() ?? new Float32Array(size));
-      const report = await this.#one(start, client, update, each ? 1 : client.weight);
-      reports.push(report);
+      const { encoded, ...report } = await this.#one(start, client, update, each ? 1 : client.weight);
+      reports.push(task.encoded && encoded ? { ...report, encoded } : report);
       if (each) continue;
       sum.add(i + 1, report.problem === null ? update : null);
       if (report.problem !== null) this.#free.push(update);
@@ -241,7 +241,7 @@ export class ClientFitter {
     });
     const { losses, state } = result;
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
-    const { norm, personal, updateBytes, left } = await this.#update(start, state, update, scale, client);
+    const { norm, personal, written, left } = await this.#update(start, state, update, scale, client);
     const diverged = (problem: string) => failed(`its training diverged: ${problem}`, losses.length);
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) return diverged(`the loss is ${loss}`);
     const broken = Object.entries(result.kept).find(([, values]) => !values.every((value) => Number.isFinite(value)));
@@ -255,7 +255,7 @@ export class ClientFitter {
       ...(personal ? { [PERSONAL]: personal } : {}),
       ...(left ? { [LEFT_OUT]: left } : {}),
     };
-    const encoded = updateBytes === null ? {} : { updateBytes };
+    const encoded = written === null ? {} : { updateBytes: written.length, encoded: written };
     const ms = performance.now() - began;
     return { ...base, steps: losses.length, loss, norm, kept, sent, lr, ...encoded, ms, problem: null };
   }
@@ -388,7 +388,7 @@ export class ClientFitter {
     return {
       norm: finite ? norm : Number.NaN,
       personal: stays.length === 0 ? null : personal,
-      updateBytes: packed?.bytes.length ?? null,
+      written: packed?.bytes ?? null,
       left: packed?.left ?? null,
     };
   }
@@ -429,7 +429,7 @@ export class ClientFitter {
 interface UpdateResult {
   readonly norm: number;
   readonly personal: Float32Array | null;
-  readonly updateBytes: number | null;
+  readonly written: Uint8Array | null;
   readonly left: Float32Array | null;
 }
 

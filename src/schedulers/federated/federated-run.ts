@@ -113,6 +113,7 @@ export async function* runFederated(
   let training: FederatedTraining | null = null;
   let saved: { readonly step: number; readonly path: string } | null = from ? { step: first, path: from.path } : null;
   let evaluation: { readonly step: number; readonly loss: number; readonly accuracy: number | null } | null = null;
+  let differ: Readonly<Record<string, number>> | null = null;
   const wall = () => (from?.index.wall_s ?? 0) + (performance.now() - began) / 1000;
   try {
     yield { type: 'preparing', what: 'workers' };
@@ -162,7 +163,7 @@ export async function* runFederated(
         clients: partition.clients,
         width: Math.min(plan.width, partition.clients),
         simulatedSeconds: totals.seconds,
-        picture,
+        picture: picture === '' ? null : picture,
       },
       startMs: performance.now() - began,
     };
@@ -177,6 +178,7 @@ export async function* runFederated(
       const accuracy = report.correct === null ? null : report.correct / report.examples;
       const each = await figures.measure(clients, start, personal ? (trained.kept?.bind(trained) ?? null) : null);
       evaluation = { step, loss, accuracy };
+      differ = each?.metrics ?? null;
       if (accuracy !== null) target.evaluated(step, accuracy);
       const own = { ...(accuracy === null ? {} : { accuracy }), ...each?.metrics };
       const ms = performance.now() - before;
@@ -241,7 +243,12 @@ export async function* runFederated(
           wall: wall(),
           evaluation,
           saved,
-          more: { ...(await traffic(metrics)), ...target.summary(), ...trained.summary?.() },
+          more: {
+            ...(await traffic(metrics)),
+            ...target.summary(),
+            ...(differ ? { clients: differ } : {}),
+            ...trained.summary?.(),
+          },
         })
       : null;
     await metrics.close();

@@ -66,6 +66,8 @@ export interface FitTask {
    * client's unweighted update is written, one behind the other.
    */
   readonly mode: 'sum' | 'each';
+  /** Whether reports are to bring along what a codec wrote, for a client that has to send it. */
+  readonly encoded?: boolean;
   /** Takes the updates: parameters, then module state, float32; once, or for `each` once a client. */
   readonly into: SharedArrayBuffer;
 }
@@ -82,6 +84,8 @@ export interface ClientReport {
   readonly norm: number;
   /** Bytes of its parameters' update as a codec wrote it; absent where it went as it is. */
   readonly updateBytes?: number;
+  /** What the codec wrote, where the task asks for it. */
+  readonly encoded?: Uint8Array;
   readonly kept: Readonly<Record<string, Float32Array>>;
   /** What the objective's readings gave, by name. */
   readonly sent?: Readonly<Record<string, Float32Array>>;

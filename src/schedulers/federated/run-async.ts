@@ -69,6 +69,7 @@ export function runFedasync(
 function runAsync(execution: Execution, settings: AsyncConfig, server: AsyncServer): AsyncGenerator<RunEvent, void> {
   return runFederated(execution, settings, () => ({
     width: settings.concurrency,
+    steps: 'versions',
     objective: { name: 'none', config: {} },
     make: (parts) => asyncTraining(parts, server, settings),
   }));
