@@ -1,0 +1,85 @@
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { resolveConfig } from '../../src/coordinator/index.ts';
+import { iid, openDataset, prepareData } from '../../src/data/index.ts';
+import { buildModel, initParams, modelParams } from '../../src/modules/index.ts';
+import {
+  ClientStore,
+  clientBehaviour,
+  FitPool,
+  federatedStrategies,
+  partOf,
+  RoundSimulation,
+  vectorLayout,
+} from '../../src/schedulers/index.ts';
+
+/** What a round was, as metrics.jsonl has it. */
+export interface PlayedRound {
+  readonly cohort?: readonly number[];
+  readonly dropped_clients: readonly { readonly client: number }[];
+}
+
+/**
+ * Runs the rounds of a deployment of five clients with iid parts again, as a simulation in which the same clients are asked, and
+ * the same ones do not answer. @returns `weights_sha256` of what comes out
+ */
+export async function replayed(rounds: readonly PlayedRound[], run: string): Promise<string> {
+  const config = resolveConfig(join(run, 'config.yaml'));
+  const settings = config.scheduler as unknown as { clients: number; local_batch: number; behaviour: never };
+  const data = await prepareData(config.data);
+  const dataset = openDataset(data);
+  const { model } = await buildModel(config.model, dataset.info);
+  const params = vectorLayout(modelParams(model));
+  const { seed } = config;
+  const vector = new Float32Array(params.size);
+  const drawn = initParams(modelParams(model), seed);
+  for (const place of params.places) partOf(vector, place).set(drawn[place.path]?.data as Float32Array);
+  const strategy = federatedStrategies().get('fedavg');
+  if (!strategy) throw new Error('there is no fedavg');
+  const { clients, local_batch: batch } = settings;
+  const pool = await FitPool.start({
+    job: {
+      ...{ seed, model: config.model, optim: config.optim, data, objective: { name: 'none', config: {} }, batch },
+      engine: { kind: 'onnx', device: 'cpu', threads: 1 },
+    },
+    threads: 1,
+  });
+  try {
+    const split = dataset.split('train');
+    let at = 0;
+    const absent = (client: number) => rounds[at]?.dropped_clients.some((each) => each.client === client);
+    const simulation = new RoundSimulation(
+      {
+        pool: Object.assign(Object.create(pool), {
+          ...{ paramsSize: pool.paramsSize, stateSize: pool.stateSize },
+          ...{ receivedSize: pool.receivedSize, sentSize: pool.sentSize },
+          publish: pool.publish.bind(pool),
+          add: pool.add.bind(pool),
+          each: async (...args: Parameters<FitPool['each']>) =>
+            (await pool.each(...args)).map(({ update, report }) =>
+              absent(report.client)
+                ? { update, report: { ...report, problem: 'it did not answer' } }
+                : { update, report },
+            ),
+        }) as FitPool,
+        partition: iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed }),
+        server: strategy.server({} as never, { params, state: vectorLayout([]), clients, seed }),
+        store: new ClientStore(),
+        behaviour: clientBehaviour(settings.behaviour, seed),
+        ...{ seed, cohort: clients, quorum: 1, local: { epochs: 1, batch }, deadlineSeconds: null },
+        // (A bound, so that updates are looked at one by one.)
+        maxNorm: 1e9,
+        choose: (round) => rounds[round]?.cohort ?? [],
+      },
+      vector,
+      new Float32Array(0),
+    );
+    for (at = 0; at < rounds.length; at++) await simulation.next();
+    const hash = createHash('sha256');
+    for (const place of [...params.places].sort((a, b) => (a.path < b.path ? -1 : 1)))
+      hash.update(new Uint8Array(partOf(vector, place).slice().buffer));
+    return hash.digest('hex');
+  } finally {
+    await pool.close();
+  }
+}

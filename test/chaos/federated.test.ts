@@ -1,0 +1,166 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from 'vitest';
+import { replayed } from './federated-replay.ts';
+import { NatsServers } from './nats.ts';
+import { builtCli, type Proc, Processes, root } from './processes.ts';
+
+const CLIENTS = 5;
+const config = (over: { scheduler?: string; steps: number; extra?: string }) => `
+name: fed
+seed: 1
+model: { name: mlp, args: { hidden: [16] } }
+data: { name: mnist, validation: 0, limit: 2000 }
+optim: { name: sgd, lr: 0.05, momentum: 0 }
+train: { steps: ${over.steps}, eval_split: test, checkpoint_every: 1 }
+comm: { lease_s: 1.5 }
+scheduler:
+  name: ${over.scheduler ?? 'fedavg'}
+  clients: ${CLIENTS}
+  cohort: ${CLIENTS}
+  local_batch: 10
+  ${over.extra ?? ''}
+`;
+
+interface Line {
+  readonly step: number;
+  readonly counted: boolean;
+  readonly cohort?: number[];
+  readonly quarantined?: number;
+  readonly dropped_clients: { readonly client: number; readonly reason: string }[];
+}
+
+/** Real processes around a real NATS server, in a folder of their own. */
+class World {
+  readonly processes = new Processes();
+  readonly folder = mkdtempSync(join(tmpdir(), 'plexus-federated-'));
+  readonly events: { readonly type: string; readonly [key: string]: unknown }[] = [];
+  servers!: NatsServers;
+
+  static async start(): Promise<World> {
+    const world = new World();
+    worlds.push(world);
+    world.servers = await NatsServers.start(world.processes, world.folder);
+    return world;
+  }
+
+  get url(): string {
+    return this.servers.url;
+  }
+
+  client(part: number, ...args: string[]): Proc {
+    const command = [
+      'client',
+      '--nats',
+      this.url,
+      '--data',
+      'mnist',
+      '--part',
+      `${part}/${CLIENTS}`,
+      '--once',
+      ...args,
+    ];
+    return this.processes.start(`client ${part}`, [...builtCli, ...command], {
+      cwd: this.folder,
+      env: { XDG_STATE_HOME: join(this.folder, 'state') },
+    });
+  }
+
+  liar(kind: string): Proc {
+    const script = join(root, 'test', 'chaos', 'federated-liar.mjs');
+    return this.processes.start(`liar ${kind}`, [process.execPath, script, this.url, join(this.folder, kind), kind]);
+  }
+
+  train(...args: string[]): Proc {
+    return this.processes.start('server', [...builtCli, 'train', '--json', ...args], { cwd: this.folder }, (line) =>
+      this.events.push(JSON.parse(line)),
+    );
+  }
+
+  /** Waits for a step of the run. */
+  reached(step: number): Promise<boolean> {
+    return this.processes.until(`step ${step}`, 60_000, () =>
+      this.events.some((event) => event.type === 'step' && (event.step as number) >= step),
+    );
+  }
+
+  /** Folders of runs, oldest first. */
+  runs(): string[] {
+    return readdirSync(join(this.folder, 'runs')).map((run) => join(this.folder, 'runs', run));
+  }
+
+  lines(run: string): Line[] {
+    const text = readFileSync(join(run, 'metrics.jsonl'), 'utf8').trim();
+    return text.split('\n').map((line) => JSON.parse(line) as Line);
+  }
+
+  weights(run: string): string {
+    return JSON.parse(readFileSync(join(run, 'summary.json'), 'utf8')).weights_sha256 as string;
+  }
+
+  async close(): Promise<void> {
+    await this.processes.close();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+const worlds: World[] = [];
+afterEach(async () => {
+  for (const world of worlds.splice(0)) await world.close();
+});
+
+describe('five clients in processes of their own', () => {
+  it('one killed, one that lies: the others are aggregated to the bits of a simulation, and both are named', async () => {
+    const on = await World.start();
+    const file = join(on.folder, 'config.yaml');
+    writeFileSync(file, config({ steps: 12, extra: 'quorum: 3\n  max_norm: 100\n  round_deadline_s: 20' }));
+    for (const part of [1, 2, 3]) on.client(part);
+    const victim = on.client(4);
+    on.liar('nan');
+    const server = on.train(file, '--nats', on.url, '--min-clients', '5');
+    await on.reached(2);
+    await victim.kill();
+    const { code } = await on.processes.exitOf(server, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const [run] = on.runs() as [string];
+    const lines = on.lines(run);
+    expect(lines.map(({ counted }) => counted)).toEqual(Array(12).fill(true));
+    expect(lines[0]?.dropped_clients).toEqual([
+      { client: 4, name: 'liar-nan', reason: 'number 0 of its update is NaN' },
+    ]);
+    expect(lines.at(-1)?.quarantined).toBe(1);
+    const about = on.events.filter(({ type }) => type === 'client').map(({ client, what }) => `${client} ${what}`);
+    expect(about).toContain('liar-nan quarantined');
+    expect(about.some((text) => /part-4 gone/.test(text))).toBe(true);
+    // What was aggregated is what a simulation computes of the same clients in the same rounds.
+    expect(on.weights(run)).toBe(await replayed(lines, run));
+  }, 120_000);
+
+  it('a client and the server killed: both go on, to the bits of the run that nothing happened to', async () => {
+    const on = await World.start();
+    const file = join(on.folder, 'config.yaml');
+    // All must answer, so that it is the simulation's run; what clients keep (control variates) must survive.
+    writeFileSync(
+      file,
+      config({ scheduler: 'scaffold', steps: 10, extra: `quorum: ${CLIENTS}\n  round_deadline_s: 20` }),
+    );
+    const clients = Array.from({ length: CLIENTS }, (_, i) => on.client(i + 1));
+    const first = on.train(file, '--nats', on.url);
+    await on.reached(2);
+    await clients[1]?.kill();
+    on.client(2);
+    await on.reached(4);
+    await first.kill();
+    const [run] = on.runs() as [string];
+    on.events.length = 0;
+    const second = on.train('--resume', run, '--nats', on.url);
+    const { code } = await on.processes.exitOf(second, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const alone = on.train(file);
+    expect((await on.processes.exitOf(alone, 60_000)).code).toBe(0);
+    const [, simulated] = on.runs() as [string, string];
+    expect(on.lines(run).map(({ step }) => step)).toEqual(Array.from({ length: 10 }, (_, i) => i + 1));
+    expect(on.weights(run)).toBe(on.weights(simulated));
+  }, 120_000);
+});
