@@ -13,6 +13,12 @@ type Tensor = tf.Tensor;
 
 const importanceShape = {
   lambda: z.number().min(0).default(100).describe('weight of the penalty on leaving what earlier tasks need'),
+  step: z
+    .enum(['gradient', 'implicit'])
+    .default('gradient')
+    .describe(
+      'how the penalty acts: as a part of the gradient, or after the step by its exact solution, which is stable for any weight',
+    ),
   samples: z.int().min(1).default(200).describe('examples of a task that importance is measured on, one by one'),
 } as const;
 
@@ -31,16 +37,32 @@ const OBSERVED = 'observed';
 
 /**
  * Quadratic penalties lambda / 2 sum_k F_k (w - w_k)^2 over earlier tasks k, of which only the sums of F_k and of F_k w_k are
- * kept: their gradient is lambda (w sum F_k - sum F_k w_k). Observing steps add squared gradients up.
+ * kept: their gradient is lambda (w sum F_k - sum F_k w_k). Explicit steps diverge where lr lambda sum F_k > 2; `implicit` takes
+ * w = (w' + lr lambda sum F_k w_k) / (1 + lr lambda sum F_k) after the optimizer's step to w' instead, the proximal step of the
+ * penalty. Observing steps add squared gradients up.
  */
-export function quadraticPenalty(name: string, lambda: number, importance: (gradient: Tensor) => Tensor): ParamRule {
-  return {
-    name,
-    slots: () => ['importance', 'pull', 'measured'],
+export function quadraticPenalty(
+  name: string,
+  { lambda, step }: { readonly lambda: number; readonly step: 'gradient' | 'implicit' },
+  importance: (gradient: Tensor) => Tensor,
+): ParamRule {
+  const explicit: Pick<ParamRule, 'gradient'> = {
     gradient: ({ gradient, param, slots }) => {
       const pulled = tf.sub(tf.mul(param, slots.importance as Tensor), slots.pull as Tensor);
       return tf.add(gradient, tf.mul(pulled, lambda));
     },
+  };
+  const implicit: Pick<ParamRule, 'settle'> = {
+    settle: ({ updated, slots, lr }) => {
+      const rate = tf.mul(lr, lambda);
+      const pulled = tf.add(updated, tf.mul(rate, slots.pull as Tensor));
+      return tf.div(pulled, tf.add(tf.mul(rate, slots.importance as Tensor), 1));
+    },
+  };
+  return {
+    name,
+    slots: () => ['importance', 'pull', 'measured'],
+    ...(step === 'implicit' ? implicit : explicit),
     observe: ({ gradient, slots }) => ({ measured: tf.add(slots.measured as Tensor, importance(gradient)) }),
   };
 }
@@ -125,7 +147,7 @@ function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
     ...strategy,
     targets: () => observed,
     loss: () => measured.loss,
-    rule: (config) => quadraticPenalty(name, (config as Own).lambda, measured.of),
+    rule: (config) => quadraticPenalty(name, config as Own, measured.of),
     transitions: () => ({ consolidate: consolidate(name) }),
     compose: (given, config) =>
       composeTasks(given, {
@@ -157,6 +179,13 @@ importanceStrategy(
 
 /** Memory aware synapses (Aljundi et al., 2018, equation 4): importance is how much the outputs' length depends on a weight. */
 importanceStrategy(
-  { name: 'mas', config: z.object({ ...importanceShape, lambda: importanceShape.lambda.unwrap().default(1) }) },
+  {
+    name: 'mas',
+    config: z.object({
+      ...importanceShape,
+      lambda: importanceShape.lambda.unwrap().default(1),
+      step: importanceShape.step.unwrap().default('implicit'),
+    }),
+  },
   { loss: outputLengthLoss, of: tf.abs },
 );

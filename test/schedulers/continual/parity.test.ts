@@ -1,0 +1,68 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { type RunEvent, type RunSummary, train } from '../../../src/index.ts';
+import { continualStrategies } from '../../../src/schedulers/continual/index.ts';
+import { createRng } from '../../../src/tensor/index.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'plexus-continual-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+/** Four classes around middles of their own; with enough noise that it isn't easy. */
+const table = join(root, 'classes.csv');
+const rng = createRng(7);
+writeFileSync(
+  table,
+  [
+    'a,b,c,d,label',
+    ...Array.from({ length: 240 }, (_, i) => {
+      const label = i % 4;
+      const values = Array.from({ length: 4 }, (_, at) => (at === label ? 1.5 : 0) + 0.7 * rng.normal());
+      return [...values.map((value) => value.toFixed(4)), `c${label}`].join(',');
+    }),
+  ].join('\n'),
+);
+
+const base = {
+  model: { name: 'mlp', args: { hidden: [8, 8] } },
+  data: { name: 'csv', path: table, label: 'label', validation: 0.2 },
+  optim: { name: 'sgd', lr: 0.05, momentum: 0, clip_norm: null },
+  batch: { global: 8, micro: 4 },
+};
+
+async function run(config: object, overrides: string[] = []): Promise<RunSummary> {
+  let summary: RunSummary | null = null;
+  for await (const event of train({ ...base, run: { dir: root }, ...config }, { overrides }) as AsyncIterable<RunEvent>)
+    if (event.type === 'finished') summary = event.summary;
+  if (!summary) throw new Error('the run did not finish');
+  return summary;
+}
+
+/** Settings with which a strategy is quick on a small table. */
+const small: Record<string, object> = {
+  ewc: { samples: 10 },
+  'online-ewc': { samples: 10 },
+  mas: { samples: 10 },
+};
+
+describe('continual strategies', () => {
+  it.each([...continualStrategies().keys()])(
+    '%s: the same matrix on every mesh',
+    { timeout: 120_000 },
+    async (name) => {
+      const scheduler = {
+        name: 'continual',
+        scenario: { stream: { name: 'split', tasks: 2 } },
+        strategy: { name, ...(small[name] ?? {}) },
+      };
+      const serial = await run({ scheduler });
+      for (const parallel of [{ data: 2 }, { pipeline: 2 }]) {
+        const sharded = await run({ scheduler, parallel });
+        expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
+        expect(sharded.weights_sha256).toBe(serial.weights_sha256);
+        expect(sharded.losses_sha256).toBe(serial.losses_sha256);
+      }
+    },
+  );
+});
