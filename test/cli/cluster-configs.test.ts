@@ -189,7 +189,11 @@ describe('SLURM', () => {
 });
 
 describe('nats-server.conf', () => {
-  const passwords = { COORDINATOR_PASSWORD: 'coordinators-own', WORKER_PASSWORD: 'workers-own' };
+  const passwords = {
+    COORDINATOR_PASSWORD: 'coordinators-own',
+    WORKER_PASSWORD: 'workers-own',
+    CLIENT_PASSWORD: 'clients-own',
+  };
   let folder: string;
   let server: NatsServer;
   const connections: NatsConnection[] = [];

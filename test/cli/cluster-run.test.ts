@@ -144,7 +144,11 @@ describe('SLURM', () => {
 describe('nats-server.conf', () => {
   it('lets workers and a coordinator with their own logins train', async () => {
     const project = folder();
-    const passwords = { COORDINATOR_PASSWORD: 'coordinators-own', WORKER_PASSWORD: 'workers-own' };
+    const passwords = {
+      COORDINATOR_PASSWORD: 'coordinators-own',
+      WORKER_PASSWORD: 'workers-own',
+      CLIENT_PASSWORD: 'clients-own',
+    };
     Object.assign(process.env, passwords);
     const file = join(project, 'nats-server.conf');
     const text = readFileSync(join(root, 'configs', 'cluster', 'nats-server.conf'), 'utf8');

@@ -31,6 +31,9 @@ export interface FederationOptions
   extends Partial<Pick<NatsClientsOptions, 'deadlineMs' | 'maxNorm' | 'wanted' | 'kept'>> {
   readonly params: number;
   readonly leaseMs?: number;
+  /** Of the NATS server; with logins of the users `coordinator` and `client`. */
+  readonly configFile?: string;
+  readonly passwords?: { readonly coordinator: string; readonly client: string };
 }
 
 /** A server and clients that talk over a real NATS server, in one process; what clients compute is up to the test. */
@@ -54,7 +57,10 @@ export class Federation {
   }
 
   static async start(options: FederationOptions): Promise<Federation> {
-    const federation = new Federation(options, await startNatsServer());
+    const federation = new Federation(
+      options,
+      await startNatsServer(options.configFile === undefined ? {} : { configFile: options.configFile }),
+    );
     await federation.open();
     return federation;
   }
@@ -167,7 +173,10 @@ export class Federation {
   }
 
   async connect(inboxPrefix = '_INBOX'): Promise<NatsConnection> {
-    const connection = await connectNats({ servers: this.url, inboxPrefix });
+    const user = inboxPrefix === CLIENT_INBOX ? 'client' : 'coordinator';
+    const password = this.#options.passwords?.[user];
+    const login = password === undefined ? {} : { user, password };
+    const connection = await connectNats({ servers: this.url, inboxPrefix, ...login });
     this.#connections.push(connection);
     return connection;
   }

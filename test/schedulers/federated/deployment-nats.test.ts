@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { ControlRequester, ControlResponder } from '../../../src/comm/index.ts';
-import { clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
+import { ControlRequester, ControlResponder, watchConnection } from '../../../src/comm/index.ts';
+import { CLIENT_INBOX, clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
 
 const open: Federation[] = [];
@@ -261,5 +263,46 @@ describe('clients over NATS', () => {
     await expect(made.server.ask(start, made.fits(0), 'read-files', {})).rejects.toThrow(
       /client [ab] did not answer a question of round 0: the question "read-files" is not on the allow-list/,
     );
+  });
+
+  it('need no more than what the example configuration of the server permits', async () => {
+    const own = mkdtempSync(join(tmpdir(), 'plexus-nats-conf-'));
+    const passwords = { COORDINATOR_PASSWORD: 'coordinators', WORKER_PASSWORD: 'workers', CLIENT_PASSWORD: 'clients' };
+    Object.assign(process.env, passwords);
+    try {
+      const text = readFileSync(new URL('../../../configs/cluster/nats-server.conf', import.meta.url), 'utf8');
+      const configFile = join(own, 'nats-server.conf');
+      writeFileSync(configFile, text.replace('"./nats"', JSON.stringify(join(own, 'js'))));
+      const made = await federation({
+        params: 20_000,
+        configFile,
+        passwords: { coordinator: passwords.COORDINATOR_PASSWORD, client: passwords.CLIENT_PASSWORD },
+      });
+      const denied: string[] = [];
+      await made.client('a', honest);
+      await made.client('b', honest);
+      // Blobs in both directions.
+      const { sum } = await made.round(0);
+      expect(bits(sum)).toBe(bits(treeSum([0, 1], 2, 20_000)));
+      const client = await made.connect(CLIENT_INBOX);
+      watchConnection(client, { denied: (reason) => denied.push(/"([^"]+)"/.exec(reason)?.[1] ?? reason) });
+      const forbidden = [
+        'plexus.test.fed.client.a.x',
+        '_INBOX.x',
+        '$JS.API.INFO',
+        'plexus.test.agent.x',
+        'plexus.test.0.1',
+      ];
+      for (const subject of forbidden) client.publish(subject, '{}');
+      client.subscribe('_INBOX.>', { callback: () => undefined });
+      await client.flush();
+      await client.flush();
+      expect(denied.sort()).toEqual([...forbidden, '_INBOX.>'].sort());
+    } finally {
+      for (const name of Object.keys(passwords)) delete process.env[name];
+      // (The server of this test ends after it.)
+      await Promise.all(open.splice(0).map((each) => each.close()));
+      rmSync(own, { recursive: true, force: true });
+    }
   });
 });
