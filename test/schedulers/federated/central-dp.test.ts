@@ -1,5 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { type ClientReport, centralDpSchema, privateAveraging } from '../../../src/schedulers/federated/index.ts';
+import {
+  addLocalNoise,
+  type ClientReport,
+  centralDpSchema,
+  privateAveraging,
+} from '../../../src/schedulers/federated/index.ts';
 
 const report = (client: number, norm: number): ClientReport => ({
   client,
@@ -42,6 +47,28 @@ describe('central differential privacy', () => {
     const again = new Float32Array(size);
     server.apply(outcome(1, new Float32Array(size).fill(3), [1, 1]), again, new Float32Array(0));
     expect(again[0]).not.toBe(params[0]);
+  });
+
+  it('adds the noise of clients that was asked for, to within 1 %', () => {
+    const update = new Float32Array(200_000);
+    addLocalNoise(update, 0.2, { seed: 4, round: 1, client: 2 });
+    const deviation = Math.sqrt(update.reduce((sum, x) => sum + x * x, 0) / update.length);
+    expect(Math.abs(deviation / 0.2 - 1)).toBeLessThan(0.01);
+    const other = new Float32Array(200_000);
+    addLocalNoise(other, 0.2, { seed: 4, round: 1, client: 3 });
+    const common = update.reduce((sum, x, i) => sum + x * (other[i] as number), 0) / (0.04 * update.length);
+    expect(Math.abs(common)).toBeLessThan(0.01);
+  });
+
+  it('is another draw where only the server knows the secret', () => {
+    const noise = ['', 'a', 'b'].map((secret) => {
+      const config = centralDpSchema.parse({ name: 'central-dp', noise_multiplier: 1 });
+      const server = privateAveraging(config, { cohort: 10, clients: 1000, seed: 4, secret });
+      const params = new Float32Array(4);
+      server.apply(outcome(0, new Float32Array(4), [1]), params, new Float32Array(0));
+      return params[0];
+    });
+    expect(new Set(noise).size).toBe(3);
   });
 
   it('moves an adaptive bound to the quantile of the norms', () => {
