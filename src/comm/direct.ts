@@ -147,6 +147,8 @@ export interface DialOptions {
   readonly tls?: TcpTls | undefined;
   /** When to give up, in `performance.now()`. */
   readonly until: number;
+  /** When to give up if nobody has answered there until then, where that is sooner. */
+  readonly answerBy?: number;
   /** Given up before that. */
   readonly stopped: () => boolean;
   readonly reader: DialReader;
@@ -159,15 +161,19 @@ export interface DialOptions {
  * @throws HandshakeError if the other end refuses or is not who it should be; Error naming both ranks and the address
  */
 export async function dialPeer(options: DialOptions): Promise<void> {
-  const { rank, peer, address, until, stopped } = options;
+  const { rank, peer, address, answerBy, stopped } = options;
   const since = performance.now();
+  const patience = { until: Math.min(options.until, answerBy ?? options.until) };
+  const answered = () => {
+    patience.until = options.until;
+  };
   for (;;) {
     try {
-      await dialOnce(options);
+      await dialOnce(options, patience, answered);
       return;
     } catch (error) {
       if (error instanceof HandshakeError || stopped()) throw error;
-      if (performance.now() + RETRY_MS > until)
+      if (performance.now() + RETRY_MS > patience.until)
         throw new Error(
           `rank ${rank} could not reach rank ${peer} at ${showAddress(address)} in ${Math.round(performance.now() - since)} ms: ${(error as Error).message}`,
           { cause: error },
@@ -177,8 +183,12 @@ export async function dialPeer(options: DialOptions): Promise<void> {
   }
 }
 
-async function dialOnce(options: DialOptions): Promise<void> {
-  const { terms, rank, peer, address, purpose = 'stream', tls, until, stopped, reader } = options;
+async function dialOnce(
+  options: DialOptions,
+  patience: { readonly until: number },
+  answered: () => void,
+): Promise<void> {
+  const { terms, rank, peer, address, purpose = 'stream', tls, stopped, reader } = options;
   const first = Buffer.alloc(4096);
   let linked = false;
   let greeting: Greeting | null = null;
@@ -204,9 +214,15 @@ async function dialOnce(options: DialOptions): Promise<void> {
     greeting?.end(error instanceof Error ? error : new Error('the connection ended during the greeting'));
   socket.on('error', failed);
   socket.on('close', failed);
-  const timer = setTimeout(() => socket.destroy(new Error('nobody answered')), Math.max(1, until - performance.now()));
+  const giveUp = () =>
+    setTimeout(() => socket.destroy(new Error('nobody answered')), Math.max(1, patience.until - performance.now()));
+  let timer = giveUp();
   try {
-    await greetListener(greeting, terms, rank, peer, purpose);
+    await greetListener(greeting, terms, rank, peer, purpose, () => {
+      answered();
+      clearTimeout(timer);
+      timer = giveUp();
+    });
     if (stopped()) throw new Error('closed here');
     linked = true;
     socket.off('error', failed);

@@ -42,6 +42,11 @@ export interface EndpointOptions extends Omit<NatsLinkLimits, 'lingerMs'> {
   readonly nats: NatsConnection | null;
   /** How long `connect` may take, in milliseconds. */
   readonly deadlineMs: number;
+  /**
+   * How long nobody may answer at the address of a peer before a direct link counts as impossible, in milliseconds. A peer
+   * that answers may take until the deadline to know of the link. Default 8 s, `deadlineMs` if that is less.
+   */
+  readonly answerMs?: number;
   /** Messages per channel that may be under way; the same on all ranks. Default 64. */
   readonly credits?: number;
   /** Encrypts TCP links. Without it they are authenticated, not encrypted. */
@@ -95,6 +100,9 @@ export async function openEndpoint(options: EndpointOptions): Promise<Endpoint> 
   await endpoint.open();
   return endpoint;
 }
+
+/** How long nobody may answer at an address, unless told otherwise, in milliseconds. */
+const ANSWER_MS = 8000;
 
 type DirectLink = TcpLink | HostLink;
 
@@ -261,7 +269,7 @@ class LinkEndpoint implements Endpoint {
   }
 
   async #dial(peer: number, kind: LinkKind, link: DirectLink, to: LinkAddress | null, until: number): Promise<void> {
-    const { rank, tls } = this.#options;
+    const { rank, tls, answerMs = ANSWER_MS } = this.#options;
     const address: TcpAddress | null = kind === 'tcp' ? (to?.tcp ?? null) : to?.unix ? { path: to.unix } : null;
     if (!address) throw new LinkError(rank, peer, kind, `rank ${peer} told no address for it`);
     if (kind !== 'tcp' && to?.hostId !== this.address.hostId)
@@ -280,6 +288,7 @@ class LinkEndpoint implements Endpoint {
         purpose: kind === 'host' ? 'host' : 'stream',
         tls: kind === 'tcp' ? tls : undefined,
         until,
+        answerBy: performance.now() + answerMs,
         stopped: () => this.#closed,
         reader: link,
         linked: (socket, rest) => link.attachIn(socket, rest),

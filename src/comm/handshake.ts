@@ -115,6 +115,7 @@ export class Greeting {
 /**
  * Greets a listening rank and has it prove that it knows the secret, then proves the same: HMAC-SHA256 over both ends'
  * fresh random numbers and the terms, with the two roles told apart, so that no answer can be used for another question.
+ * `answered` is called once the other end has proved itself; it may still let this one wait before it agrees.
  * @throws HandshakeError saying what does not agree
  */
 export async function greetListener(
@@ -123,6 +124,7 @@ export async function greetListener(
   rank: number,
   peer: number,
   purpose: DialPurpose = 'stream',
+  answered: () => void = () => undefined,
 ): Promise<void> {
   const nonce = randomBytes(NONCE_BYTES).toString('hex');
   greeting.send({ ...openTerms(terms), rank, to: peer, purpose, nonce });
@@ -133,6 +135,7 @@ export async function greetListener(
   if (wrong) throw new HandshakeError(`rank ${peer} ${wrong}`);
   if (!proves(answer.proof, terms, 'listener', transcript))
     throw new HandshakeError(`what listens where rank ${peer} should be does not know the job's secret`);
+  answered();
   greeting.send({ proof: proof(terms, 'dialer', transcript) });
   const welcome = await greeting.next();
   if (welcome.welcome === true) return;

@@ -111,11 +111,25 @@ describe('endpoints', () => {
     expect((await failure(a.connect([a.address, far], ['-', 'host'], inbox))).message).toMatch(/on different machines/);
   });
 
+  it('do not wait for the deadline where nobody answers at an address, though it can be dialled', async () => {
+    const mute = createServer(() => undefined);
+    await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
+    const [a, b] = await pair({ deadlineMs: 60_000, answerMs: 200 });
+    const tcp = { host: '127.0.0.1', port: (mute.address() as { port: number }).port };
+    const error = await failure(a.connect([a.address, { ...b.address, tcp }], ['-', 'tcp'], inbox));
+    expect(error.message).toMatch(
+      /over tcp: rank 0 could not reach rank 1 at 127\.0\.0\.1:\d+ in \d+ ms: nobody answered/,
+    );
+    expect(Number(/in (\d+) ms/.exec(error.message)?.[1])).toBeLessThan(10_000);
+    mute.close();
+  });
+
   it('wait for a peer that is told later, and give up at once when they are closed', async () => {
-    const [a, b] = await pair();
+    const [a, b] = await pair({ answerMs: 400 });
     const addresses = [a.address, b.address];
     const first = a.connect(addresses, ['-', 'tcp'], inbox);
-    await probe(b.address.tcp!, 1000);
+    // (It answers; that it does not know of the link yet may last longer than an answer.)
+    await new Promise((resolve) => setTimeout(resolve, 600));
     const [[, link]] = await Promise.all([first, b.connect(addresses, ['tcp', '-'], inbox)]);
     expect(link).not.toBeNull();
     const [c, d] = await pair();

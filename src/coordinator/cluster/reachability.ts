@@ -24,6 +24,12 @@ export class Reachability implements KnownWays {
     this.#failed.set(pairOf(a, b), known.add(kind));
   }
 
+  /** Something is wrong between the two: whether they reach each other is to be found out anew. */
+  doubt(a: string, b: string): void {
+    this.#reachable.delete(`${a} ${b}`);
+    this.#reachable.delete(`${b} ${a}`);
+  }
+
   /** An agent was started anew, perhaps elsewhere. */
   forget(agent: string): void {
     for (const map of [this.#reachable, this.#failed])

@@ -16,7 +16,7 @@ import { Reachability } from './reachability.ts';
 import type { Records } from './records.ts';
 import type { RemoteWorkers } from './remote-workers.ts';
 import { Roster } from './roster.ts';
-import { describeTrouble, failureKey, isOwn, looksOwn, type Trouble, unmadeLink } from './troubles.ts';
+import { describeTrouble, failureKey, isOwn, looksOwn, type Trouble, unmadeLink, waitedFor } from './troubles.ts';
 import { Waker } from './waker.ts';
 
 /** Signs that belong together come in this short a time, in milliseconds. */
@@ -452,6 +452,9 @@ export class Supervisor {
     for (const { report } of failed) {
       const unmade = unmadeLink(report);
       if (unmade) this.#noteFailed(formed, unmade.rank, unmade.peer);
+      const waited = waitedFor(report);
+      const [a, b] = [waited?.rank, waited?.peer].map((rank) => formed.seats[rank ?? -1]?.agent);
+      if (a && b) this.#ways.doubt(a, b);
     }
     const link = this.#troubles.find((trouble) => trouble.kind === 'link');
     if (!own && link) this.#noteFailed(formed, link.rank, link.peer);

@@ -59,6 +59,13 @@ export function unmadeLink({ name, message }: FailureReport): { rank: number; pe
   return match ? { rank: Number(match[1]), peer: Number(match[2]), kind: match[3] as string } : null;
 }
 
+/** Who waited for whom until a deadline passed, from the report of a rank; null if it is about something else. */
+export function waitedFor({ name, message }: FailureReport): { rank: number; peer: number } | null {
+  if (name !== 'CommTimeout') return null;
+  const match = /rank (\d+) waited \d+ ms for (?:message ".*" from )?rank (\d+)/.exec(message);
+  return match ? { rank: Number(match[1]), peer: Number(match[2]) } : null;
+}
+
 /** In a few words, for events and records. */
 export function describeTrouble(trouble: Trouble): string {
   switch (trouble.kind) {
