@@ -159,7 +159,10 @@ export const roundShape = {
     .positive()
     .nullable()
     .default(null)
-    .describe('simulated seconds after which a round goes on without those that have not answered; null waits'),
+    .describe(
+      'simulated seconds after which a round goes on without those that have not answered; null waits. With real clients ' +
+        '(--nats) seconds of the clock, null for 60',
+    ),
   max_norm: z
     .number()
     .positive()
