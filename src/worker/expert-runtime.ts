@@ -31,6 +31,8 @@ export interface ExpertRuntimeOptions {
   readonly remat: WorkerJob['remat'];
   /** Put rows of several microbatches for one expert in one bucket (`numerics: fast`). */
   readonly merge: boolean;
+  /** What `make` gives, made once for a size of bucket. */
+  readonly once: (bucket: number, make: () => Promise<PhasePlan>) => Promise<PhasePlan>;
 }
 
 /**
@@ -50,7 +52,6 @@ export class ExpertRuntime {
   readonly groups: readonly ParamGroup[];
   readonly width: number;
   readonly #options: ExpertRuntimeOptions;
-  readonly #plans = new Map<number, Promise<PhasePlan>>();
   /** Values kept for the backward, by expert and (first) microbatch. */
   readonly #kept = new Map<string, Environment>();
 
@@ -184,12 +185,7 @@ export class ExpertRuntime {
   }
 
   #plan(bucket: number): Promise<PhasePlan> {
-    let plan = this.#plans.get(bucket);
-    if (!plan) {
-      plan = this.#compile(bucket);
-      this.#plans.set(bucket, plan);
-    }
-    return plan;
+    return this.#options.once(bucket, () => this.#compile(bucket));
   }
 
   async #compile(bucket: number): Promise<PhasePlan> {

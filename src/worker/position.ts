@@ -61,6 +61,12 @@ export class Position {
     return instruction ? formatInstruction(instruction) : null;
   }
 
+  /** Whether the step that is being done, or was when it failed, has begun to change what lasts from step to step. */
+  get changing(): boolean {
+    if (!this.#run?.training) return false;
+    return this.#run.program.instructions.slice(0, this.#index + 1).some(({ op }) => op === 'Optimize');
+  }
+
   get step(): number | null {
     return this.#run?.training ? this.#run.step : null;
   }

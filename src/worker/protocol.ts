@@ -116,6 +116,16 @@ export interface FailureReport {
   readonly secondary: boolean;
 }
 
+/** What a rank did before it was ready, one after another, in milliseconds. */
+export interface StartPhases {
+  /** The thread came free of the rank before, and the job was made one of this machine. */
+  readonly start: number;
+  /** Layers and optimizer, as far as they were not compiled before. */
+  readonly compile: number;
+  /** Waiting for tensors, and putting them in place. */
+  readonly restore: number;
+}
+
 /** What a worker tells the coordinator. */
 export type WorkerEvent =
   | {
@@ -129,6 +139,7 @@ export type WorkerEvent =
       readonly params: readonly string[];
       /** Step to continue from (0 or the checkpoint's). */
       readonly step: number;
+      readonly phases: StartPhases;
     }
   | { readonly type: 'step'; readonly report: StepReport }
   | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }

@@ -18,9 +18,10 @@ import {
   positionOf,
   shareOf,
 } from '../plan/index.ts';
+import { CompileCache } from './compile-cache.ts';
 import { CompiledUpdates, paramInfo } from './compiled.ts';
 import { type CompiledLayer, compileLayer } from './compiled-layer.ts';
-import { ExpertRuntime } from './expert-runtime.ts';
+import { ExpertRuntime, type ExpertRuntimeOptions } from './expert-runtime.ts';
 import { GradientSum } from './gradient-sum.ts';
 import type { GroupShards, HeldParam, ParamGroup } from './param-group.ts';
 import { throwIfAborted } from './position.ts';
@@ -63,20 +64,21 @@ export interface RankModelOptions {
   readonly optimizer: Optimizer;
   readonly engine: Engine;
   readonly space: TensorSpace;
+  /** What was compiled before of this model and optimizer on this engine. */
+  readonly compiled?: CompileCache | undefined;
 }
 
 /** Builds and compiles the layers that the job's program gives to this rank; parameters have no values yet. */
 export async function buildRankModel(options: RankModelOptions): Promise<RankModel> {
-  const { job, model, info, engine, optimizer } = options;
+  const { job, model, info, engine, optimizer, compiled: cache = new CompileCache() } = options;
   const program = job.train;
-  const functions = modelFunctions(model, info, job.batch.micro, 'train');
+  const { micro } = job.batch;
+  const functions = cache.once(`train ${micro}`, () => modelFunctions(model, info, micro, 'train'));
   // Shapes of evaluation are those of training, but dropout is off and running statistics are used.
-  let evaluation: LayerFunction[] | null = null;
-  const evaluationFunctions = () => {
-    evaluation ??= modelFunctions(model, info, job.batch.micro, 'evaluate');
-    return evaluation;
-  };
-  const updates = new CompiledUpdates(engine, optimizer, averagedMicrobatches(program));
+  const evaluationFunctions = () =>
+    cache.once(`evaluate ${micro}`, () => modelFunctions(model, info, micro, 'evaluate'));
+  const averaged = averagedMicrobatches(program);
+  const updates = cache.once(`updates ${averaged}`, () => new CompiledUpdates(engine, optimizer, averaged));
   const plan = job.outerOptim
     ? buildOptimizer(job.outerOptim as OptimConfig, { totalSteps: job.totalSteps })
     : undefined;
@@ -114,20 +116,20 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
     );
     groups.push(...expertGroups.flat());
     const compile = async (of: LayerFunction, training: boolean): Promise<RankLayerMode> => {
-      const compiled = await compileLayer(
-        engine,
-        of,
-        index === 0 ? info.inputs.length : activationsInto(functions, index),
-        {
+      const what = `layer ${index} ${training} ${micro} ${splitWeight} ${JSON.stringify(job.remat)}`;
+      const compiled = await cache.once(what, () =>
+        compileLayer(engine, of, index === 0 ? info.inputs.length : activationsInto(functions, index), {
           training,
           first: index === 0,
           last: index === functions.length - 1,
           remat: job.remat,
           splitWeight,
-        },
+        }),
       );
       const experts = of.expertCalls.map((call, c) =>
-        expertRuntime(options, call, compiled, c, expertGroups[c] ?? [], training),
+        expertRuntime(options, call, compiled, c, expertGroups[c] ?? [], training, (bucket, make) =>
+          cache.once(`${what} experts ${c} ${bucket}`, make),
+        ),
       );
       for (const runtime of experts) await runtime.prepare();
       return { compiled, experts };
@@ -148,7 +150,13 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
       },
     });
   }
-  const outer = plan && { plan, updates: new CompiledUpdates(engine, plan.optimizer, 1) };
+  const outer = plan && {
+    plan,
+    updates: cache.once(
+      `outer ${JSON.stringify(job.outerOptim)}`,
+      () => new CompiledUpdates(engine, plan.optimizer, 1),
+    ),
+  };
   return { layers, groups, updates, ...(outer ? { outer } : {}) };
 }
 
@@ -163,6 +171,7 @@ function expertRuntime(
   call: number,
   groups: readonly ParamGroup[],
   training: boolean,
+  once: ExpertRuntimeOptions['once'],
 ): ExpertRuntime {
   const rows = compiled.calls[call]?.rows;
   const width = rows === undefined ? undefined : compiled.plan.phased.slots.get(rows)?.shape[1];
@@ -177,6 +186,7 @@ function expertRuntime(
     seed: job.seed,
     remat: job.remat,
     merge: job.numerics === 'fast',
+    once,
   });
 }
 

@@ -8,11 +8,12 @@ import {
   type SplitName,
   trainingOrder,
 } from '../data/index.ts';
-import { createEngine, type Engine } from '../engine/index.ts';
+import { createEngine, type DeviceTensor, type Engine } from '../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/index.ts';
 import { averagedMicrobatches } from '../plan/index.ts';
 import { bytesPerElement, type HostTensor, scalar } from '../tensor/index.ts';
+import type { CompileCache } from './compile-cache.ts';
 import { explainNonFinite } from './diagnose.ts';
 import { failureReport } from './failure.ts';
 import { type HeldTensor, heldTensors } from './held-tensors.ts';
@@ -37,11 +38,21 @@ export interface RankOverrides {
   readonly engine?: Engine;
   readonly model?: Model;
   readonly optimizer?: OptimizerPlan;
+  /** What was compiled before of this very model and optimizer on this engine. */
+  readonly compiled?: CompileCache;
   readonly dataset?: Dataset;
   /** Where the tensors come from, in place of the seed or the job's checkpoint. */
   readonly initial?: InitialSource | undefined;
   /** Snapshots that there is memory for; 1 is enough where they are taken one by one. Default `SNAPSHOT_SLOTS`. */
   readonly snapshotSlots?: number | undefined;
+}
+
+/** What a rank leaves in its thread. */
+export interface HeldState {
+  /** Completed steps; null where it is not sure that all is as it was then. */
+  readonly step: number | null;
+  /** By name; none where a step was given up that had begun to change them. */
+  readonly tensors: ReadonlyMap<string, DeviceTensor>;
 }
 
 /** What a rank says when it is ready. */
@@ -70,6 +81,8 @@ export interface Rank {
   snapshot(step: number): Promise<SnapshotTaken | null>;
   /** Where the snapshots are, for a `SnapshotShelf` in another thread. Memory is reserved at the first call. */
   snapshots(): SnapshotShare;
+  /** What it holds from step to step. */
+  held(): HeldState;
   /** Parameters held here, by path, read back to the host (fresh copies). */
   parameters(): Promise<Record<string, HostTensor>>;
   /** Describes a failure of one of the calls above. */
@@ -91,9 +104,13 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const optimizer = overrides.optimizer ?? optimizerOf(job, objective);
   const engine = overrides.engine ?? (await createEngine(job.engine));
   const space = new TensorSpace(engine);
-  const built = await buildRankModel({ job, model, info: dataset.info, optimizer: optimizer.optimizer, engine, space });
+  const { compiled } = overrides;
+  const { optimizer: own } = optimizer;
+  const built = await buildRankModel({ job, model, info: dataset.info, optimizer: own, engine, space, compiled });
   const held = heldTensors(built.groups, job.train);
+  const filling = performance.now();
   const first = await fill(engine, built.groups, held, job, overrides.initial ?? null);
+  const restore = performance.now() - filling;
   await warmUp(built.groups, built.updates, optimizer.clipNorm !== null);
   const parts: RankParts = {
     job,
@@ -107,16 +124,19 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   };
   const { executables, cacheHits } = engine.compileStatistics();
   const compile = { executables, cacheHits, totalMs: performance.now() - started };
-  const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, ...sizesOf(built.groups) };
+  const phases = { start: 0, compile: compile.totalMs - restore, restore };
+  const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, phases, ...sizesOf(built.groups) };
   return new JobRank(parts, held, dataset, model, ready, objective, overrides);
 }
 
-async function modelOf(job: WorkerJob, dataset: Dataset, objective: TrainingObjective | null): Promise<Model> {
+/** The model of a job, as its objective has it. */
+export async function modelOf(job: WorkerJob, dataset: Dataset, objective: TrainingObjective | null): Promise<Model> {
   const { model } = await buildModel(job.model as ResolvedModel, dataset.modelInfo ?? dataset.info);
   return objective?.model?.(model, dataset) ?? model;
 }
 
-function optimizerOf(job: WorkerJob, objective: TrainingObjective | null): OptimizerPlan {
+/** The optimizer of a job, as its objective has it. */
+export function optimizerOf(job: WorkerJob, objective: TrainingObjective | null): OptimizerPlan {
   const plan = buildOptimizer(job.optim as OptimConfig, { totalSteps: job.totalSteps });
   return objective?.optimizer?.(plan) ?? plan;
 }
@@ -191,6 +211,9 @@ class JobRank implements Rank {
   readonly #trace: TraceRecorder | null;
   readonly #objective: TrainingObjective | null;
   readonly #ownsEngine: boolean;
+  #completed: number;
+  /** Changed since by a transition. */
+  #altered = false;
 
   constructor(
     parts: RankParts,
@@ -204,6 +227,7 @@ class JobRank implements Rank {
     const { job } = parts;
     this.rank = job.rank;
     this.ready = ready;
+    this.#completed = ready.step;
     this.#parts = parts;
     this.#held = held;
     this.#dataset = dataset;
@@ -225,6 +249,8 @@ class JobRank implements Rank {
     const commMs = await this.#interpret(run);
     const stepMs = performance.now() - start;
     const after = this.#parts.transport.statistics();
+    this.#completed = step + 1;
+    this.#altered = false;
     return {
       step,
       metrics: reported(run.metrics),
@@ -266,6 +292,7 @@ class JobRank implements Rank {
   async transition(name: string, args: unknown): Promise<void> {
     const transition = this.#objective?.transitions?.[name];
     if (!transition) throw new Error(`the objective of this run has no transition "${name}"`);
+    this.#altered = true;
     await changeGroups(this.#parts.space, this.#parts.model.groups, transition, args);
   }
 
@@ -286,6 +313,16 @@ class JobRank implements Rank {
     const { space, job } = this.#parts;
     this.#ring ??= new SnapshotRing(space.engine, this.#held, job.train, this.#slots);
     return this.#ring;
+  }
+
+  held(): HeldState {
+    // (What top-k compression has left out changes with each exchange.)
+    const certain = !this.#altered && this.#parts.job.compression?.gradients !== 'topk';
+    if (this.#position.changing) return { step: null, tensors: new Map() };
+    return {
+      step: certain ? this.#completed : null,
+      tensors: new Map(this.#held.map(({ name, tensor }) => [name, tensor()])),
+    };
   }
 
   async parameters(): Promise<Record<string, HostTensor>> {

@@ -4,13 +4,17 @@ import { failureReport } from './failure.ts';
 import { optimizeOnlyHotCode } from './hot-code.ts';
 import { Position } from './position.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
-import { createRank, type Rank, type RankOverrides } from './rank.ts';
+import { createRank, type HeldState, type Rank, type RankOverrides } from './rank.ts';
 import { SNAPSHOT_SLOTS } from './snapshot-layout.ts';
 
 /** What a rank does besides what it is told. */
 export interface ServeOptions {
   /** Takes a snapshot after every so many steps, and at the start if that is not step 0. Default: only when told to. */
   readonly snapshotEvery?: number;
+  /** What it begins with is kept elsewhere until it has snapshots of its own: none is taken at the start. */
+  readonly kept?: boolean;
+  /** Called with what the rank holds at the end. */
+  readonly leaves?: (held: HeldState) => void;
 }
 
 /**
@@ -34,12 +38,13 @@ export async function serve(
     rank = await createRank(job, transport, { snapshotSlots, ...overrides });
     optimizeOnlyHotCode();
     post({ type: 'ready', ...rank.ready });
-    await obey(rank, commands, new Snapshots(rank, post, options.snapshotEvery ?? null), post);
+    await obey(rank, commands, new Snapshots(rank, post, options), post);
   } catch (error) {
     const report = rank?.failure(error) ?? failureReport(job.rank, error, new Position(undefined));
     post({ type: 'failed', report });
   } finally {
     await transport.close();
+    if (rank) options.leaves?.(rank.held());
     await rank?.dispose();
     commands.close();
     closePort(port);
@@ -91,18 +96,22 @@ class Snapshots {
   readonly #rank: Rank;
   readonly #post: (event: WorkerEvent) => void;
   readonly #every: number | null;
+  /** Completed steps of the snapshot at the start; null for none. */
+  readonly #first: number | null;
   #shared = false;
 
-  constructor(rank: Rank, post: (event: WorkerEvent) => void, every: number | null) {
+  constructor(rank: Rank, post: (event: WorkerEvent) => void, { snapshotEvery, kept = false }: ServeOptions) {
     this.#rank = rank;
     this.#post = post;
-    this.#every = every;
+    this.#every = snapshotEvery ?? null;
+    this.#first = kept ? null : rank.ready.step;
   }
 
   /** The rank stands between two steps. */
   async settled(step: number): Promise<void> {
     if (this.#every === null) return;
-    if (step % this.#every === 0 || step === this.#rank.ready.step) await this.take(null, step);
+    const beginning = step === this.#rank.ready.step;
+    if (beginning ? step === this.#first : step % this.#every === 0) await this.take(null, step);
   }
 
   async take(id: number | null, step: number): Promise<void> {

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Engine } from '../engine/index.ts';
+import type { DeviceTensor, Engine } from '../engine/index.ts';
 import { initParams, initState } from '../modules/index.ts';
 import type { Program } from '../plan/index.ts';
 import {
@@ -32,6 +32,12 @@ export interface InitialSource {
   read(name: string, shape: readonly number[]): Promise<HostTensor>;
   /** Whether it has a tensor. Where this is absent, it has all. */
   has?(name: string): boolean | Promise<boolean>;
+  /** The tensor itself, where this thread's engine has it already. */
+  inPlace?(name: string, shape: readonly number[]): DeviceTensor | null;
+  /** A host tensor that nobody needs any more, whose memory may be written to. */
+  memory?(name: string, shape: readonly number[]): DeviceTensor | null;
+  /** Everything has been read. */
+  done?(): void;
 }
 
 /** Draws initial parameters; optimizer state starts at zero. Values depend on the seed and the paths only. */
@@ -61,6 +67,11 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
  */
 export async function loadHeld(engine: Engine, held: readonly HeldTensor[], source: InitialSource): Promise<void> {
   for (const { name, shape, optional, set } of held) {
+    const there = source.inPlace?.(name, shape);
+    if (there && isHere(engine, there)) {
+      set(there);
+      continue;
+    }
     if (optional && (await source.has?.(name)) === false) {
       set(engine.upload(zeros('float32', shape)));
       continue;
@@ -70,11 +81,25 @@ export async function loadHeld(engine: Engine, held: readonly HeldTensor[], sour
       throw new CheckpointMismatch(
         `"${name}" came as ${tensor.dtype} [${tensor.shape}], but is float32 [${shape}] in the model: its source is of another model`,
       );
+    const old = tensor.data.buffer instanceof ArrayBuffer ? null : source.memory?.(name, shape);
+    const memory = old && isHere(engine, old) ? engine.host(old) : null;
+    if (old && memory) {
+      (memory.data as Float32Array).set(tensor.data as Float32Array);
+      set(old);
+      continue;
+    }
     // The engine takes no shared memory, and a tensor's memory is written to after some steps.
     const own =
       tensor.data.buffer instanceof ArrayBuffer ? tensor : float32(tensor.data.slice() as Float32Array, shape);
     set(engine.upload(own));
   }
+  source.done?.();
+}
+
+/** Whether the memory of a tensor has not gone to another thread. */
+function isHere(engine: Engine, tensor: DeviceTensor): boolean {
+  const host = engine.host(tensor);
+  return host === null || host.data.byteLength === tensor.byteLength;
 }
 
 /**

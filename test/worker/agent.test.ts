@@ -93,7 +93,7 @@ describe('agents', () => {
     const first = await script.worker(1, 0, 'ready');
     const ready = await script.worker(2, 0, 'ready');
     expect(ready.step).toBe(3);
-    expect(ready.compile.cacheHits).toBeGreaterThan(first.compile.cacheHits + first.compile.executables / 2);
+    expect(ready.phases.compile).toBeLessThan(first.phases.compile / 4);
     const after = lossesOf(await script.run(next, 6), single);
     expect([...before, ...after]).toEqual(serial.losses);
     expect(await parametersOf(next)).toEqual(serialParameters());
@@ -113,18 +113,18 @@ describe('agents', () => {
     const before = lossesOf(await script.run(begun, 2), work);
     const b = await script.agent('b');
     await script.kept(begun, 2);
-    const again = await script.begin(2, inOne, work, () => 'local', { restore: { step: 2 }, also: [b.id] });
+    await script.begin(2, inOne, work, () => 'local', { restore: { step: 2 }, also: [b.id] });
     await Promise.all([script.worker(2, 0, 'ready'), script.worker(2, 1, 'ready')]);
     await script.accepted(b.id, 2, { type: 'warm', jobs: work.remote });
     await script.until('it is warm', () => b.lines.some((line) => line.includes('has compiled what it needs')));
-    await script.kept(again, 2);
+    // (Nobody has taken a snapshot since: what they began with is still there.)
     const grown = await script.begin(3, two(b.id, a.id), work, () => 'unix', { restore: { step: 2 } });
     const after = lossesOf(await script.run(grown, 6), work);
     expect([...before, ...after]).toEqual(serial.losses);
     expect(await parametersOf(grown)).toEqual(serialParameters());
     // It had compiled everything while it was spare.
-    const { compile } = await script.worker(3, 0, 'ready');
-    expect(compile.cacheHits).toBeGreaterThan(compile.executables);
+    const { phases } = await script.worker(3, 0, 'ready');
+    expect(phases.compile).toBeLessThan((await script.worker(1, 0, 'ready')).phases.compile / 4);
   });
 
   it('answer a request that comes again with the same answer, and refuse older terms, generations and other versions', async () => {

@@ -17,6 +17,7 @@ import { DataCache } from './data-cache.ts';
 import { Generation } from './generation.ts';
 import { ModelFolder } from './model.ts';
 import type { ResolvedAgentOptions } from './options.ts';
+import { ownJob } from './own-job.ts';
 import {
   type AgentEvent,
   type AgentReply,
@@ -25,6 +26,7 @@ import {
   clusterKeys,
   clusterSubjects,
   type GenerationRecord,
+  type RemoteJob,
   type ReplicaOffer,
   type SnapshotInfo,
 } from './protocol.ts';
@@ -255,9 +257,9 @@ export class Agent {
           return accepted;
         });
       case 'warm':
-        this.#generation(request)
-          .warm(request.jobs)
-          .catch((error: Error) => this.#log(`could not prepare for ranks that it may get: ${error.message}`));
+        this.#warm(request.jobs).catch((error: Error) =>
+          this.#log(`could not prepare for ranks that it may get: ${error.message}`),
+        );
         return accepted;
       case 'replicate':
         await this.#copy(request.owner, request.snapshot, this.#generation(request));
@@ -327,6 +329,17 @@ export class Agent {
     return { ok: true, type: 'prepared', addresses: generation.addresses, snapshots: this.#store.list() };
   }
 
+  /** Slots that run no rank compile what these would need. */
+  async #warm(jobs: readonly RemoteJob[]): Promise<void> {
+    for (const slot of this.#slots) {
+      if (this.#current?.uses(slot.index)) continue;
+      const device = this.#options.devices[slot.index] ?? null;
+      const own = await Promise.all(jobs.map((job) => ownJob(job, device, this.#data, this.#models)));
+      // (Meanwhile it may have got one.)
+      if (this.#over === null && !this.#current?.uses(slot.index)) slot.warm(own);
+    }
+  }
+
   #fetcher(secret: string, signal: AbortSignal): FetchRange {
     return (range) =>
       fetchBlob({ ...range, nats: this.#bulk, job: this.#options.job, secret, deadlineMs: FETCH_MS, signal });
@@ -345,7 +358,7 @@ export class Agent {
   /** Copies a snapshot of another agent; the first one of a rank is told, since it says where that rank could go. */
   async #copy(owner: string, snapshot: SnapshotInfo, { fetch, signal }: Generation): Promise<void> {
     const kept = await this.#keeper.keep(owner, snapshot, fetch, signal);
-    const key = `${owner}/${snapshot.rank}`;
+    const key = `${owner}/${snapshot.rank}/${snapshot.tensors.length}`;
     if (!kept || this.#announced.has(key)) return;
     this.#announced.add(key);
     this.#emit({ type: 'snapshots', snapshots: [kept] });

@@ -2,17 +2,19 @@ import type { MessagePort } from 'node:worker_threads';
 import { createLocalTransport } from '../../comm/index.ts';
 import { openDataset } from '../../data/index.ts';
 import { createEngine, type Engine, type EngineOptions } from '../../engine/index.ts';
-import { buildModel, type ResolvedModel } from '../../modules/index.ts';
-import { buildOptimizer, type OptimConfig } from '../../optim/index.ts';
 import { worldSize } from '../../plan/index.ts';
 import { type HostTensor, zeros } from '../../tensor/index.ts';
+import { CompileCache } from '../compile-cache.ts';
 import { creditsFor } from '../credits.ts';
 import { failureReport } from '../failure.ts';
 import { Position } from '../position.ts';
 import type { WorkerEvent, WorkerJob } from '../protocol.ts';
-import { createRank, type RankOverrides } from '../rank.ts';
+import { createRank, type HeldState, modelOf, optimizerOf, type RankOverrides } from '../rank.ts';
 import { serve } from '../serve.ts';
+import { trainingObjective } from '../training-objective.ts';
 import type { InitialSource } from '../weights.ts';
+import { type Left, leftBy, NOTHING } from './left.ts';
+import { snapshotName } from './snapshot-name.ts';
 
 /** Tensors that a rank begins with: where each lies in shared memory. All are float32. */
 export interface InitialTensors {
@@ -24,6 +26,8 @@ export interface InitialTensors {
     readonly buffer: SharedArrayBuffer;
     /** In bytes. */
     readonly offset: number;
+    /** The agent's own snapshot that it is part of; null where it came from elsewhere. */
+    readonly blob: string | null;
   }[];
   /** Says once that everything is there (null), or why it will not come. */
   readonly arrived: MessagePort;
@@ -32,6 +36,7 @@ export interface InitialTensors {
 /** What an agent's main thread gives to one of its compute threads: a rank to be. */
 export interface ComputeJob {
   readonly id: number;
+  readonly generation: number;
   readonly job: WorkerJob;
   /** To the other ranks, as for the local transport. */
   readonly ports: readonly (MessagePort | null)[];
@@ -89,7 +94,9 @@ async function warm(job: WorkerJob, kept: Kept): Promise<boolean> {
   const transport = createLocalTransport({ rank: job.rank, ports, deadlineMs: job.deadlineMs });
   const initial: InitialSource = { step: 0, read: async (_, shape) => zeros('float32', shape) };
   try {
-    const rank = await createRank(job, transport, { ...(await kept.for(job)), initial });
+    const parts = await kept.for(job);
+    const rank = await createRank(job, transport, { ...parts, initial: { ...initial, ...kept.take().again } });
+    kept.leave({ ...rank.held(), step: null }, 0, job.rank);
     await rank.dispose();
     return true;
   } catch {
@@ -100,12 +107,15 @@ async function warm(job: WorkerJob, kept: Kept): Promise<boolean> {
   }
 }
 
-async function run({ job, ports, control, initial, snapshotEvery }: ComputeJob, kept: Kept): Promise<void> {
+async function run(next: ComputeJob, kept: Kept): Promise<void> {
+  const { job, ports, control, initial, snapshotEvery, generation } = next;
   const { rank, deadlineMs } = job;
   const transport = createLocalTransport({ rank, ports, deadlineMs, credits: creditsFor(job.train) });
   let overrides: RankOverrides;
   try {
-    overrides = { ...(await kept.for(job)), ...(initial ? { initial: reader(initial) } : {}) };
+    const parts = await kept.for(job);
+    const left = kept.take();
+    overrides = { ...parts, ...(initial ? { initial: reader(initial, left) } : {}) };
   } catch (error) {
     const report = failureReport(rank, error, new Position(undefined));
     control.postMessage({ type: 'failed', report } satisfies WorkerEvent);
@@ -113,24 +123,42 @@ async function run({ job, ports, control, initial, snapshotEvery }: ComputeJob, 
     control.close();
     return;
   }
-  await serve(job, transport, control, overrides, { snapshotEvery });
+  await serve(job, transport, control, overrides, {
+    snapshotEvery,
+    kept: initial !== null,
+    leaves: (held) => kept.leave(held, generation, rank),
+  });
 }
 
 /** What costs time to make and serves every generation of a run alike. */
 class Kept {
   #engine: { readonly key: string; readonly engine: Engine } | null = null;
   #parts: { readonly key: string; readonly parts: RankOverrides } | null = null;
+  #left: Left = NOTHING;
+
+  /** A rank has ended: its tensors are there for the next one. */
+  leave({ step, tensors }: HeldState, generation: number, rank: number): void {
+    this.#left = leftBy(tensors, step === null ? null : snapshotName(generation, rank, step));
+  }
+
+  /** What the rank before has left, once. */
+  take(): Left {
+    const left = this.#left;
+    this.#left = NOTHING;
+    return left;
+  }
 
   async for(job: WorkerJob): Promise<RankOverrides> {
     const engine = await this.#engineFor(job.engine);
-    const { model, optim, totalSteps, data } = job;
-    const key = JSON.stringify([model, optim, totalSteps, data.info]);
+    const { model, optim, totalSteps, data, objective } = job;
+    const key = JSON.stringify([model, optim, totalSteps, data.info, objective]);
+    const dataset = openDataset(data);
     if (this.#parts?.key !== key) {
-      const built = await buildModel(model as ResolvedModel, data.info);
-      const optimizer = buildOptimizer(optim as OptimConfig, { totalSteps });
-      this.#parts = { key, parts: { model: built.model, optimizer } };
+      const changes = objective ? trainingObjective(objective) : null;
+      const parts = { model: await modelOf(job, dataset, changes), optimizer: optimizerOf(job, changes) };
+      this.#parts = { key, parts: { ...parts, compiled: new CompileCache() } };
     }
-    return { ...this.#parts.parts, engine, dataset: openDataset(data) };
+    return { ...this.#parts.parts, engine, dataset };
   }
 
   async #engineFor(options: EngineOptions): Promise<Engine> {
@@ -138,14 +166,17 @@ class Kept {
     if (this.#engine?.key === key) return this.#engine.engine;
     await this.#engine?.engine.dispose();
     this.#engine = null;
+    // What was compiled went with the engine, and so did tensors.
+    this.#parts = null;
+    this.#left = NOTHING;
     const engine = await createEngine(options);
     this.#engine = { key, engine };
     return engine;
   }
 }
 
-/** Hands out tensors once all of them are here. */
-function reader({ step, tensors, arrived }: InitialTensors): InitialSource {
+/** Hands out tensors once all of them are here; those that the thread has itself it hands out at once. */
+function reader({ step, tensors, arrived }: InitialTensors, left: Left): InitialSource {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const here = new Promise<void>((resolve, reject) => {
     arrived.once('message', (problem: string | null) => {
@@ -159,6 +190,8 @@ function reader({ step, tensors, arrived }: InitialTensors): InitialSource {
   here.catch(() => undefined);
   return {
     step,
+    ...left.again,
+    inPlace: (name, shape) => left.same(byName.get(name)?.blob ?? null, name, shape),
     has: (name) => here.then(() => byName.has(name)),
     async read(name: string, shape: readonly number[]): Promise<HostTensor> {
       await here;

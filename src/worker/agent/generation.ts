@@ -5,8 +5,7 @@ import type { WorkerCommand } from '../protocol.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye } from './goodbye.ts';
 import type { ModelFolder } from './model.ts';
-import { ownJob } from './own-job.ts';
-import type { AgentRequest, RankState, RemoteJob, SlotAddresses, SnapshotCommand } from './protocol.ts';
+import type { AgentRequest, RankState, SlotAddresses, SnapshotCommand } from './protocol.ts';
 import { type EventBody, RankRun } from './rank-run.ts';
 import { AgentRefusal } from './refusal.ts';
 import type { FetchRange } from './restore.ts';
@@ -143,14 +142,9 @@ export class Generation {
     run.command(command);
   }
 
-  /** Slots of the agent that have no rank in this generation compile what these ranks would need. */
-  async warm(jobs: readonly RemoteJob[]): Promise<void> {
-    const { slots, devices, data, models, request } = this.#options;
-    for (const slot of slots) {
-      if (request.slots.includes(slot.index)) continue;
-      const own = await Promise.all(jobs.map((job) => ownJob(job, devices[slot.index] ?? null, data, models)));
-      if (!this.#abort.signal.aborted) slot.warm(own);
-    }
+  /** Whether a slot has a rank in this generation, or is going to. */
+  uses(slot: number): boolean {
+    return this.#options.request.slots.includes(slot);
   }
 
   /** What each rank is doing. */

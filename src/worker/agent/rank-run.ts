@@ -10,6 +10,7 @@ import {
 import { readFlight } from '../flight-reader.ts';
 import { createProgress } from '../flight-recorder.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from '../protocol.ts';
+import type { HeldBytes } from './copies.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye, isGoodbye } from './goodbye.ts';
 import type { ModelFolder } from './model.ts';
@@ -18,7 +19,7 @@ import type { AgentEvent, AgentRequest, RankState, SlotAddresses, SnapshotComman
 import { Replicator } from './replicate.ts';
 import { type FetchRange, type Gathering, gather } from './restore.ts';
 import { crashReport, type RunningRank, type Slot } from './slot.ts';
-import type { HeldBytes, SnapshotStore } from './snapshot-store.ts';
+import type { SnapshotStore } from './snapshot-store.ts';
 
 /** One entry of an `assign` request. */
 export type Assignment = Extract<AgentRequest, { type: 'assign' }>['ranks'][number];
@@ -81,6 +82,9 @@ export class RankRun {
   #running: RunningRank | null = null;
   #gathering: Gathering | null = null;
   #over = false;
+  readonly #began = performance.now();
+  /** Milliseconds until the thread was given the rank. */
+  #startMs = 0;
 
   constructor(options: RankRunOptions) {
     const { assignment, generation, agent, job, store, requester, log, signal } = options;
@@ -160,19 +164,20 @@ export class RankRun {
   }
 
   async #launch(ports: readonly (MessagePort | null)[], step: number | null): Promise<void> {
-    const { assignment, data, models, device, slot, snapshotEvery } = this.#options;
+    const { generation, assignment, data, models, device, slot, snapshotEvery } = this.#options;
     const [own] = await Promise.all([ownJob(assignment.job, device, data, models), slot.free]);
     if (this.#over) return;
     const job: WorkerJob = { ...own, progress: this.#progress };
     const control = this.#unsent[0] as MessagePort;
     this.#unsent = [];
+    this.#startMs = performance.now() - this.#began;
     const arrivals = new MessageChannel();
     const initial = this.#gathering && {
       step: step as number,
       tensors: this.#gathering.tensors,
       arrived: arrivals.port2,
     };
-    this.#running = slot.start({ job, ports, control, initial, snapshotEvery }, (error) => {
+    this.#running = slot.start({ generation, job, ports, control, initial, snapshotEvery }, (error) => {
       if (!this.#over) this.#options.emit({ type: 'worker', rank: this.rank, event: crashReport(this.rank, error) });
     });
     if (!this.#gathering) {
@@ -194,7 +199,12 @@ export class RankRun {
       this.#snapshotted(event);
       return;
     }
-    if (event.type === 'ready') this.#gathering?.release();
+    if (event.type === 'ready') {
+      this.#keepRestored();
+      const phases = { ...event.phases, start: this.#startMs };
+      this.#options.emit({ type: 'worker', rank: this.rank, event: { ...event, phases } });
+      return;
+    }
     this.#options.emit({ type: 'worker', rank: this.rank, event });
     if (event.type === 'failed' || event.type === 'stopped') this.#letGo();
   }
@@ -229,6 +239,18 @@ export class RankRun {
     setTimeout(() => {
       if (!this.#over) this.#control.postMessage({ type: 'snapshot', id } satisfies WorkerCommand);
     }, SNAPSHOT_RETRY_MS);
+  }
+
+  /** What the rank was restored from stays until it has snapshots of its own, and is copied on meanwhile. */
+  #keepRestored(): void {
+    const { agent, generation, assignment, store } = this.#options;
+    const { restore } = assignment;
+    const gathering = this.#gathering;
+    if (!gathering || !restore) return;
+    const of = { generation, rank: this.rank, step: restore.step };
+    const fetched = gathering.fetched.map(({ tensors, buffer }) => store.addRestored(agent, of, tensors, buffer).blob);
+    gathering.release();
+    this.#replicator?.begin([...gathering.own, ...fetched]);
   }
 
   /** Commands go to the thread in order; none passes a snapshot that was asked for before it is held. */

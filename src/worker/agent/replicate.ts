@@ -2,6 +2,7 @@ import type { ControlRequester } from '../../comm/index.ts';
 import { tensorBytes } from '../snapshot-layout.ts';
 import { clusterSubjects, type ReplicaOffer, type SnapshotInfo } from './protocol.ts';
 import { type FetchRange, gather } from './restore.ts';
+import type { SharedPool } from './shared-pool.ts';
 import { compact, type SnapshotStore } from './snapshot-store.ts';
 
 /** How long the other agent may take to copy a snapshot, in milliseconds. */
@@ -37,9 +38,16 @@ export class Replicator {
   #busy = false;
   #copied = -1;
   #failing = false;
+  #first: string[] = [];
 
   constructor(options: ReplicatorOptions) {
     this.#options = options;
+  }
+
+  /** The rank was restored from these blobs of this agent: until it has a snapshot, they are what is to be copied. */
+  begin(blobs: readonly string[]): void {
+    this.#first = [...blobs];
+    this.poke();
   }
 
   /** There is a new snapshot. */
@@ -48,18 +56,22 @@ export class Replicator {
   }
 
   async #run(): Promise<void> {
-    const { agent, job, generation, rank, target, store, requester, log, signal } = this.#options;
+    const { agent, job, generation, rank, target, requester, log, signal } = this.#options;
     this.#busy = true;
     for (;;) {
-      const newest = signal.aborted ? null : store.newest(generation, rank, this.#copied);
+      const newest = signal.aborted ? null : this.#next();
       if (!newest) break;
       const { info, held } = newest;
       const names = new Set(target.names);
-      const snapshot: SnapshotInfo = { ...info, tensors: info.tensors.filter(({ name }) => names.has(name)) };
+      const snapshot: SnapshotInfo = { ...info, rank, tensors: info.tensors.filter(({ name }) => names.has(name)) };
+      if (snapshot.tensors.length === 0) {
+        held.release();
+        continue;
+      }
       const offer: ReplicaOffer = { owner: agent, generation, snapshot };
       try {
         await requester.request(clusterSubjects(job).replicas(target.to), offer, { deadlineMs: COPY_MS, signal });
-        this.#copied = info.step;
+        this.#copied = Math.max(this.#copied, info.generation === generation ? info.step : -1);
         if (this.#failing) log(`rank ${rank}: its snapshots are copied to ${target.to} again`);
         this.#failing = false;
       } catch (error) {
@@ -73,6 +85,21 @@ export class Replicator {
       }
     }
     this.#busy = false;
+  }
+
+  /** What is to be copied next, held: the newest snapshot of the rank, before the first one what it was restored from. */
+  #next(): ReturnType<SnapshotStore['newest']> {
+    const { generation, rank, store } = this.#options;
+    const newest = store.newest(generation, rank, this.#copied);
+    if (newest) {
+      this.#first = [];
+      return newest;
+    }
+    for (let blob = this.#first.shift(); blob !== undefined; blob = this.#first.shift()) {
+      const found = store.hold(blob);
+      if (found) return found;
+    }
+    return null;
   }
 }
 
@@ -102,9 +129,10 @@ export class ReplicaKeeper {
       const gathering = gather(this.#own, sources, this.#store, fetch);
       await gathering.arrived;
       signal.throwIfAborted();
-      const buffer = packed(gathering.tensors, snapshot.tensors);
+      const { tensors, buffer } = packed(gathering.tensors, snapshot.tensors, this.#store.pool);
       gathering.release();
-      return this.#store.addReplica(owner, snapshot, buffer.tensors, buffer.buffer);
+      for (const fetched of gathering.fetched) if (fetched.buffer !== buffer) this.#store.pool.give(fetched.buffer);
+      return this.#store.addReplica(owner, snapshot, tensors, buffer);
     } finally {
       this.#copying.delete(key);
     }
@@ -115,12 +143,13 @@ export class ReplicaKeeper {
 function packed(
   placed: ReturnType<typeof gather>['tensors'],
   wanted: SnapshotInfo['tensors'],
+  pool: SharedPool,
 ): { readonly tensors: SnapshotInfo['tensors']; readonly buffer: SharedArrayBuffer } {
   const first = placed[0]?.buffer;
   if (first && placed.every(({ buffer }) => buffer === first))
     return { tensors: placed.map(({ name, shape, offset }) => ({ name, shape, offset })), buffer: first };
   const { tensors, bytes } = compact(wanted);
-  const buffer = new SharedArrayBuffer(bytes);
+  const buffer = pool.take(bytes);
   const byName = new Map(placed.map((tensor) => [tensor.name, tensor]));
   for (const { name, shape, offset } of tensors) {
     const from = byName.get(name);

@@ -1,6 +1,8 @@
 import { tensorBytes } from '../snapshot-layout.ts';
-import type { TensorSource } from './protocol.ts';
-import type { HeldBytes, SnapshotStore } from './snapshot-store.ts';
+import type { HeldBytes } from './copies.ts';
+import type { SnapshotInfo, TensorSource } from './protocol.ts';
+import type { SharedPool } from './shared-pool.ts';
+import type { SnapshotStore } from './snapshot-store.ts';
 
 /** Fetches a range of a blob into memory. */
 export type FetchRange = (range: {
@@ -18,6 +20,8 @@ export interface PlacedTensor {
   readonly buffer: SharedArrayBuffer;
   /** In bytes. */
   readonly offset: number;
+  /** The agent's own blob that it is part of; null where it was fetched. */
+  readonly blob: string | null;
 }
 
 /** Where the tensors are going to lie, and when they do. */
@@ -25,6 +29,10 @@ export interface Gathering {
   readonly tensors: readonly PlacedTensor[];
   /** Everything is there. @throws what a fetch throws, or an error naming a snapshot of this agent that is gone */
   readonly arrived: Promise<void>;
+  /** Pieces of memory that were fetched, and what lies in each. */
+  readonly fetched: readonly { readonly buffer: SharedArrayBuffer; readonly tensors: SnapshotInfo['tensors'] }[];
+  /** Blobs of this agent's own that tensors lie in. */
+  readonly own: readonly string[];
   /** Lets go of this agent's own snapshots. */
   release(): void;
 }
@@ -47,7 +55,7 @@ interface Range {
 export function gather(
   own: string,
   sources: readonly TensorSource[],
-  store: Pick<SnapshotStore, 'hold'>,
+  store: Pick<SnapshotStore, 'hold'> & { readonly pool: Pick<SharedPool, 'take'> },
   fetch: FetchRange,
 ): Gathering {
   const held = new Map<string, HeldBytes>();
@@ -65,25 +73,31 @@ export function gather(
         release();
         const arrived = Promise.reject(new Error(`snapshot ${source.blob} of agent ${own} is not there any more`));
         arrived.catch(() => undefined);
-        return { tensors: [], arrived, release };
+        return { tensors: [], fetched: [], own: [], arrived, release };
       }
       view = found.held;
       held.set(source.blob, view);
     }
     const { name, shape, offset } = source;
-    tensors.push({ name, shape, buffer: view.buffer, offset });
+    tensors.push({ name, shape, buffer: view.buffer, offset, blob: source.blob });
   }
   const ranges = rangesOf(sources.filter((source) => source.owner !== own));
+  const fetched: { buffer: SharedArrayBuffer; tensors: SnapshotInfo['tensors'] }[] = [];
   const fetches = ranges.map((range) => {
-    const buffer = new SharedArrayBuffer(range.end - range.offset);
-    for (const { name, shape, offset } of range.sources)
-      tensors.push({ name, shape, buffer, offset: offset - range.offset });
+    const buffer = store.pool.take(range.end - range.offset);
     const { owner, blob, offset } = range;
+    const inside = range.sources.map((source) => ({
+      name: source.name,
+      shape: source.shape,
+      offset: source.offset - offset,
+    }));
+    fetched.push({ buffer, tensors: inside });
+    for (const tensor of inside) tensors.push({ ...tensor, buffer, blob: null });
     return fetch({ owner, blob, offset, length: buffer.byteLength, into: new Uint8Array(buffer) });
   });
   const arrived = Promise.all(fetches).then(() => undefined);
   arrived.catch(() => undefined);
-  return { tensors, arrived, release };
+  return { tensors, fetched, own: [...held.keys()], arrived, release };
 }
 
 /** Neighbouring tensors of a blob in one range. */

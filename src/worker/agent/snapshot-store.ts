@@ -1,13 +1,10 @@
 import type { BlobServer } from '../../comm/index.ts';
 import { SnapshotShelf } from '../snapshot.ts';
 import { type SnapshotShare, tensorBytes } from '../snapshot-layout.ts';
+import { Copies, type Copy, type HeldBytes } from './copies.ts';
 import type { SnapshotInfo } from './protocol.ts';
-
-/** Memory that stays as it is until `release`. */
-export interface HeldBytes {
-  readonly buffer: SharedArrayBuffer;
-  release(): void;
-}
+import { SharedPool } from './shared-pool.ts';
+import { snapshotName } from './snapshot-name.ts';
 
 interface Shelf {
   readonly generation: number;
@@ -17,13 +14,6 @@ interface Shelf {
   limit: number;
   /** Blobs that are offered, by step. */
   readonly offers: Map<number, () => void>;
-}
-
-interface Replica {
-  readonly owner: string;
-  readonly info: SnapshotInfo;
-  readonly buffer: SharedArrayBuffer;
-  readonly withdraw: () => void;
 }
 
 /** Copies of another agent's rank that are kept at once: two, of which at least one is whole in all places. */
@@ -36,11 +26,17 @@ const REPLICAS_KEPT = 2;
 export class SnapshotStore {
   readonly #blobs: BlobServer;
   readonly #shelves = new Map<string, Shelf>();
-  /** By owner and rank, oldest first. */
-  readonly #replicas = new Map<string, Replica[]>();
+  /** What other agents hold. */
+  readonly #replicas: Copies;
+  /** What ranks of this agent were restored from. */
+  readonly #restored: Copies;
+  /** Memory for copies. */
+  readonly pool = new SharedPool();
 
   constructor(blobs: BlobServer) {
     this.#blobs = blobs;
+    this.#replicas = new Copies(blobs, this.pool);
+    this.#restored = new Copies(blobs, this.pool);
   }
 
   /** A rank of this agent has taken its first snapshot. */
@@ -84,47 +80,71 @@ export class SnapshotStore {
 
   /** A rank's snapshot of a step, held; null if it is not there, or no more. */
   at(generation: number, rank: number, step: number): { readonly info: SnapshotInfo; readonly held: HeldBytes } | null {
-    return this.hold(blobName(generation, rank, step));
+    return this.hold(snapshotName(generation, rank, step));
   }
 
   /** Takes hold of a snapshot or copy by its blob's name; null if it is not there, or no more. */
   hold(blob: string): { readonly info: SnapshotInfo; readonly held: HeldBytes } | null {
     for (const own of this.#shelves.values())
       for (const step of steps(own)) {
-        if (blobName(own.generation, own.rank, step) !== blob) continue;
+        if (snapshotName(own.generation, own.rank, step) !== blob) continue;
         const held = this.#hold(own, step);
         return held && { info: infoOf(own, step), held };
       }
-    for (const { info, buffer } of [...this.#replicas.values()].flat())
-      if (info.blob === blob) return { info, held: { buffer, release: () => undefined } };
-    return null;
+    return this.#replicas.hold(blob) ?? this.#restored.hold(blob);
   }
 
-  /** Keeps a copy of another agent's snapshot; of the copies of a rank the newest two stay. */
+  /**
+   * Keeps what a rank of this agent has fetched to begin with, until it has newer snapshots of its own.
+   * @param step completed steps that the tensors are of
+   */
+  addRestored(
+    owner: string,
+    { generation, rank, step }: Pick<SnapshotInfo, 'generation' | 'rank' | 'step'>,
+    tensors: SnapshotInfo['tensors'],
+    buffer: SharedArrayBuffer,
+  ): SnapshotInfo {
+    const prefix = `restored-${generation}-${rank}-${step}`;
+    const part = this.#restored.list().filter(({ info }) => info.blob.startsWith(`${prefix}-`)).length;
+    const info = { generation, rank, step, tensors, bytes: buffer.byteLength, blob: `${prefix}-${part}` };
+    this.#restored.add(owner, info, buffer);
+    return info;
+  }
+
+  /**
+   * Keeps a copy of another agent's snapshot, or of some of its tensors; of the copies of a rank those of the newest two
+   * steps stay.
+   */
   addReplica(
     owner: string,
     of: SnapshotInfo,
     tensors: SnapshotInfo['tensors'],
     buffer: SharedArrayBuffer,
   ): SnapshotInfo {
-    const key = `${owner}/${of.rank}`;
-    this.#dropReplicas((replica) => replica.owner === owner && sameSnapshot(replica.info, of));
-    const known = this.#replicas.get(key) ?? [];
-    const blob = `replica-${owner}-${of.generation}-${of.rank}-${of.step}`;
+    const ofRank = (copy: Copy) => copy.owner === owner && copy.info.rank === of.rank;
+    this.#replicas.drop((copy) => ofRank(copy) && copy.info.step === of.step && covers(tensors, copy.info.tensors));
+    const known = this.#replicas.list().filter(ofRank);
+    const part = known.filter(({ info }) => info.step === of.step && info.generation === of.generation).length;
+    const blob = `replica-${owner}-${of.generation}-${of.rank}-${of.step}${part > 0 ? `-${part}` : ''}`;
     const info: SnapshotInfo = { ...of, tensors, bytes: buffer.byteLength, blob };
-    const withdraw = this.#blobs.offer(blob, buffer);
-    known.push({ owner, info, buffer, withdraw });
-    known.sort((a, b) => a.info.generation - b.info.generation || a.info.step - b.info.step);
-    for (const old of known.splice(0, known.length - REPLICAS_KEPT)) old.withdraw();
-    this.#replicas.set(key, known);
+    this.#replicas.add(owner, info, buffer);
+    const kept = [...new Set([of.step, ...known.map((copy) => copy.info.step)])].sort((a, b) => b - a);
+    const oldest = kept[REPLICAS_KEPT - 1] ?? Number.NEGATIVE_INFINITY;
+    this.#replicas.drop((copy) => ofRank(copy) && copy.info.step < oldest);
     return info;
   }
 
-  /** Whether a copy of this snapshot or a newer one is there already. */
+  /** Whether a copy of these tensors of a snapshot, or of a newer one, is there already. */
   hasReplica(owner: string, of: SnapshotInfo): boolean {
-    return (this.#replicas.get(`${owner}/${of.rank}`) ?? []).some(
-      ({ info }) => info.generation === of.generation && info.step >= of.step,
-    );
+    return this.#replicas
+      .list()
+      .some(
+        (copy) =>
+          copy.owner === owner &&
+          copy.info.rank === of.rank &&
+          copy.info.generation === of.generation &&
+          (copy.info.step > of.step || (copy.info.step === of.step && covers(copy.info.tensors, of.tensors))),
+      );
   }
 
   /** Everything that is there. */
@@ -133,7 +153,7 @@ export class SnapshotStore {
       this.#refresh(shelf);
       return steps(shelf).map((step) => infoOf(shelf, step));
     });
-    return [...own, ...[...this.#replicas.values()].flat().map(({ info }) => info)];
+    return [...own, ...[...this.#replicas.list(), ...this.#restored.list()].map(({ info }) => info)];
   }
 
   /** The run goes on from `step`: what is later never happened. */
@@ -142,13 +162,14 @@ export class SnapshotStore {
       own.limit = Math.min(own.limit, step);
       this.#refresh(own);
     }
-    this.#dropReplicas(({ info }) => info.step > step);
+    for (const copies of [this.#replicas, this.#restored]) copies.drop(({ info }) => info.step > step);
   }
 
   /** Frees everything. */
   clear(): void {
     for (const key of [...this.#shelves.keys()]) this.#dropShelf(key);
-    this.#dropReplicas(() => true);
+    for (const copies of [this.#replicas, this.#restored]) copies.drop(() => true);
+    this.pool.clear();
   }
 
   /** Snapshots of earlier generations go when every rank of this one has two of its own. */
@@ -160,21 +181,13 @@ export class SnapshotStore {
     const oldest = Math.min(...ranks.map(second));
     for (const [key, own] of [...this.#shelves])
       if (own.generation < generation && (steps(own)[0] ?? Number.NEGATIVE_INFINITY) < oldest) this.#dropShelf(key);
-    this.#dropReplicas(({ info }) => info.generation < generation && info.step < oldest);
+    this.#replicas.drop(({ info }) => info.generation < generation && info.step < oldest);
+    this.#restored.drop(({ info }) => info.step < oldest);
   }
 
   #dropShelf(key: string): void {
     for (const withdraw of this.#shelves.get(key)?.offers.values() ?? []) withdraw();
     this.#shelves.delete(key);
-  }
-
-  #dropReplicas(which: (replica: Replica) => boolean): void {
-    for (const [key, replicas] of [...this.#replicas]) {
-      for (const replica of replicas) if (which(replica)) replica.withdraw();
-      const kept = replicas.filter((replica) => !which(replica));
-      if (kept.length > 0) this.#replicas.set(key, kept);
-      else this.#replicas.delete(key);
-    }
   }
 
   /** Offers what is there now and nothing else. */
@@ -190,7 +203,7 @@ export class SnapshotStore {
 
   /** (Held only while a piece is copied out: what is read for longer is held by whoever offered it.) */
   #offer(own: Shelf, step: number): () => void {
-    const name = blobName(own.generation, own.rank, step);
+    const name = snapshotName(own.generation, own.rank, step);
     return this.#blobs.offer(name, {
       length: own.shelf.share.bytes,
       read: async (offset: number, length: number) => {
@@ -232,13 +245,11 @@ function steps({ shelf, limit }: Shelf): number[] {
 
 function infoOf({ generation, rank, shelf }: Shelf, step: number): SnapshotInfo {
   const { tensors, bytes } = shelf.share;
-  return { generation, rank, step, tensors, bytes, blob: blobName(generation, rank, step) };
+  return { generation, rank, step, tensors, bytes, blob: snapshotName(generation, rank, step) };
 }
 
-function blobName(generation: number, rank: number, step: number): string {
-  return `snapshot-${generation}-${rank}-${step}`;
-}
-
-function sameSnapshot(a: SnapshotInfo, b: SnapshotInfo): boolean {
-  return a.generation === b.generation && a.rank === b.rank && a.step === b.step;
+/** Whether all names of `some` are among those of `all`. */
+function covers(all: SnapshotInfo['tensors'], some: SnapshotInfo['tensors']): boolean {
+  const names = new Set(all.map(({ name }) => name));
+  return some.every(({ name }) => names.has(name));
 }
