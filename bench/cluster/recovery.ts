@@ -42,6 +42,8 @@ const options: ProjectOptions = {
 
 /** Milliseconds of one recovery. */
 interface Recovery {
+  /** Parts of `recovery`, as the coordinator has them. */
+  readonly phases: Readonly<Record<string, number>>;
   /** From the signal to the coordinator's word that a worker is lost. */
   readonly detection: number;
   /** From there to the first new step. */
@@ -96,12 +98,12 @@ async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Pr
     const lost = since('lost', killedAt) as Event;
     const detection = lost.at - killedAt;
     const recovery = recovered.at - lost.at;
-    recoveries.push({ detection, recovery });
+    const phases = (since('recovered', lost.at)?.phases ?? {}) as Recovery['phases'];
+    recoveries.push({ detection, recovery, phases });
     if (values.verbose) {
-      const formed = since('generation', lost.at)?.at ?? Number.NaN;
+      const parts = Object.entries(phases).map(([name, ms]) => `${name} ${ms.toFixed(0)}`);
       console.log(
-        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${(formed - lost.at).toFixed(0)} until the new generation, ` +
-          `${(recovered.at - formed).toFixed(0)} until its first step`,
+        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${recovery.toFixed(0)} until the first step: ${parts.join(', ')}`,
       );
     }
   } catch (error) {
@@ -158,6 +160,7 @@ console.log(
 );
 line('detection', ({ detection }) => detection);
 line('recovery', ({ recovery }) => recovery);
+for (const phase of Object.keys(recoveries[0]?.phases ?? {})) line(`  ${phase}`, ({ phases }) => phases[phase] ?? 0);
 line('together', ({ detection, recovery }) => detection + recovery);
 console.log(`target: together at most 1000 ms at the median (torchrun on such a machine: 3.3 s, and 4 hangs in 10)`);
 console.log(`${hangs} hangs, ${wrong} of ${runs} runs with other bits than the undisturbed one`);

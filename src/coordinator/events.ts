@@ -120,6 +120,31 @@ export interface CheckpointedEvent {
   readonly waitMs: number;
 }
 
+/**
+ * Where the time of a recovery went, in milliseconds, one phase after another. Of what ranks do at the same time, it is the
+ * one that was ready last.
+ */
+export interface RecoveryPhases {
+  /** Until enough workers were there. */
+  readonly wait: number;
+  /** Agents gave up the generation before and opened addresses. */
+  readonly prepare: number;
+  /** Links, sources of tensors, who keeps copies; the generation's record. */
+  readonly plan: number;
+  /** Agents got their ranks. */
+  readonly assign: number;
+  /** The rank's thread came free, and its job was made one of its machine. */
+  readonly start: number;
+  /** Layers and optimizer, as far as the thread had not compiled them before. */
+  readonly compile: number;
+  /** Waiting for tensors that were lost here, and putting all in place. */
+  readonly restore: number;
+  /** Messages on the way. */
+  readonly ready: number;
+  /** The first step, links between ranks included. */
+  readonly step: number;
+}
+
 /** What happens in a run on agents besides what happens in any run. */
 export type ClusterEvent =
   /** Workers (slots of agents) that are there, and that must be. */
@@ -151,6 +176,7 @@ export type ClusterEvent =
       readonly step: number;
       readonly detectionMs: number;
       readonly recoveryMs: number;
+      readonly phases: RecoveryPhases;
     }
   | { readonly type: 'joined'; readonly agent: string; readonly slots: number };
 

@@ -56,11 +56,22 @@ describe('what is told of a membership', () => {
       fromStep: 41,
       reason: 'lost',
     };
+    const phases = {
+      wait: 0,
+      prepare: 9,
+      plan: 5,
+      assign: 4,
+      start: 2,
+      compile: 90,
+      restore: 80,
+      ready: 10,
+      step: 140,
+    };
     expect([
       ...narrator.lines({ type: 'lost', agent: 'b', ranks: [2], reason: 'its lease ran out', detectedMs: 5012 }),
       ...narrator.lines({ type: 'waiting', have: 2, need: 2 }).slice(1),
       ...narrator.lines(shrunk),
-      ...narrator.lines({ type: 'recovered', generation: 2, step: 41, detectionMs: 5012, recoveryMs: 340 }),
+      ...narrator.lines({ type: 'recovered', generation: 2, step: 41, detectionMs: 5012, recoveryMs: 340, phases }),
     ]).toEqual([
       '! worker b (rank 2) lost: its lease ran out; now data 2 × pipeline 1, expert 1 on 1 process, links 1 local, on from step 41 (noticed after 5.0 s, recovered in 0.34 s)',
     ]);

@@ -10,6 +10,9 @@ export type AgentAsk = AgentRequest extends infer R
     : never
   : never;
 
+/** How long an agent that is let go may take to say so, in milliseconds. */
+export const RELEASE_MS = 2000;
+
 /** An answer that is not a refusal. */
 export type AgentAnswer = Extract<AgentReply, { ok: true }>;
 

@@ -36,6 +36,8 @@ export interface FormingTools {
   readonly firstGeneration: number;
   /** The newest whole checkpoint of at most `limit` steps, offered to agents with the generation's secret; or null. */
   checkpoint(limit: number): Promise<HeldSnapshot | null>;
+  /** A phase of the forming is over. */
+  readonly mark: (phase: 'wait' | 'prepare' | 'plan' | 'assign') => void;
   /** Blobs are given only to those who know this. */
   useSecret(secret: string): void;
 }
@@ -100,6 +102,7 @@ export async function formGeneration(tools: FormingTools, request: FormingReques
   tools.useSecret(secret);
 
   const prepared = await prepareAll(tools, request, seats, secret);
+  tools.mark('prepare');
   const addresses = seats.map(({ agent, slot }) => {
     const found = prepared.get(agent)?.addresses.find((address) => address.slot === slot);
     if (!found) throw new ClusterError(`agent ${agent} opened no address for its slot ${slot}: is it of this version?`);
@@ -122,6 +125,7 @@ export async function formGeneration(tools: FormingTools, request: FormingReques
   const record: GenerationRecord = { generation, mesh: plan.mesh, members: seats, links, fromStep, reason };
   // Known before anything begins, so that no later coordinator uses the number again.
   await records.put(clusterKeys.generation, record);
+  tools.mark('plan');
   const hostOfRank = seats.map(({ agent }) => hosts.get(agent) ?? agent);
   const jobs = seats.map(({ agent, slot }, rank) => ({
     agent,
@@ -149,6 +153,7 @@ export async function formGeneration(tools: FormingTools, request: FormingReques
       ),
     ),
   );
+  tools.mark('assign');
   return {
     generation,
     plan,

@@ -9,30 +9,16 @@ import type {
   WorkerEvent,
 } from '../../worker/index.ts';
 import type { Workers, WorkersSnapshot } from '../launch/workers.ts';
-import { finishMetrics } from '../metrics.ts';
 import { Answers } from './answers.ts';
-import type { Seat } from './choose-seats.ts';
-import { ClusterError, SourceGone } from './errors.ts';
+import type { Crew } from './crew.ts';
+import { SourceGone } from './errors.ts';
 import type { RankSnapshot } from './snapshot-writer.ts';
-
-/** The ranks of one generation, ready to run. */
-export interface Crew {
-  readonly generation: number;
-  readonly seats: readonly Seat[];
-  /** Completed steps from which it goes on. */
-  readonly fromStep: number;
-  /** Sends a command to a rank, after those that were sent before. */
-  send(rank: number, command: WorkerCommand | SnapshotCommand): void;
-}
+import { StepResults, type StepResultsOptions } from './step-results.ts';
 
 /** What stands behind the workers. */
-export interface WorkersBackground {
-  readonly exact: boolean;
-  readonly microbatches: number;
+export interface WorkersBackground extends StepResultsOptions {
   /** Completed steps that are known of: the first generation goes on from one of them. */
   readonly step: number;
-  /** What an earlier coordinator has noted of the steps before, to compare with. */
-  readonly past: readonly { readonly loss: number; readonly gradNorm: number }[];
   /** Makes sure that this coordinator still leads. */
   confirm(): Promise<void>;
   /** Writes the shards of a snapshot. @throws SourceGone */
@@ -71,7 +57,7 @@ export class RemoteWorkers implements Workers {
   #sent = 0;
   /** Steps that every rank has reported. */
   #completed: number;
-  readonly #losses: { readonly loss: number; readonly gradNorm: number; readonly generation: number }[] = [];
+  readonly #results: StepResults;
   readonly #finished = new Map<number, StepReport[]>();
   readonly #waiting = new Map<number, (reports: StepReport[]) => void>();
   #operations: Operation[] = [];
@@ -85,7 +71,7 @@ export class RemoteWorkers implements Workers {
     this.#background = background;
     this.#granted = background.step;
     this.#completed = background.step;
-    for (const { loss, gradNorm } of background.past) this.#losses.push({ loss, gradNorm, generation: 0 });
+    this.#results = new StepResults(background);
     this.#failed = new Promise((_, reject) => {
       this.#rejectFailed = reject;
     });
@@ -289,7 +275,11 @@ export class RemoteWorkers implements Workers {
     const all = this.#answers.put(`step ${report.step}`, rank, report);
     if (!all) return;
     const { step } = report;
-    if (!this.#agrees(step, all)) return;
+    const problem = this.#results.differs(step, all, this.#crew?.generation ?? 0);
+    if (problem) {
+      this.fail(problem);
+      return;
+    }
     if (step === this.#completed) {
       this.#completed += 1;
       this.#finished.set(step, all);
@@ -301,28 +291,6 @@ export class RemoteWorkers implements Workers {
   #progressed(): void {
     this.#background.progress(this.#completed);
     if (this.#held && this.isQuiet) this.#background.quiet();
-  }
-
-  /** Whether a step that was completed before has the same result again; if not, everything ends. */
-  #agrees(step: number, reports: readonly StepReport[]): boolean {
-    const { loss } = finishMetrics(
-      reports.map(({ metrics }) => metrics),
-      this.#background.microbatches,
-    );
-    const generation = this.#crew?.generation ?? 0;
-    const now = { loss: loss as number, gradNorm: reports[0]?.gradNorm as number, generation };
-    const before = this.#losses[step];
-    this.#losses[step] ??= now;
-    if (!before || !this.#background.exact) return true;
-    if (Object.is(before.loss, now.loss) && Object.is(before.gradNorm, now.gradNorm)) return true;
-    this.fail(
-      new ClusterError(
-        `step ${step + 1} was computed twice with different results: loss ${before.loss}, gradient norm ${before.gradNorm} ` +
-          `in generation ${before.generation}; loss ${now.loss}, gradient norm ${now.gradNorm} in generation ${now.generation}. ` +
-          'Do all machines have the same processor features and engine version? (numerics: fast does without this check)',
-      ),
-    );
-    return false;
   }
 
   #orFailure<T>(promise: Promise<T>): Promise<T> {

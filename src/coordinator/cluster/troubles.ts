@@ -78,3 +78,34 @@ export function describeTrouble(trouble: Trouble): string {
       return `rank ${trouble.rank} on agent ${trouble.agent}: ${trouble.report.name}: ${trouble.report.message.split('\n')[0]}`;
   }
 }
+
+/** Signs of trouble that are kept of one generation. */
+const KEPT = 256;
+
+/** The signs of one generation. */
+export class Troubles {
+  #all: Trouble[] = [];
+
+  add(trouble: Trouble): void {
+    if (this.#all.length < KEPT) this.#all.push(trouble);
+  }
+
+  /** Another generation begins. */
+  clear(): void {
+    this.#all = [];
+  }
+
+  get all(): readonly Trouble[] {
+    return this.#all;
+  }
+
+  /** Reports of ranks. */
+  get failed(): readonly Extract<Trouble, { kind: 'failed' }>[] {
+    return this.#all.filter((trouble) => trouble.kind === 'failed');
+  }
+
+  /** When the first of them was seen. */
+  get firstAt(): number {
+    return Math.min(...this.#all.map(({ at }) => at));
+  }
+}

@@ -15,6 +15,11 @@ export class Waker {
     for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
+  /** @throws the signal's reason, if it was raised */
+  throwIfEnded(): void {
+    this.#signal.throwIfAborted();
+  }
+
   /** Waits until something has happened, but not longer than `ms`. */
   async change(ms: number): Promise<void> {
     this.#signal.throwIfAborted();
