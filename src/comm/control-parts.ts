@@ -108,3 +108,6 @@ export class Assembly {
     return this.#left > 0 ? null : Buffer.concat(this.#pieces as Uint8Array[]);
   }
 }
+
+/** What the answer to a request consists of: a value, an error, or the parts of the request that are missing. */
+export type Answer = { readonly ok: unknown } | { readonly error: string } | { readonly need: readonly number[] };

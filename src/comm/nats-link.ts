@@ -13,7 +13,8 @@ import { FrameReader } from './frame-reader.ts';
 import { FrameWriter, reclaim } from './frame-writer.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
 import { FramePublisher } from './nats-inside.ts';
-import { StreamReceiver, type StreamSegment, StreamSender } from './reliable-stream.ts';
+import { StreamReceiver } from './stream-receiver.ts';
+import { type StreamSegment, StreamSender } from './stream-sender.ts';
 
 /** What all links over a connection share. */
 export interface NatsSetting {

@@ -1,5 +1,5 @@
 import type { MessagePort } from 'node:worker_threads';
-import type { Endpoint, LinkAddress, LinkKind } from './endpoint.ts';
+import type { Endpoint, LinkAddress, LinkKind } from './endpoint-contract.ts';
 import type { Link, LinkInbox } from './linked-transport.ts';
 import { LocalLink } from './local.ts';
 import { scratch } from './scratch.ts';
