@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveTokenizer, TOKENIZER_FILE, tokenizerOf } from '../data/index.ts';
-import { modelParams, namedState, prepareModel, type ResolvedModel } from '../modules/index.ts';
+import { modelParams, modelState, prepareModel, type ResolvedModel } from '../modules/index.ts';
 import { tensorName } from '../worker/index.ts';
 import {
   type Config,
@@ -126,14 +126,19 @@ export async function* trainOn(
   const unlock = await lockRun(folder.path);
   try {
     const usable = await newestCheckpoint(folder.checkpoints, options.step);
-    const known = [...usable.warnings, ...differences(stored, config), ...nothingLeft(config, usable.index.step)];
-    for (const message of known) yield { type: 'warning', message };
+    // Where the scheduler decides how many steps there are, that is known only when it has seen the data.
+    const decided = schedulerNamed(config.scheduler.name).prepare !== undefined;
+    const left = decided ? [] : nothingLeft(config, usable.index.step);
+    for (const message of [...usable.warnings, ...differences(stored, config), ...left])
+      yield { type: 'warning', message };
     const sameModel = JSON.stringify(stored.model) === JSON.stringify(config.model);
     const model: ResolvedModel = sameModel
       ? await readModelFile(folder)
       : await prepareModel(config.model, { baseDir: config.origin.directory, outDir: folder.path });
     const prepared = yield* prepareRun(config, { runDir: folder.path, model });
     checkEvaluation(prepared);
+    if (decided)
+      for (const message of nothingLeft(prepared.config, usable.index.step)) yield { type: 'warning', message };
     const reader = await CheckpointReader.open(usable.path, usable.index);
     try {
       reader.checkModel(prepared.params);
@@ -185,9 +190,7 @@ export function withControl(config: ResolvedConfig, control: Config['comm']['con
 function carriedState(prepared: PreparedRun): string[] {
   const { config, model } = prepared;
   const params = modelParams(model).map(({ path, spec }) => ({ path, shape: spec.shape, decay: spec.decay }));
-  const state = model.layers
-    .flatMap(({ module, name }) => namedState(module, name))
-    .map(({ path, spec }) => ({ path, shape: spec.shape }));
+  const state = modelState(model).map(({ path, spec }) => ({ path, shape: spec.shape }));
   const options = heldOptions(prepared);
   const replicas = Array.from({ length: config.parallel.data }, (_, data) => heldNames(params, state, data, options));
   const parameters = new Set(params.map(({ path }) => tensorName.param(path)));

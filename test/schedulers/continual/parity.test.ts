@@ -1,28 +1,16 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type RunEvent, type RunSummary, train } from '../../../src/index.ts';
 import { continualStrategies } from '../../../src/schedulers/continual/index.ts';
-import { createRng } from '../../../src/tensor/index.ts';
+import { writeClasses } from './table.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'plexus-continual-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-/** Four classes around middles of their own; with enough noise that it isn't easy. */
 const table = join(root, 'classes.csv');
-const rng = createRng(7);
-writeFileSync(
-  table,
-  [
-    'a,b,c,d,label',
-    ...Array.from({ length: 240 }, (_, i) => {
-      const label = i % 4;
-      const values = Array.from({ length: 4 }, (_, at) => (at === label ? 1.5 : 0) + 0.7 * rng.normal());
-      return [...values.map((value) => value.toFixed(4)), `c${label}`].join(',');
-    }),
-  ].join('\n'),
-);
+writeClasses(table);
 
 const base = {
   model: { name: 'mlp', args: { hidden: [8, 8] } },
