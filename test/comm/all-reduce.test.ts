@@ -14,6 +14,9 @@ import {
   type TreeUnit,
 } from '../../src/comm/index.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 let open: Transport[] = [];
 afterEach(async () => {
   await Promise.all(open.map((transport) => transport.close()));

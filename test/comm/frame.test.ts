@@ -14,6 +14,9 @@ import {
 } from '../../src/comm/index.ts';
 import { allocate, bytesOf, bytesPerElement, type DType, type HostTensor } from '../../src/tensor/index.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 const route: FrameRoute = { job: 'mnist', generation: 3, from: 1, to: 2 };
 const LIMIT = 2 ** 20;
 

@@ -2,6 +2,7 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { SourceGone } from '../../src/coordinator/cluster/errors.ts';
 import {
   type CheckpointStore,
   folderStore,
@@ -97,6 +98,28 @@ describe('a checkpoint that is written while training goes on', () => {
       3,
     ]);
     expect((await newestCheckpoint(join(folder, 'checkpoints'))).index.step).toBe(3);
+  });
+
+  it('that was lost with its ranks is no failure, and is to be made up for', async () => {
+    const at = writer(undefined, { checkpoint_on_error: 'stop' as 'continue' });
+    const lost = copy(2);
+    at.start(lost.snapshot, info, times());
+    lost.go(new SourceGone('the generation has ended'));
+    await at.idle();
+    expect([at.lost, at.failure, lost.released()]).toEqual([true, null, 1]);
+    expect(at.events()).toEqual([
+      {
+        type: 'warning',
+        message:
+          'the checkpoint of step 2 could not be written (there is none before it): the generation has ended; another is written at once',
+      },
+    ]);
+    const next = copy(3);
+    at.start(next.snapshot, info, times());
+    expect(at.lost).toBe(false);
+    next.go();
+    await at.idle();
+    expect(at.last?.step).toBe(3);
   });
 
   it('keeps the last ones, and every so many-th for ever', async () => {

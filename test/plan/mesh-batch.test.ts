@@ -11,6 +11,9 @@ import {
 } from '../../src/plan/index.ts';
 import { layer, model, plan } from './helpers.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 describe('the parallel section', () => {
   it('has a default for every key and a docstring for every key', () => {
     expect(parallelSchema.parse(undefined)).toEqual({

@@ -6,6 +6,9 @@ import { describe, expect, it } from 'vitest';
 import { formatSchedule, generateSchedule, PlanError, parseSchedule, SCHEDULE_NAMES } from '../../src/plan/index.ts';
 import { model, plan } from './helpers.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 const row = (text: string) => text.split(' ');
 const cells = (...args: Parameters<typeof generateSchedule>) =>
   formatSchedule(generateSchedule(...args))

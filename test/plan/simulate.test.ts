@@ -12,6 +12,9 @@ import {
 } from '../../src/plan/index.ts';
 import { layer, model, plan } from './helpers.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 const costs = (forward: number, backwardInput: number, backwardWeight: number) =>
   uniformCosts({ forward, backwardInput, backwardWeight });
 

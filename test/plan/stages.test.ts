@@ -11,6 +11,9 @@ import {
 } from '../../src/plan/index.ts';
 import { layer, model, plan } from './helpers.ts';
 
+// The same cases every time.
+fc.configureGlobal({ seed: 1 });
+
 describe('balanced stages', () => {
   /** Least possible maximum over all cuts, by trying them. */
   const bruteForce = (costs: readonly number[], stages: number): number => {

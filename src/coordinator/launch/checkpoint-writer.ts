@@ -1,3 +1,4 @@
+import { SourceGone } from '../cluster/errors.ts';
 import type { ResolvedConfig } from '../config/index.ts';
 import type { CheckpointedEvent } from '../events.ts';
 import {
@@ -30,6 +31,7 @@ export class CheckpointWriter {
   #last: { readonly step: number; readonly path: string } | null;
   #writing: { readonly step: number; readonly done: Promise<void> } | null = null;
   #failed: { readonly step: number; readonly error: CheckpointError } | null = null;
+  #lost = false;
   #events: WriterEvent[] = [];
 
   constructor(parts: WriterParts) {
@@ -47,6 +49,11 @@ export class CheckpointWriter {
     return this.#writing?.step ?? null;
   }
 
+  /** Whether the newest copy was lost before it was written, so that another should be taken as soon as there can be one. */
+  get lost(): boolean {
+    return this.#lost;
+  }
+
   /**
    * Begins to write and returns at once; the copy is let go of when it is done. `began` is `performance.now()` when the
    * checkpoint was asked for, `waitedMs` what training has waited for it.
@@ -61,6 +68,7 @@ export class CheckpointWriter {
       throw new Error(`the checkpoint of step ${this.#writing.step} is still being written: wait for idle() first`);
     }
     const { step } = snapshot;
+    this.#lost = false;
     const done = this.#write(snapshot, { ...info, step })
       .then(
         ({ path, bytes }) => {
@@ -111,9 +119,21 @@ export class CheckpointWriter {
     const reason = error instanceof Error ? error.message : String(error);
     const kept = this.#last === null ? 'there is none before it' : `that of step ${this.#last.step} is kept`;
     const what = `the checkpoint of step ${step} could not be written (${kept}): ${reason}`;
+    if (isGone(error)) {
+      // Nothing is wrong with where it is written to.
+      this.#lost = true;
+      this.#events.push({ type: 'warning', message: `${what}; another is written at once` });
+      return;
+    }
     this.#failed = { step, error: new CheckpointError(what, { cause: error }) };
     if (this.#last) this.#failed.error.checkpoint = this.#last.path;
     const next = this.#parts.train.checkpoint_on_error === 'continue' ? 'training goes on' : 'the run ends';
     this.#events.push({ type: 'warning', message: `${what}; ${next} (train.checkpoint_on_error)` });
   }
+}
+
+/** Whether an error comes of ranks that were lost with what was being copied from them. */
+function isGone(error: unknown): boolean {
+  for (let at = error; at instanceof Error; at = at.cause) if (at instanceof SourceGone) return true;
+  return false;
 }

@@ -59,6 +59,8 @@ export class RunSession implements Session {
   #granted: number;
   readonly #writer: CheckpointWriter;
   #warnedOfLog = false;
+  /** Whether the newest checkpoint has tensors of the scheduler's own. */
+  #keptBySchedulers = false;
   /** The newest results, for the summary. */
   lastStep: StepEvent | null = null;
   readonly evaluations = new Map<SplitName, EvaluatedEvent>();
@@ -111,13 +113,15 @@ export class RunSession implements Session {
     const { pool } = this.#parts;
     let before = performance.now();
     while (this.#position < until) {
-      if (!this.signal.aborted) this.#grant(Math.min(until, this.#position + WINDOW));
+      // A checkpoint that was lost is made up for where all ranks stand at one step.
+      if (this.#mustMakeUp && this.#position === this.#granted && !this.signal.aborted) await this.checkpoint();
+      this.#grantUpTo(until);
       // What was granted is run to its end even after an abort: all ranks must stop at the same step.
       if (this.#position === this.#granted) return;
       const reports = await pool.step(this.#position);
       this.#position += 1;
       // Granted before anything else is done with the reports, so that no rank waits for it.
-      if (!this.signal.aborted) this.#grant(Math.min(until, this.#position + WINDOW));
+      this.#grantUpTo(until);
       const now = performance.now();
       const event = await this.#finish(reports, now - before);
       this.#stepTime += now - before;
@@ -188,6 +192,7 @@ export class RunSession implements Session {
     await writer.idle();
     this.checkStop();
     const snapshot = await this.#parts.pool.snapshot();
+    this.#keptBySchedulers = Object.keys(kept).length > 0;
     writer.start(withSchedulerTensors(snapshot, kept), this.#parts.checkpointInfo(), {
       began,
       waitedMs: performance.now() - began,
@@ -219,7 +224,14 @@ export class RunSession implements Session {
     if (this.failed && this.config.train.checkpoint_on_error === 'stop') throw this.failed;
   }
 
-  #grant(until: number): void {
+  /** (What a scheduler keeps in a checkpoint only it can give again.) */
+  get #mustMakeUp(): boolean {
+    return this.#writer.lost && !this.#keptBySchedulers;
+  }
+
+  #grantUpTo(end: number): void {
+    if (this.signal.aborted || this.#mustMakeUp) return;
+    const until = Math.min(end, this.#position + WINDOW);
     if (until <= this.#granted) return;
     this.#granted = until;
     this.#parts.pool.grant(until);
