@@ -56,7 +56,7 @@ export class ClientState {
     const file = this.#file(run, round);
     const tensors = await readSafetensors(file).catch((error: Error) => {
       throw new ClientRefusal(
-        `what it kept after round ${round} is not in its state folder (${error.message}); only a new client could go on: delete ${this.#folder}`,
+        `what it kept after round ${round} is not in its state folder any more; only a new client could go on: delete that folder`,
         { cause: error },
       );
     });

@@ -152,7 +152,10 @@ export class FederatedClient {
     } catch (error) {
       const { message } = error as Error;
       if (signal.aborted) return { reason: 'interrupted', over: true };
-      await this.#tell({ type: 'refuse', session, reason: `${message}`.slice(0, 2000) }).catch(() => undefined);
+      // (What is wrong with its data may quote them.)
+      const reason =
+        error instanceof ClientRefusal ? message.slice(0, 2000) : 'its data do not fit; its own log says why';
+      await this.#tell({ type: 'refuse', session, reason }).catch(() => undefined);
       if (once || !(error instanceof ClientRefusal)) throw error;
       log(`refused: ${message}`);
       // It may be asked for something else by the next run.
@@ -252,7 +255,13 @@ export class FederatedClient {
     }
     if (session.queued >= MAX_QUEUED) throw new ClientRefusal(`it has ${session.queued} things to do already`);
     session.queued += 1;
-    const done = session.last.then(() => this.#answer(session, request));
+    const done = session.last
+      .then(() => this.#answer(session, request))
+      .catch((error: Error) => {
+        // What the server gets to know of errors is only what is meant for it.
+        this.#options.log(`${request.type} of round ${request.round}: ${error.message}`);
+        throw error instanceof ClientRefusal ? error : new ClientRefusal('it failed; its own log says why');
+      });
     session.last = done.catch(() => undefined);
     return done.finally(() => {
       session.queued -= 1;

@@ -51,15 +51,20 @@ export async function localData({ data, part }: LocalDataSource, job: JobDescrip
   return { prepared, examples, classes };
 }
 
+/** Whether it is the name of a dataset rather than a path. @throws DataError if it can be neither */
+export function isDatasetName(data: string): boolean {
+  if (existsSync(data)) return false;
+  if (/^[\w-]+$/.test(data)) return true;
+  throw new DataError(`--data: there is no file or folder '${data}'`);
+}
+
 /** The job's `data` section, about this client's file. */
 function ownSection(section: DataConfig, data: string, part: boolean): DataConfig {
-  // A name, or a path?
-  const named = !existsSync(data) && /^[\w-]+$/.test(data);
+  const named = isDatasetName(data);
   if (named && data !== section.name)
     throw new ClientRefusal(
       `the job trains on data like "${section.name}", and there is no file or folder '${data}' here: give the path of your own with --data`,
     );
-  if (!named && !existsSync(data)) throw new DataError(`--data: there is no file or folder '${data}'`);
   if (!named && !('path' in section))
     throw new ClientRefusal(
       `the job trains on "${section.name}", which has no files of one's own: give --data ${section.name}`,

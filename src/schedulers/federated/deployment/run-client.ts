@@ -3,6 +3,7 @@ import { type AllowList, defaultAllowList } from './allow-list.ts';
 import { startCompute } from './client-compute.ts';
 import { ClientState } from './client-state.ts';
 import { FederatedClient } from './federated-client.ts';
+import { isDatasetName } from './local-data.ts';
 import { CLIENT_INBOX } from './messages.ts';
 
 /** What a `plexus client` process is told. */
@@ -53,6 +54,8 @@ export async function runFederatedClient(options: RunClientOptions): Promise<voi
       );
   const signal = options.signal ?? new AbortController().signal;
   if (signal.aborted) return;
+  // What is not there need not wait for a server.
+  isDatasetName(data);
   const state = await ClientState.open(options.state);
   try {
     const nats = await connectNats({ name: `plexus client ${name}`, inboxPrefix: CLIENT_INBOX, ...options.nats });
