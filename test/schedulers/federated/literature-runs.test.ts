@@ -1,8 +1,8 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ConfigError, complete, resume, train } from '../../../src/index.ts';
+import { ConfigError, complete, type RunEvent, resolveConfig, resume, train } from '../../../src/index.ts';
 
 let dir: string;
 beforeAll(() => {
@@ -91,5 +91,44 @@ describe('methods of the literature as runs', () => {
     const wrong = { ...config('wrong', 'fedetf'), model: { name: 'mlp', args: { hidden: [16] } } };
     await expect(complete(train(wrong))).rejects.toThrow(ConfigError);
     await expect(complete(train(wrong))).rejects.toThrow(/head: \{ kind: etf \}/);
+  });
+});
+
+describe('configs of these methods', () => {
+  async function tried(file: string, overrides: readonly string[]) {
+    const path = `configs/federated/${file}`;
+    expect(readFileSync(path, 'utf8')).toContain(`plexus train ${path}`);
+    const common = ['train.steps=1', 'train.eval_every=0', 'scheduler.threads=1', `run.dir=${dir}`];
+    const events: RunEvent[] = [];
+    const { summary } = await complete(train(resolveConfig(path, [...common, ...overrides])), (e) => events.push(e));
+    expect(events.filter(({ type }) => type === 'warning')).toEqual([]);
+    expect(summary?.steps).toBe(1);
+    return { summary, events };
+  }
+
+  it.each(['fedetf', 'fedtiny', 'fedmoe'])('%s.yaml trains', async (name) => {
+    const { summary } = await tried(`${name}.yaml`, [
+      'data.limit=2000',
+      'scheduler.clients=10',
+      'scheduler.cohort=2',
+      'scheduler.local_batch=100',
+    ]);
+    expect(summary?.accuracy).toBeGreaterThan(0.05);
+  });
+
+  it('sotu-president.yaml trains a client a president', async () => {
+    const speeches = join(dir, 'speeches');
+    mkdirSync(speeches);
+    const text = (word: string) => `${word} fellow citizens of the union, `.repeat(60);
+    for (const name of [
+      '1981_ronald_reagan_r',
+      '1982_ronald_reagan_r',
+      '1993_william_j_clinton_d',
+      '2009_barack_obama_d',
+    ])
+      writeFileSync(join(speeches, `${name}.txt`), text(name.slice(5, 9)));
+    const { events } = await tried('sotu-president.yaml', [`data.path=${speeches}`, 'model.args.dim=16']);
+    const started = events.find((event) => event.type === 'started');
+    expect(started).toMatchObject({ federated: { clients: 3 } });
   });
 });
