@@ -1,7 +1,8 @@
 import { prepareQuietly, resolveConfig } from '../coordinator/index.ts';
 import { formatInstruction, formatPlan } from '../plan/index.ts';
-import '../schedulers/index.ts';
+import { outlineOf } from '../schedulers/index.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
+import { formatOutline } from './federated-plan.ts';
 import { isInteractive, painter, type Streams } from './terminal.ts';
 import { scaleMesh } from './workers.ts';
 
@@ -22,8 +23,14 @@ export async function plan(file: string, options: PlanOptions, streams: Streams)
     config = resolveConfig(file, [...options.set, ...overrides]);
     streams.err.write(`${explanation}\n`);
   }
-  const { plan: made, warnings } = await prepareQuietly(config);
+  const prepared = await prepareQuietly(config);
+  const { plan: made, warnings } = prepared;
   for (const warning of warnings) streams.err.write(`${paint('yellow', '!')} ${warning}\n`);
+  const outline = await outlineOf(prepared);
+  if (outline) {
+    streams.out.write(`${options.json ? JSON.stringify({ federated: outline, warnings }) : formatOutline(outline)}\n`);
+    return exitCodes.ok;
+  }
   if (options.json) {
     const { mesh, batch, stages, schedule, programs } = made;
     streams.out.write(`${JSON.stringify({ mesh, batch, stages, schedule, warnings, programs })}\n`);

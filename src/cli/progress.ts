@@ -93,7 +93,8 @@ export class ProgressLine {
     if (this.#quiet) return;
     const now = performance.now();
     const due = now - this.#shownAt >= (this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS);
-    if (due || step.done === step.steps) this.#show(now);
+    // (The last round is followed by an evaluation, whose accuracy its line is to have.)
+    if (due || (step.done === step.steps && this.#words.step === 'step')) this.#show(now);
   }
 
   /** A new validation loss and, where there are classes, the share of examples that were told right. */
@@ -114,6 +115,7 @@ export class ProgressLine {
 
   /** Leaves the last state standing and ends the line. */
   end(): void {
+    if (!this.#quiet && this.#last && this.#shownStep !== this.#last.done) this.#show(performance.now());
     if (this.#drawn) this.#stream.write('\n');
     this.#drawn = false;
   }

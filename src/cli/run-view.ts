@@ -127,10 +127,11 @@ const wordOf = ({ steps }: FederatedStart) => (steps === 'rounds' ? 'round' : 'v
 
 /** The first lines of a run with clients in place of workers. */
 function federatedStart(event: StartedEvent, { steps, clients, width, picture }: FederatedStart): string[] {
-  const taking = steps === 'rounds' ? `${formatCount(width)} a round` : `${formatCount(width)} at a time`;
+  const number = (value: number) => value.toLocaleString('en');
+  const taking = steps === 'rounds' ? `${number(width)} a round` : `${number(width)} at a time`;
   const threads = `${event.world} thread${event.world > 1 ? 's' : ''}`;
   const lines = [
-    `${event.runId}: ${formatCount(event.parameters)} parameters, ${formatCount(clients)} clients (${taking}) ` +
+    `${event.runId}: ${formatCount(event.parameters)} parameters, ${number(clients)} clients (${taking}) ` +
       `on ${threads}, ${event.engine}, ready in ${(event.startMs / 1000).toFixed(1)} s`,
   ];
   if (picture) lines.push(`who has which data: ${shownPath(picture)}`);

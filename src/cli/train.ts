@@ -69,8 +69,9 @@ export async function train(
         streams,
       );
   for (const note of notes) view.note(note);
+  const step = schedulerNamed(config.scheduler.name).alone ? 'round' : 'step';
   const interrupt = listenForInterrupt(() =>
-    view.note('stopping after this step, with a checkpoint; Ctrl-C again stops at once'),
+    view.note(`stopping after this ${step}, with a checkpoint; Ctrl-C again stops at once`),
   );
   try {
     const signal = outside.signal ? AbortSignal.any([interrupt.signal, outside.signal]) : interrupt.signal;

@@ -17,6 +17,7 @@ export * from './fit-pool.ts';
 export * from './fit-task.ts';
 export * from './fitters.ts';
 export * from './gossip.ts';
+export * from './outline.ts';
 export * from './privacy/index.ts';
 export * from './protection.ts';
 export * from './round-schema.ts';
