@@ -1,3 +1,5 @@
+import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { expect, it } from 'vitest';
 import type { AtInstruction } from './cluster.ts';
 import { outcomeOf } from './cluster.ts';
@@ -41,6 +43,24 @@ it('a standby takes over', async () => {
   await first.proc.kill();
   expectUndisturbed(await standby.outcome(), await reference(options));
   expect(standby.of('step')[0]!.step).toBeGreaterThan(12);
+});
+
+it('a standby of another machine takes over from what lies on NATS', async () => {
+  const on = await cluster();
+  on.workers(2, { args: LEASE, at: [slow] });
+  const args = ['--set', 'run.store=nats'];
+  const first = on.train(on.config(options), { args });
+  await first.event('checkpointed');
+  // (Each config has a folder of runs of its own.)
+  const standby = on.train(on.config(options), { args: [...args, '--standby'] });
+  await standby.event('warning', ({ message }) => /standing by/.test(message as string));
+  await first.reached(13);
+  await first.proc.kill();
+  const dir = first.of('started')[0]!.dir as string;
+  rmSync(dirname(dir), { recursive: true });
+  expectUndisturbed(await standby.outcome(), await reference(options));
+  expect(standby.of('started')[0]!.dir).not.toBe(dir);
+  expect(standby.of('step')[0]!.step).toBeGreaterThanOrEqual(11);
 });
 
 it('frozen until another took over, then thawed: it gives way', async () => {

@@ -62,7 +62,7 @@ export class ChunkStream {
     { name, prefix, patience }: { readonly name: string; readonly prefix: string; readonly patience: Patience },
   ): Promise<ChunkStream> {
     const { DiscardPolicy, JetStreamApiError, jetstream, jetstreamManager, RetentionPolicy, StorageType } =
-      await import('@nats-io/jetstream');
+      await client();
     const server = connection.getServer();
     try {
       const manager = await jetstreamManager(connection, { timeout: patience.deadlineMs });
@@ -161,7 +161,7 @@ export class ChunkStream {
 
   /** Tries again while the server is away; what it refuses is refused. */
   async #insist<T>(what: string, call: () => Promise<T>): Promise<T> {
-    const { JetStreamApiError } = await import('@nats-io/jetstream');
+    const { JetStreamApiError } = await client();
     const { deadlineMs } = this.#patience;
     const began = performance.now();
     for (;;) {
@@ -204,3 +204,6 @@ async function inWindow(count: number, work: (index: number) => Promise<void>): 
   const outcomes = await Promise.allSettled(Array.from({ length: Math.min(WINDOW, count) }, one));
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
 }
+
+/** Loaded when it is used. (A CommonJS package has only a default export once it has been joined into the bundle.) */
+const client = async () => (await import('@nats-io/jetstream')).default;
