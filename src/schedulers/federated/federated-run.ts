@@ -37,6 +37,8 @@ export interface FederatedParts {
   readonly execution: Execution;
   readonly pool: FitPool;
   readonly partition: Partition;
+  /** What clients are measured on: what they hold out, or else what they train on. */
+  readonly measured: Partition;
   readonly layouts: Layouts;
   readonly seed: number;
   /** Parameters and module state to begin with: drawn from the seed, or the checkpoint's. The training's own from now on. */
@@ -59,7 +61,7 @@ export interface FederatedTraining {
   /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */
   tensors(): Readonly<Record<string, HostTensor>>;
   /** What it adds to summary.json. */
-  summary?(): Readonly<Record<string, unknown>>;
+  summary?(): Readonly<Record<string, unknown>> | Promise<Readonly<Record<string, unknown>>>;
   /** Waits for what is under way and lets go of everything; the pool is still open. */
   close?(): Promise<void>;
 }
@@ -137,7 +139,18 @@ export async function* runFederated(
       const { params, state } = await initialModel(execution, layouts, open);
       if (open) totals = await readTotals(open);
       const seed = config.seed;
-      return plan.make({ execution, pool: clients, partition, layouts, seed, params, state, step, saved: open });
+      return plan.make({
+        execution,
+        pool: clients,
+        partition,
+        measured,
+        layouts,
+        seed,
+        params,
+        state,
+        step,
+        saved: open,
+      });
     };
     const trained = await (from ? withSaved(from, make) : make(null));
     training = trained;
@@ -247,7 +260,7 @@ export async function* runFederated(
             ...(await traffic(metrics)),
             ...target.summary(),
             ...(differ ? { clients: differ } : {}),
-            ...trained.summary?.(),
+            ...(await trained.summary?.()),
           },
         })
       : null;

@@ -44,10 +44,11 @@ export function runRounds(
       width: settings.cohort,
       objective,
       remote: true,
-      make: (parts) => roundTraining(parts, server, account, settings, sent, objective),
+      make: (parts) => roundTraining(parts, strategy, server, account, settings, sent, objective),
     };
   };
-  const refused = execution.clients && notDeployable(execution, settings, strategy.sharedExamples?.(settings as never) ?? 0);
+  const refused =
+    execution.clients && notDeployable(execution, settings, strategy.sharedExamples?.(settings as never) ?? 0);
   if (refused) throw origin.fail([{ path: ['scheduler', 'name'], message: `scheduler ${strategy.name}: ${refused}` }]);
   return runFederated(execution, settings, plan, strategy.sharedExamples?.(settings as never) ?? 0);
 }
@@ -67,7 +68,8 @@ function uncompressed(
 
 /** Rounds with everything that they keep: the server's vectors, and the clients'. */
 async function roundTraining(
-  { execution, pool, partition, seed, params, state, step, saved }: FederatedParts,
+  { execution, pool, partition, measured, seed, params, state, step, saved }: FederatedParts,
+  strategy: FederatedStrategy,
   server: FederatedServer,
   account: PrivateServer | null,
   settings: RoundConfig & ProtectionConfig,
@@ -118,7 +120,21 @@ async function roundTraining(
         ...store.clients().map((client) => vectorTensors(clientPrefix(client), store.get(client))),
       ),
     // (No epsilon where there is no noise: JSON has no infinity.)
-    summary: () => (account && privacy ? { ...epsilonFigure(account.spent()), delta: privacy.delta } : {}),
+    summary: async () => ({
+      ...(account && privacy ? { ...epsilonFigure(account.spent()), delta: privacy.delta } : {}),
+      ...(deployed
+        ? {}
+        : await strategy.finish?.(settings as never, {
+            pool,
+            params,
+            state,
+            partition,
+            measured,
+            epochs: settings.local_epochs,
+            rounds: simulation.round,
+            seed,
+          })),
+    }),
     close: async () => {
       await deployed?.close();
       store.close();

@@ -1,6 +1,8 @@
 import type { ZodObject, ZodType, z } from 'zod';
+import type { Partition } from '../../data/index.ts';
 import type { Model, TaskInfo } from '../../modules/index.ts';
 import type { VectorLayout } from '../local/index.ts';
+import type { FitPool } from './fit-pool.ts';
 import type { ClientFit, ClientReport } from './fit-task.ts';
 
 /** What a server is made for. */
@@ -105,6 +107,19 @@ export interface FederatedServer {
   readonly vectors?: Readonly<Record<string, Float32Array>>;
 }
 
+/** A training of rounds that has come to its end. */
+export interface EndedRounds {
+  readonly pool: FitPool;
+  readonly params: Float32Array;
+  readonly state: Float32Array;
+  /** What clients train on, and what they are measured on. */
+  readonly partition: Partition;
+  readonly measured: Partition;
+  readonly epochs: number;
+  readonly rounds: number;
+  readonly seed: number;
+}
+
 /** A federated strategy that works in rounds, as a config names it. */
 export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   readonly name: string;
@@ -117,6 +132,8 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   /** Why it cannot work with a model, and what to change; null where it can. */
   unsuited?(config: z.output<S>, shape: ServerShape): string | null;
   server(config: z.output<S>, shape: ServerShape): FederatedServer;
+  /** What is left to do with simulated clients after the last round: figures for summary.json. */
+  finish?(config: z.output<S>, ended: EndedRounds): Promise<Readonly<Record<string, number>>>;
 }
 
 const registry = new Map<string, FederatedStrategy>();

@@ -108,12 +108,19 @@ describe('configs of these methods', () => {
 
   it.each(['fedetf', 'fedtiny', 'fedmoe'])('%s.yaml trains', async (name) => {
     const { summary } = await tried(`${name}.yaml`, [
+      ...(name === 'fedetf' ? ['scheduler.tuned_clients=3'] : []),
       'data.limit=2000',
       'scheduler.clients=10',
       'scheduler.cohort=2',
       'scheduler.local_batch=100',
     ]);
     expect(summary?.accuracy).toBeGreaterThan(0.05);
+    // Clients that fine-tune are better at what they held out.
+    const { tuned_accuracy_mean: tuned = 1, untuned_accuracy_mean: untuned = 0 } = (summary ?? {}) as {
+      tuned_accuracy_mean?: number;
+      untuned_accuracy_mean?: number;
+    };
+    expect(tuned).toBeGreaterThan(untuned);
   });
 
   it('sotu-president.yaml trains a client a president', async () => {
