@@ -43,7 +43,9 @@ const placePlugin = (dist, bundle) => ({
  */
 export async function bundleEntries(dist) {
   const bundle = join(dist, 'bundle');
-  const entries = ['cli/main.js', 'worker/thread.js', 'schedulers/near-data-thread.js'].map((entry) => join(dist, entry));
+  const entries = ['cli/main.js', 'worker/thread.js', 'schedulers/near-data-thread.js'].map((entry) =>
+    join(dist, entry),
+  );
   rmSync(bundle, { recursive: true, force: true });
   await build({
     entryPoints: entries,

@@ -1,6 +1,7 @@
 // `npm run bench -- cluster/recovery [--kills=100] [--workers=2] [--spares=1] [--links=auto] [--seed=1]`: workers are
 // killed at random moments of a step while a model of ten million parameters trains; time from the kill to the first new
 // step, detection and recovery apart. Every run's bits must be the undisturbed run's; a wait of 30 s counts as a hang.
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Cluster, type Event, type Outcome, type Training } from '../../test/chaos/cluster.ts';
@@ -48,6 +49,11 @@ interface Recovery {
   readonly detection: number;
   /** From there to the first new step. */
   readonly recovery: number;
+  /** CPU time from the signal to the first new step: of all that goes on, and of the process that is started anew. */
+  readonly cpu: number;
+  readonly replacement: number;
+  /** Cores that other processes of the machine took meanwhile. */
+  readonly others: number;
 }
 
 const recoveries: Recovery[] = [];
@@ -77,12 +83,21 @@ function members(run: Training): string[] {
 const agentOf = (worker: Proc): string | undefined =>
   worker.lines.flatMap((text) => / (\S+) is a worker of job/.exec(text)?.[1] ?? [])[0];
 
+/** CPU time of the whole machine since it was started, in milliseconds (Linux). */
+function busyMs(): number {
+  const [, user, nice, system, , , irq, softirq] = readFileSync('/proc/stat', 'utf8').split(/\s+/, 8);
+  return [user, nice, system, irq, softirq].reduce((sum, ticks) => sum + Number(ticks) * 10, 0);
+}
+
 /** Kills somebody who takes part, and waits for the next step. */
 async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Promise<void> {
   const taking = running.filter((worker) => members(run).includes(agentOf(worker) ?? ''));
   const victim = taking[Math.floor(random() * taking.length)];
   if (!victim) throw new Error('nobody is left to kill');
   const before = run.events.length;
+  const going = on.processes.all.filter((proc) => proc.running && proc !== victim);
+  const cpuOf = (procs: readonly Proc[]) => procs.reduce((sum, proc) => sum + proc.cpu(), 0);
+  const [cpuBefore, busyBefore] = [cpuOf(going), busyMs()];
   const killedAt = performance.now();
   victim.signal('SIGKILL');
   const since = (type: string, after: number) =>
@@ -98,12 +113,16 @@ async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Pr
     const lost = since('lost', killedAt) as Event;
     const detection = lost.at - killedAt;
     const recovery = recovered.at - lost.at;
+    const cpu = cpuOf(going) - cpuBefore;
+    const replacement = cpuOf(on.processes.all.filter((proc) => proc.running && !going.includes(proc)));
+    const others = (busyMs() - busyBefore - cpu - replacement) / (performance.now() - killedAt);
     const phases = (since('recovered', lost.at)?.phases ?? {}) as Recovery['phases'];
-    recoveries.push({ detection, recovery, phases });
+    recoveries.push({ detection, recovery, phases, cpu, replacement, others });
     if (values.verbose) {
       const parts = Object.entries(phases).map(([name, ms]) => `${name} ${ms.toFixed(0)}`);
       console.log(
-        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${recovery.toFixed(0)} until the first step: ${parts.join(', ')}`,
+        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${recovery.toFixed(0)} until the first step: ${parts.join(', ')}; ` +
+          `CPU ${cpu} ms and ${replacement} ms of the one that is started anew, others take ${others.toFixed(1)} cores`,
       );
     }
   } catch (error) {
@@ -162,6 +181,11 @@ line('detection', ({ detection }) => detection);
 line('recovery', ({ recovery }) => recovery);
 for (const phase of Object.keys(recoveries[0]?.phases ?? {})) line(`  ${phase}`, ({ phases }) => phases[phase] ?? 0);
 line('together', ({ detection, recovery }) => detection + recovery);
+line('CPU', ({ cpu }) => cpu);
+line('  one anew', ({ replacement }) => replacement);
+console.log(
+  `others took ${median(recoveries.map(({ others }) => others)).toFixed(1)} cores at the median while recoveries went on`,
+);
 console.log(`target: together at most 1000 ms at the median (torchrun on such a machine: 3.3 s, and 4 hangs in 10)`);
 console.log(`${hangs} hangs, ${wrong} of ${runs} runs with other bits than the undisturbed one`);
 if (hangs > 0 || wrong > 0) process.exitCode = 1;

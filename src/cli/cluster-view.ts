@@ -57,7 +57,9 @@ export class ClusterNarrator {
       case 'client': {
         const { client, what, reason } = event;
         if (what === 'joined') return [`+ client ${client} joined with ${reason}`];
-        return [what === 'gone' ? `- client ${client} is gone: ${reason}` : `! client ${client} is quarantined: ${reason}`];
+        return [
+          what === 'gone' ? `- client ${client} is gone: ${reason}` : `! client ${client} is quarantined: ${reason}`,
+        ];
       }
       case 'joined':
         this.#joined.push(event);

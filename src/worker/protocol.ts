@@ -131,6 +131,7 @@ export type WorkerEvent =
   | {
       readonly type: 'ready';
       readonly engineVersion: string;
+      /** What this start compiled: not what its thread has from a generation before. */
       readonly compile: { readonly executables: number; readonly cacheHits: number; readonly totalMs: number };
       /** Bytes of parameters, optimizer state held: only what the placement gives this rank. */
       readonly paramBytes: number;

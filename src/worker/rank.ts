@@ -103,6 +103,7 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const model = overrides.model ?? (await modelOf(job, dataset, objective));
   const optimizer = overrides.optimizer ?? optimizerOf(job, objective);
   const engine = overrides.engine ?? (await createEngine(job.engine));
+  const before = engine.compileStatistics();
   const space = new TensorSpace(engine);
   const { compiled } = overrides;
   const { optimizer: own } = optimizer;
@@ -122,8 +123,13 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
     objectiveSeed: space.borrow(engine.upload(scalar(Math.fround(1 / averagedMicrobatches(job.train))))),
     peerPaths: new Map(),
   };
-  const { executables, cacheHits } = engine.compileStatistics();
-  const compile = { executables, cacheHits, totalMs: performance.now() - started };
+  const after = engine.compileStatistics();
+  // An engine that served a rank before has what that one compiled: only what this start had to compile is its own.
+  const compile = {
+    executables: after.executables - before.executables,
+    cacheHits: after.cacheHits - before.cacheHits,
+    totalMs: performance.now() - started,
+  };
   const phases = { start: 0, compile: compile.totalMs - restore, restore };
   const ready: ReadyReport = { engineVersion: engine.version, compile, step: first, phases, ...sizesOf(built.groups) };
   return new JobRank(parts, held, dataset, model, ready, objective, overrides);

@@ -112,6 +112,16 @@ export class Proc {
     }
   }
 
+  /** CPU time that it has taken, in milliseconds (in steps of ten), 0 once it has ended. */
+  cpu(): number {
+    try {
+      const fields = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+      return (Number(fields[11]) + Number(fields[12])) * 10;
+    } catch {
+      return 0;
+    }
+  }
+
   /** Its last lines, and what was done to it. */
   describe(): string {
     const state = this.exit === null ? `running, pid ${this.child.pid}` : `ended: ${JSON.stringify(this.exit)}`;

@@ -73,7 +73,7 @@ describe('agents', () => {
     expect(await script.member(a.id)).toMatchObject({ generation: 4, ranks: [0], version: PLEXUS_VERSION, slots: 1 });
   });
 
-  it('go on in the next generation with one agent fewer, from snapshots and copies of them, and compile nothing anew', async () => {
+  it('go on in the next generation with one agent fewer, from snapshots and copies of them, and compile no layer anew', async () => {
     const [a, b] = await Promise.all([script.agent('a', { slots: 2 }), script.agent('b')]);
     const seats = two(a.id, b.id);
     const narrow = await shop.work({ data: 2, expert: 2 });
@@ -93,7 +93,8 @@ describe('agents', () => {
     const first = await script.worker(1, 0, 'ready');
     const ready = await script.worker(2, 0, 'ready');
     expect(ready.step).toBe(3);
-    expect(ready.phases.compile).toBeLessThan(first.phases.compile / 4);
+    // Updates of the optimizer are of other shapes, since its state was cut in two before; layers are those of before.
+    expect(ready.compile.executables).toBeLessThan(first.compile.executables / 2);
     const after = lossesOf(await script.run(next, 6), single);
     expect([...before, ...after]).toEqual(serial.losses);
     expect(await parametersOf(next)).toEqual(serialParameters());

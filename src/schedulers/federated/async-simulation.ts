@@ -233,7 +233,7 @@ export class AsyncSimulation {
       weight: 1,
       clipNorm: null,
       kept: {},
-      attack: behaviour.attack?.(client) ?? null,
+      attack: behaviour.attack?.(client, number) ?? null,
     };
     const leaves = behaviour.leaves(client, number);
     const result = leaves ? Promise.resolve(null) : pool.each(start, [fit]).then(([only]) => only ?? null);

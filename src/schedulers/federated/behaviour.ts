@@ -45,7 +45,7 @@ export interface ClientBehaviour {
   /** Simulated seconds from being asked to its answer's arrival. */
   seconds(client: number, work: { readonly examples: number; readonly bytes: number }): number;
   /** What it does to spoil the training; null if it is honest. Absent: all are. */
-  attack?(client: number): ClientAttack | null;
+  attack?(client: number, round: number): ClientAttack | null;
 }
 
 /** Makes the behaviour of simulated clients. */

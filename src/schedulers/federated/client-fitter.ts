@@ -243,7 +243,8 @@ export class ClientFitter {
     const loss = losses.reduce((total, value) => total + value, 0) / losses.length;
     const { norm, personal, written, left } = await this.#update(start, state, update, scale, client);
     const diverged = (problem: string) => failed(`its training diverged: ${problem}`, losses.length);
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) return diverged(`the loss is ${loss}`);
+    if (!Number.isFinite(loss)) return diverged(`the loss is ${loss}`);
+    if (!Number.isFinite(norm)) return failed('its update is not finite', losses.length);
     const broken = Object.entries(result.kept).find(([, values]) => !values.every((value) => Number.isFinite(value)));
     if (broken || !result.finite) return diverged(`${broken ? `its own "${broken[0]}"` : 'a loss'} is not finite`);
     const lr = this.#optimizer.lrAt(client.firstStep);

@@ -139,7 +139,7 @@ export class Gossip {
       weight: examples.length,
       clipNorm: null,
       kept: {},
-      attack: behaviour?.attack?.(client) ?? null,
+      attack: behaviour?.attack?.(client, round) ?? null,
     };
     const [only] = await pool.each(start, [fit]);
     return only as { update: Float32Array; report: ClientReport };

@@ -244,7 +244,7 @@ export class RoundSimulation {
         clipNorm: server.clipNorm?.() ?? null,
         noise: server.noise?.(client) ?? null,
         kept: store.get(client),
-        attack: behaviour.attack?.(client) ?? null,
+        attack: behaviour.attack?.(client, round) ?? null,
       });
     }
     return { fits, dropped, left, seconds };

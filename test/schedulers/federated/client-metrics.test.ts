@@ -106,8 +106,6 @@ describe('clients looked at one by one', () => {
     const [line] = linesOf('many').filter(({ step }) => step === 2);
     expect(line.clients_evaluated).toHaveLength(12);
     expect(Math.max(...line.clients_evaluated)).toBeGreaterThan(5000);
-    await run('none', { client_metrics: { clients: 0 } });
-    expect(linesOf('none')[1]).not.toHaveProperty('client_accuracy_mean');
   });
 
   it('have models of their own where the strategy makes them, which do better on their data', async () => {
@@ -139,7 +137,11 @@ describe('an accuracy that is aimed at', () => {
 
 describe('who has which data', () => {
   it('is drawn in the run folder, and named when the run starts', async () => {
-    const { events } = await run('picture', { partition: { name: 'dirichlet', alpha: 0.3 } });
+    const { events } = await run('picture', {
+      partition: { name: 'dirichlet', alpha: 0.3 },
+      client_metrics: { clients: 0 },
+    });
+    expect(linesOf('picture')[1]).not.toHaveProperty('client_accuracy_mean');
     const started = events.find((event) => event.type === 'started');
     const path = join(dir, 'picture', 'partition.svg');
     expect(started?.federated).toMatchObject({ steps: 'rounds', clients: 20, width: 5, picture: path });
@@ -172,12 +174,8 @@ describe('who has which data', () => {
     const scheduler = { feature_shift: { name: 'rotation', groups: 4 }, cohort: 8 };
     const turned = await run('turned', { ...scheduler, threads: 2 });
     const one = await run('turned-1', scheduler);
-    const upright = await run('upright', { cohort: 8 });
     expect(one.summary?.weights_sha256).toBe(turned.summary?.weights_sha256);
     expect(one.summary?.val_loss).toBe(turned.summary?.val_loss);
-    expect(turned.summary?.weights_sha256).not.toBe(upright.summary?.weights_sha256);
-    // Four ways up are harder than one.
-    expect(turned.summary?.accuracy).toBeLessThan((upright.summary?.accuracy as number) - 0.05);
     expect(readFileSync(join(dir, 'turned', 'partition.svg'), 'utf8')).toContain('turned by 270°');
     const table = join(dir, 'writers.csv');
     const csv = { data: { name: 'csv', path: table, columns: ['a', 'b'], validation: 0.2 } };

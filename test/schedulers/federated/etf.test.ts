@@ -197,9 +197,10 @@ describe('FedETF', () => {
 
     // The same fit with and without: what fine-tuning changes after it.
     const tuned = pool.publish(params, none, { [TUNE]: Float32Array.of(1) });
-    const [plain] = await pool.each(pool.publish(params, none), fits.slice(0, 1));
-    const [own] = await pool.each(tuned, fits.slice(0, 1));
-    const difference = (own?.update as Float32Array).map((value, i) => value - (plain?.update[i] as number));
+    const updateOf = async (published: typeof tuned) =>
+      ((await pool.each(published, fits.slice(0, 1)))[0] as { update: Float32Array }).update;
+    const plain = await updateOf(pool.publish(params, none));
+    const difference = (await updateOf(tuned)).map((value, i) => value - (plain[i] as number));
     expect(moved(difference)).toEqual(['head.etf.frame', 'head.etf.projection.bias', 'head.etf.projection.weight']);
 
     const results = await fineTune({
