@@ -1,5 +1,6 @@
 import type { SplitName } from '../data/index.ts';
 import type { HostTensor } from '../tensor/index.ts';
+import type { TransitionAnswers } from '../worker/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
 import type { EvaluatedEvent, StepEvent } from './events.ts';
 
@@ -45,10 +46,11 @@ export interface Session {
    */
   predict(options: PredictOptions): Promise<Readonly<Record<string, Float32Array>>>;
   /**
-   * Changes parameters and optimizer slots on all ranks by one of the objective's transitions.
+   * Changes parameters and optimizer slots on all ranks by one of the objective's transitions. Returns what it says of each
+   * parameter, by path.
    * @throws Error where the workers of this run cannot
    */
-  transition(name: string, args: unknown): Promise<void>;
+  transition(name: string, args: unknown): Promise<TransitionAnswers>;
   /** What the scheduler's `prepare` has made; null for schedulers without. */
   readonly plan: unknown;
   /** Absolute path of the run folder. */

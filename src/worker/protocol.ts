@@ -4,7 +4,7 @@ import type { PreparedData, SplitName } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
 import type { SnapshotShare } from './snapshot-layout.ts';
-import type { ObjectiveSection } from './training-objective.ts';
+import type { ObjectiveSection, TransitionAnswers } from './training-objective.ts';
 
 /** Everything that a worker needs to build its share of a run. Plain data: it crosses threads and, later, hosts. */
 export interface WorkerJob {
@@ -144,7 +144,7 @@ export type WorkerEvent =
     }
   | { readonly type: 'step'; readonly report: StepReport }
   | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }
-  | { readonly type: 'changed'; readonly id: number }
+  | { readonly type: 'changed'; readonly id: number; readonly answers: TransitionAnswers }
   | {
       readonly type: 'snapshotted';
       /** The command's; null for one that was taken by itself after a step (`ServeOptions.snapshotEvery`). */

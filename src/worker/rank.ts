@@ -28,7 +28,7 @@ import { SnapshotRing } from './snapshot.ts';
 import type { SnapshotShare, SnapshotTaken } from './snapshot-layout.ts';
 import { TensorSpace } from './tensor-space.ts';
 import { TraceRecorder } from './trace.ts';
-import { type TrainingObjective, trainingObjective } from './training-objective.ts';
+import { type TrainingObjective, type TransitionAnswers, trainingObjective } from './training-objective.ts';
 import { changeGroups } from './transitions.ts';
 import { type InitialSource, initialiseGroups, loadHeld, openCheckpoint, writeShard } from './weights.ts';
 
@@ -71,7 +71,7 @@ export interface Rank {
     examples?: Int32Array,
   ): Promise<Readonly<Record<string, LeafValues>>>;
   /** Changes parameters and slots by a transition of the job's objective. @throws Error if it has none of that name */
-  transition(name: string, args: unknown): Promise<void>;
+  transition(name: string, args: unknown): Promise<TransitionAnswers>;
   /** Writes this rank's shard into a folder that exists. */
   checkpoint(folder: string): Promise<ShardReport[]>;
   /**
@@ -295,11 +295,11 @@ class JobRank implements Rank {
     return reported(metrics);
   }
 
-  async transition(name: string, args: unknown): Promise<void> {
+  async transition(name: string, args: unknown): Promise<TransitionAnswers> {
     const transition = this.#objective?.transitions?.[name];
     if (!transition) throw new Error(`the objective of this run has no transition "${name}"`);
     this.#altered = true;
-    await changeGroups(this.#parts.space, this.#parts.model.groups, transition, args);
+    return changeGroups(this.#parts.space, this.#parts.model.groups, transition, args);
   }
 
   checkpoint(folder: string): Promise<ShardReport[]> {

@@ -74,10 +74,11 @@ async function obey(
         post({ type: 'evaluated', id: command.id, metrics });
         break;
       }
-      case 'transition':
-        await rank.transition(command.name, command.args);
-        post({ type: 'changed', id: command.id });
+      case 'transition': {
+        const answers = await rank.transition(command.name, command.args);
+        post({ type: 'changed', id: command.id, answers });
         break;
+      }
       case 'snapshot':
         await snapshots.take(command.id, step);
         break;

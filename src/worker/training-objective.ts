@@ -12,9 +12,13 @@ export interface TransitionParam {
 
 /**
  * Changes a parameter and its slots between two steps, on the host: the end of a task, say. Called for each parameter by
- * itself, on every rank that holds it, so it must depend on what it is given alone.
+ * itself, on every rank that holds it, so it must depend on what it is given alone. What it returns goes to whoever asked for the
+ * transition: numbers, strings, typed arrays (copies of them: `value` and `slots` are overwritten later).
  */
-export type Transition = (param: TransitionParam, args: unknown) => void;
+export type Transition = (param: TransitionParam, args: unknown) => unknown;
+
+/** What a transition has returned for each parameter, by path; only of those for which it returned something. */
+export type TransitionAnswers = Readonly<Record<string, unknown>>;
 
 /**
  * What a scheduler changes about what ranks do in a step. Whoever prepares a run and every rank make the same one from the

@@ -3,10 +3,10 @@ import { float32 } from '../tensor/index.ts';
 import { paramInfo } from './compiled.ts';
 import type { HeldParam, ParamGroup } from './param-group.ts';
 import type { TensorSpace } from './tensor-space.ts';
-import type { Transition } from './training-objective.ts';
+import type { Transition, TransitionAnswers } from './training-objective.ts';
 
 /**
- * Lets a transition change all parameters of a rank and their slots.
+ * Lets a transition change all parameters of a rank and their slots. Returns what it says of each, by path.
  * @throws Error where another replica keeps the slots: then no rank has all that it needs
  */
 export async function changeGroups(
@@ -14,23 +14,31 @@ export async function changeGroups(
   groups: readonly ParamGroup[],
   transition: Transition,
   args: unknown,
-): Promise<void> {
+): Promise<TransitionAnswers> {
+  const answers: Record<string, unknown> = {};
   for (const param of groups.flatMap((group) => group.params)) {
     if (param.keepsSlots !== undefined && param.slotNames.length > 0)
       throw new Error(
         `the optimizer state of ${param.path} is sharded over replicas, but the scheduler changes it: set parallel.zero to 0`,
       );
-    await changeParam(space, param, transition, args);
+    const answer = await changeParam(space, param, transition, args);
+    if (answer !== undefined) answers[param.path] = answer;
   }
+  return answers;
 }
 
-async function changeParam(space: TensorSpace, param: HeldParam, transition: Transition, args: unknown): Promise<void> {
+async function changeParam(
+  space: TensorSpace,
+  param: HeldParam,
+  transition: Transition,
+  args: unknown,
+): Promise<unknown> {
   const read = async (tensor: DeviceTensor): Promise<Float32Array> =>
     ((await space.read(tensor)).data as Float32Array).slice();
   const value = await read(param.tensor);
   const slots: Record<string, Float32Array> = {};
   for (const [i, name] of param.slotNames.entries()) slots[name] = await read(param.slots[i] as DeviceTensor);
-  transition({ info: paramInfo(param), value, slots }, args);
+  const answer = transition({ info: paramInfo(param), value, slots }, args);
   const { shape } = param.spec;
   const renew = (old: DeviceTensor, values: Float32Array): DeviceTensor => {
     space.give(old);
@@ -38,4 +46,5 @@ async function changeParam(space: TensorSpace, param: HeldParam, transition: Tra
   };
   param.tensor = renew(param.tensor, value);
   param.slots = param.slotNames.map((name, i) => renew(param.slots[i] as DeviceTensor, slots[name] as Float32Array));
+  return answer;
 }

@@ -10,6 +10,7 @@ import {
   readFlight,
   SnapshotShelf,
   type StepReport,
+  type TransitionAnswers,
   type WorkerCommand,
   type WorkerEvent,
   type WorkerJob,
@@ -132,10 +133,11 @@ export class WorkerPool implements Workers {
     return this.#await(`evaluated ${id}`);
   }
 
-  async transition(name: string, args: unknown): Promise<void> {
+  async transition(name: string, args: unknown): Promise<TransitionAnswers> {
     const id = this.#requests++;
     this.#broadcast({ type: 'transition', id, name, args });
-    await this.#await(`changed ${id}`);
+    // Replicas say the same.
+    return Object.assign({}, ...(await this.#await<TransitionAnswers>(`changed ${id}`)));
   }
 
   async snapshot(): Promise<WorkersSnapshot> {
@@ -222,7 +224,7 @@ export class WorkerPool implements Workers {
         this.#answers.put(`evaluated ${event.id}`, rank, event.metrics);
         break;
       case 'changed':
-        this.#answers.put(`changed ${event.id}`, rank, event);
+        this.#answers.put(`changed ${event.id}`, rank, event.answers);
         break;
       case 'snapshotted':
         this.#answers.put(`snapshotted ${event.id}`, rank, event);

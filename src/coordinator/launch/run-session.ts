@@ -1,7 +1,7 @@
 import { compresses } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
-import type { StepReport } from '../../worker/index.ts';
+import type { StepReport, TransitionAnswers } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
@@ -161,13 +161,13 @@ export class RunSession implements Session {
     return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, micro)]));
   }
 
-  async transition(name: string, args: unknown): Promise<void> {
+  async transition(name: string, args: unknown): Promise<TransitionAnswers> {
     const { pool } = this.#parts;
     if (!pool.transition)
       throw new Error(
         `scheduler ${this.config.scheduler.name} changes parameters between tasks, which workers behind a NATS server do not do yet: leave out --nats`,
       );
-    await pool.transition(name, args);
+    return pool.transition(name, args);
   }
 
   async restored(name: string): Promise<HostTensor | null> {

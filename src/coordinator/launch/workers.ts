@@ -1,5 +1,5 @@
 import type { SplitName } from '../../data/index.ts';
-import type { LeafValues, ShardReport, StepReport } from '../../worker/index.ts';
+import type { LeafValues, ShardReport, StepReport, TransitionAnswers } from '../../worker/index.ts';
 
 /** The state of all ranks at one position, copied: training may go on while it is written. */
 export interface WorkersSnapshot {
@@ -24,8 +24,11 @@ export interface Workers {
     maxMicrobatches: number | null,
     examples?: Int32Array,
   ): Promise<Readonly<Record<string, LeafValues>>[]>;
-  /** Lets every rank change its parameters and slots by a transition of the objective. Absent where that cannot be done. */
-  transition?(name: string, args: unknown): Promise<void>;
+  /**
+   * Lets every rank change its parameters and slots by a transition of the objective; what it says of each parameter, by path. Absent
+   * where that cannot be done.
+   */
+  transition?(name: string, args: unknown): Promise<TransitionAnswers>;
   /** Copies the state of all ranks between two steps. Training waits only for this. */
   snapshot(): Promise<WorkersSnapshot>;
   /** Lets the ranks end in good order and returns what they traced, by rank. */

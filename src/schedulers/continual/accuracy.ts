@@ -4,6 +4,15 @@ import type { HostTensor } from '../../tensor/index.ts';
 import { OUTPUTS } from './loss.ts';
 import type { ContinualPlan } from './scheduler.ts';
 
+/** What an evaluation of all tasks needs besides the session. */
+export interface AccuracyOptions {
+  /** Tasks that have been learnt. */
+  readonly learnt: number;
+  readonly kept: (name: string) => HostTensor | null;
+  /** Shows the model as it is for a task; null takes that back. */
+  readonly show?: ((task: number | null) => Promise<unknown>) | undefined;
+}
+
 /**
  * Accuracy on each task's evaluation examples, all of them, once `learnt` tasks have been learnt. Where the task is known only
  * its own outputs are looked at, else those of all tasks so far, or for a task that has not come yet, of all that there are.
@@ -11,17 +20,18 @@ import type { ContinualPlan } from './scheduler.ts';
 export async function accuracyOn(
   session: Session,
   { scenario, stream, strategy }: ContinualPlan,
-  learnt: number,
-  kept: (name: string) => HostTensor | null,
+  { learnt, kept, show }: AccuracyOptions,
 ): Promise<number[]> {
   const split = session.config.train.eval_split;
   const { outputsOf, taskKnown, outputs: width } = scenario.shape;
   const labels = view(stream.data.parts[split].labels as NonNullable<typeof stream.data.parts.test.labels>, 'int32');
   const accuracies: number[] = [];
   const classify = learnt > 0 ? strategy.classify : undefined;
+  const shown = learnt > 0 ? show : undefined;
   for (const task of scenario.tasks.keys()) {
     const [from, to] = [stream.evaluation[task] as number, stream.evaluation[task + 1] as number];
     const examples = Int32Array.from({ length: to - from }, (_, i) => from + i);
+    await shown?.(task);
     const rows = await session.predict({ split, examples, metrics: [OUTPUTS, ...(classify?.metrics ?? [])] });
     const seen = task < learnt ? outputsOf.slice(0, learnt) : outputsOf;
     const allowed = taskKnown ? (outputsOf[task] as readonly number[]) : [...new Set(seen.flat())];
@@ -32,6 +42,7 @@ export async function accuracyOn(
       answers.reduce((right, answer, i) => right + (answer === labels[from + i] ? 1 : 0), 0) / answers.length,
     );
   }
+  await shown?.(null);
   return accuracies;
 }
 

@@ -1,11 +1,26 @@
 import type { Dataset } from '../../data/index.ts';
 import type { Model } from '../../modules/index.ts';
 import { type OptimizerPlan, type PhaseRun, withRule } from '../../optim/index.ts';
-import { registerTrainingObjective, type TrainingObjective } from '../../worker/index.ts';
+import { registerTrainingObjective, type TrainingObjective, type Transition } from '../../worker/index.ts';
 import { plainLoss, streamLoss } from './loss.ts';
 import type { ScenarioShape } from './scenario.ts';
 import { continualStrategy } from './strategy.ts';
 import './strategies/index.ts';
+
+/** Transitions that every strategy has. */
+export const READ = 'parameters:read';
+export const WRITE = 'parameters:write';
+
+const common: Readonly<Record<string, Transition>> = {
+  [READ]: ({ value }) => value.slice(),
+  [WRITE]: ({ info, value }, args) => {
+    const given = (args as Readonly<Record<string, Float32Array>>)[info.path];
+    if (!given) return;
+    if (given.length !== value.length)
+      throw new RangeError(`${info.path} has ${value.length} numbers, but ${given.length} were given`);
+    value.set(given);
+  },
+};
 
 /** Name by which ranks know the objectives of continual strategies. */
 export const CONTINUAL = 'continual';
@@ -34,7 +49,7 @@ export function continualObjective({ strategy: name, config, shape, phases }: Co
     ...(rule || phases.some(({ cycle }) => cycle.includes('observe'))
       ? { optimizer: (plan: OptimizerPlan) => withRule(plan, rule ?? { name: strategy.name }, phases) }
       : {}),
-    ...(transitions ? { transitions } : {}),
+    transitions: { ...common, ...transitions },
   };
 }
 

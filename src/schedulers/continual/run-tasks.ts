@@ -4,14 +4,17 @@ import { float32, type HostTensor } from '../../tensor/index.ts';
 import { accuracyOn } from './accuracy.ts';
 import { OUTPUTS } from './loss.ts';
 import { continualMetrics } from './metrics.ts';
+import { READ, WRITE } from './near-data.ts';
 import { saveMatrix } from './save-matrix.ts';
 import type { ContinualPlan } from './scheduler.ts';
 import type { TaskEnd } from './strategy.ts';
+import { inputSize } from './stream-builder.ts';
 
 /** Names of what the scheduler keeps in checkpoints. */
 const MATRIX = 'accuracy';
 const FILLED = 'filled/';
 const KEPT = 'kept/';
+const MADE = 'made';
 
 /**
  * Runs all tasks: trains, lets the strategy do what it does at the end of each, evaluates all tasks, keeps a checkpoint. An
@@ -23,7 +26,13 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
   const { checkpoint_every } = session.config.train;
   const state = await TaskState.restore(session, plan);
   const checkpoint = () => session.checkpoint(state.tensors());
-  const evaluate = async (learnt: number): Promise<readonly number[]> => accuracyOn(session, plan, learnt, state.find);
+  const show =
+    strategy.showTask && scenario.shape.taskKnown
+      ? async (task: number | null) =>
+          strategy.showTask?.(taskEnd(session, plan, task ?? 0, state), task, strategyConfig)
+      : undefined;
+  const evaluate = (learnt: number): Promise<readonly number[]> =>
+    accuracyOn(session, plan, { learnt, kept: state.find, show });
   if (state.rows.length === 0 && !session.signal.aborted) state.rows.push(await evaluate(0));
   for (let task = state.rows.length - 1; task < tasks; task++) {
     const end = stream.ends[task] as number;
@@ -66,6 +75,10 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
     scenario,
     dataset: state.dataset,
     transition: (name, args) => session.transition(name, args),
+    parameters: async () => (await session.transition(READ, null)) as Readonly<Record<string, Float32Array>>,
+    setParameters: async (values) => {
+      await session.transition(WRITE, values);
+    },
     predict: (positions, metrics = [OUTPUTS]) => session.predict({ split: 'train', examples: positions, metrics }),
     positions: (index) => ({
       from: (index === 0 ? 0 : (stream.ends[index - 1] as number)) * global,
@@ -77,6 +90,13 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
       const size = stream.data.targets.find(({ name }) => name === target)?.shape.reduce((a, b) => a * b, 1) ?? 1;
       all.set(values, firstRow * size);
       state.filled.add(target);
+    },
+    make: (firstExample, inputs) => {
+      const { made } = stream.data;
+      if (!made) throw new Error('the strategy has not reserved any examples');
+      const first = firstExample - state.dataset.split('train').examples;
+      view(made, 'float32').set(inputs, first * inputSize(state.dataset));
+      state.made = true;
     },
     keep: (name, tensor) => state.kept.set(name, tensor),
     kept: state.find,
@@ -90,6 +110,8 @@ class TaskState {
   readonly kept = new Map<string, HostTensor>();
   /** Targets whose rows have been filled in. */
   readonly filled = new Set<string>();
+  /** Whether examples have been made. */
+  made = false;
   readonly #plan: ContinualPlan;
   readonly dataset: TaskEnd['dataset'];
 
@@ -115,6 +137,11 @@ class TaskState {
         values.data as Float32Array,
       );
     }
+    const made = await session.restored(MADE);
+    if (made && plan.stream.data.made) {
+      state.made = true;
+      view(plan.stream.data.made, 'float32').set(made.data as Float32Array);
+    }
     const names = await session.restored(`${KEPT}names`);
     for (const name of names ? namesOf(names) : []) {
       const tensor = await session.restored(`${KEPT}${name}`);
@@ -136,6 +163,10 @@ class TaskState {
     for (const name of this.filled) {
       const values = view((stream.data.parts.train.targets[name] as StreamValues).values, 'float32');
       tensors[`${FILLED}${name}`] = float32(values.slice(), [values.length]);
+    }
+    if (this.made && stream.data.made) {
+      const inputs = view(stream.data.made, 'float32');
+      tensors[MADE] = float32(inputs.slice(), [inputs.length]);
     }
     if (this.kept.size === 0) return tensors;
     const names = new TextEncoder().encode(JSON.stringify([...this.kept.keys()]));

@@ -4,7 +4,7 @@ import type { tf } from '../../engine/index.ts';
 import type { Model, StateSpec } from '../../modules/index.ts';
 import type { ParamRule } from '../../optim/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
-import type { Transition } from '../../worker/index.ts';
+import type { Transition, TransitionAnswers } from '../../worker/index.ts';
 import type { Scenario, ScenarioShape } from './scenario.ts';
 import type { StreamBuilder } from './stream-builder.ts';
 
@@ -53,14 +53,20 @@ export interface TaskEnd {
   readonly task: number;
   readonly scenario: Scenario;
   readonly dataset: Dataset;
-  /** Changes all parameters and their slots by one of the strategy's transitions. */
-  transition(name: string, args: unknown): Promise<void>;
+  /** Changes all parameters and their slots by one of the strategy's transitions; what it says of each parameter, by path. */
+  transition(name: string, args: unknown): Promise<TransitionAnswers>;
+  /** All parameters as they are, by path: copies. */
+  parameters(): Promise<Readonly<Record<string, Float32Array>>>;
+  /** Gives parameters other values, by path; those that are not named stay. */
+  setParameters(values: Readonly<Record<string, Float32Array>>): Promise<void>;
   /** Logits for training examples as the present task sees them: float32 `[examples, outputs]`. By stream position. */
   predict(positions: Int32Array, metrics?: readonly string[]): Promise<Readonly<Record<string, Float32Array>>>;
   /** First and end position of a task in the training stream. */
   positions(task: number): { readonly from: number; readonly to: number };
   /** Writes rows of one of the strategy's targets that are filled in while the run goes on. They are part of checkpoints. */
   fill(target: string, firstRow: number, values: Float32Array): void;
+  /** Gives made examples (`StreamBuilder.reserve`) their inputs, from this one on. Part of checkpoints. */
+  make(firstExample: number, inputs: Float32Array): void;
   /** Keeps tensors for later and for checkpoints; `kept` finds them again. */
   keep(name: string, tensor: HostTensor): void;
   kept(name: string): HostTensor | null;
@@ -83,10 +89,15 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   rule?(config: z.output<S>, shape: ScenarioShape): ParamRule;
   model?(model: Model, config: z.output<S>, shape: ScenarioShape): Model;
   transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
-  /** Called before the first step of each task. */
-  beforeTask?(start: TaskEnd, config: z.output<S>): Promise<void> | void;
-  /** Called after the last step of each task, before it is evaluated. */
-  afterTask?(end: TaskEnd, config: z.output<S>): Promise<void> | void;
+  /** Called before the first step of each task; waited for. */
+  beforeTask?(start: TaskEnd, config: z.output<S>): unknown;
+  /** Called after the last step of each task, before it is evaluated; waited for. */
+  afterTask?(end: TaskEnd, config: z.output<S>): unknown;
+  /**
+   * Called before the examples of a task are classified, where the task is known, and with null when all have been: shows the model as it
+   * is for that task (its mask, its column), by transitions that `null` takes back.
+   */
+  showTask?(shown: TaskEnd, task: number | null, config: z.output<S>): unknown;
   /**
    * What the answer for each example is, in place of the largest of the allowed outputs. `rows`: what is predicted of the examples
    * (`outputs` and what `metrics` names), `allowed` the outputs of the tasks so far, or of the example's own where it is known.

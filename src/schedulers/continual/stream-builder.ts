@@ -8,16 +8,20 @@ import {
   share,
 } from '../../data/index.ts';
 import type { PhaseRun, StepPhase } from '../../optim/index.ts';
-import type { Scenario } from './scenario.ts';
+import type { Scenario, Task } from './scenario.ts';
 
 /** One example of a step. */
 export interface Entry {
-  /** Number of the dataset's training example. */
+  /** Number of the dataset's training example, or of a made one (`StreamBuilder.reserve`). */
   readonly example: number;
   /** Task that it belongs to. */
   readonly task: number;
   /** Its share of the step's loss, so that a step's weights have the mean 1. 0 for one that only fills a batch. */
   readonly weight: number;
+  /** The output that is right. Default: that of its class in the dataset; made examples must say. */
+  readonly output?: number;
+  /** View through which its input is seen; -1 for none. Default: its task's. */
+  readonly view?: number;
   /** Outputs that take part in its loss; default: those of its task where tasks are known, else all. */
   readonly outputs?: readonly number[];
   /**
@@ -61,19 +65,33 @@ export class StreamBuilder {
   readonly #marks = new Map<string, number[]>();
   readonly #phases: StepPhase[] = [];
   readonly #ends: number[] = [];
+  readonly #base: number;
+  #reserved = 0;
 
   /** @param targets the strategy's own targets; those of shape [] get their values from `Entry.marks`, the others rows that are filled in later */
   constructor(scenario: Scenario, dataset: Dataset, global: number, targets: readonly StreamTarget[] = []) {
     this.#scenario = scenario;
     this.#global = global;
     this.#own = targets;
-    this.#labels = dataset.split('train').labels as ArrayLike<number>;
+    const { labels, examples } = dataset.split('train');
+    this.#labels = labels as ArrayLike<number>;
+    this.#base = examples;
     for (const { name } of targets) this.#marks.set(name, []);
   }
 
   /** Steps so far. */
   get steps(): number {
     return this.#phases.length;
+  }
+
+  /**
+   * Makes room for examples that are not of the dataset, whose inputs are only known while the run goes on (`TaskEnd.make`; zeros
+   * till then): exemplars that the model chooses, samples of a generator. Returns the number of the first one.
+   */
+  reserve(count: number): number {
+    const first = this.#base + this.#reserved;
+    this.#reserved += count;
+    return first;
   }
 
   /**
@@ -89,8 +107,8 @@ export class StreamBuilder {
       const task = this.#scenario.tasks[entry.task];
       if (!task) throw new RangeError(`there is no task ${entry.task}`);
       this.#examples.push(entry.example);
-      this.#classes.push(task.outputOf(this.#labels[entry.example] as number));
-      this.#views.push(task.view);
+      this.#classes.push(entry.output ?? this.#outputOf(entry.example, task));
+      this.#views.push(entry.view ?? task.view);
       this.#weights.push(entry.weight);
       this.#masks.push(this.#maskRow(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
       for (const { name, dtype } of this.#own) {
@@ -172,7 +190,7 @@ export class StreamBuilder {
         test: part,
       },
       views,
-      made: null,
+      made: this.#reserved > 0 ? share('float32', new Float32Array(this.#reserved * inputSize(dataset))) : null,
     };
     return {
       data,
@@ -181,6 +199,13 @@ export class StreamBuilder {
       ends: this.#ends,
       evaluation: [...evaluation, shown.length],
     };
+  }
+
+  #outputOf(example: number, task: Task): number {
+    const label = this.#labels[example];
+    if (label === undefined)
+      throw new RangeError(`example ${example} is not of the dataset: its entry must say which output is right`);
+    return task.outputOf(label);
   }
 
   #maskRow(outputs: readonly number[] | null): number {
@@ -221,6 +246,14 @@ export class StreamBuilder {
       ],
     ];
   }
+}
+
+/** Numbers of an example's input. @throws RangeError where there are several inputs, or it is not of numbers */
+export function inputSize({ name, info }: Dataset): number {
+  const [input, ...others] = info.inputs;
+  if (!input || others.length > 0 || input.dtype !== 'float32')
+    throw new RangeError(`examples can only be made where there is one input of float32, not for dataset ${name}`);
+  return input.shape.reduce((product, dim) => product * dim, 1);
 }
 
 /** Phases step by step as runs of equal ones; a pattern that alternates becomes one run with a cycle of two. */

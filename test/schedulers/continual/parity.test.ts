@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type RunEvent, type RunSummary, train } from '../../../src/index.ts';
 import { continualStrategies } from '../../../src/schedulers/continual/index.ts';
+import { small } from './small.ts';
 import { writeClasses } from './table.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'plexus-continual-'));
@@ -27,26 +28,20 @@ async function run(config: object, overrides: string[] = []): Promise<RunSummary
   return summary;
 }
 
-/** Settings with which a strategy is quick on a small table. */
-const small: Record<string, object> = {
-  ewc: { samples: 10 },
-  'online-ewc': { samples: 10 },
-  mas: { samples: 10 },
-};
-
 describe('continual strategies', () => {
   it.each([...continualStrategies().keys()])(
     '%s: the same matrix on every mesh',
     { timeout: 120_000 },
     async (name) => {
+      const { scenario, strategy, ...others } = small[name] ?? {};
       const scheduler = {
         name: 'continual',
-        scenario: { stream: { name: 'split', tasks: 2 } },
-        strategy: { name, ...(small[name] ?? {}) },
+        scenario: { stream: { name: 'split', tasks: 2 }, ...scenario },
+        strategy: { name, ...strategy },
       };
-      const serial = await run({ scheduler });
+      const serial = await run({ ...others, scheduler });
       for (const parallel of [{ data: 2 }, { pipeline: 2 }]) {
-        const sharded = await run({ scheduler, parallel });
+        const sharded = await run({ ...others, scheduler, parallel });
         expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
         expect(sharded.weights_sha256).toBe(serial.weights_sha256);
         expect(sharded.losses_sha256).toBe(serial.losses_sha256);

@@ -1,0 +1,13 @@
+/** What a config of the tests has besides: the strategy's own settings, another scenario, other sections (model, optim). */
+export interface SmallSettings {
+  readonly strategy?: object;
+  readonly scenario?: object;
+  readonly [section: string]: object | undefined;
+}
+
+/** Settings with which a strategy is quick on a small table, where its defaults are not. */
+export const small: Readonly<Record<string, SmallSettings>> = {
+  ewc: { strategy: { samples: 10 } },
+  'online-ewc': { strategy: { samples: 10 } },
+  mas: { strategy: { samples: 10 } },
+};
