@@ -71,6 +71,12 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
       done(await (await import('./eval.ts')).evaluate(run, { set: [], ...options }, streams)),
     );
 
+  sub('inspect', 'show what a run has found out about its model')
+    .argument('<run>', 'run folder or id')
+    .option('--drift', 'how much each module changed between and within the tasks of a continual run')
+    .option('--json', 'print it as one JSON object')
+    .action(async (run, options) => done(await (await import('./inspect.ts')).inspect(run, options, streams)));
+
   sub('generate', 'sample text from a run of a language model')
     .argument('<run>', 'run folder or id')
     .option('--prompt <text>', 'text to continue')

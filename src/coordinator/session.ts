@@ -45,6 +45,8 @@ export interface Session {
    * @throws Error if no rank reports a metric, or not a row for each example
    */
   predict(options: PredictOptions): Promise<Readonly<Record<string, Float32Array>>>;
+  /** Whether the workers of this run can do transitions. */
+  readonly transitions: boolean;
   /**
    * Changes parameters and optimizer slots on all ranks by one of the objective's transitions. Returns what it says of each
    * parameter, by path.

@@ -15,7 +15,11 @@ export interface TransitionParam {
  * itself, on every rank that holds it, so it must depend on what it is given alone. What it returns goes to whoever asked for the
  * transition: numbers, strings, typed arrays (copies of them: `value` and `slots` are overwritten later).
  */
-export type Transition = (param: TransitionParam, args: unknown) => unknown;
+export interface Transition {
+  (param: TransitionParam, args: unknown): unknown;
+  /** Whether it leaves slots alone, so that it can be done where other replicas keep them. */
+  readonly valuesOnly?: true;
+}
 
 /** What a transition has returned for each parameter, by path; only of those for which it returned something. */
 export type TransitionAnswers = Readonly<Record<string, unknown>>;

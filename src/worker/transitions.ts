@@ -17,7 +17,7 @@ export async function changeGroups(
 ): Promise<TransitionAnswers> {
   const answers: Record<string, unknown> = {};
   for (const param of groups.flatMap((group) => group.params)) {
-    if (param.keepsSlots !== undefined && param.slotNames.length > 0)
+    if (!transition.valuesOnly && param.keepsSlots !== undefined && param.slotNames.length > 0)
       throw new Error(
         `the optimizer state of ${param.path} is sharded over replicas, but the scheduler changes it: set parallel.zero to 0`,
       );
@@ -37,7 +37,8 @@ async function changeParam(
     ((await space.read(tensor)).data as Float32Array).slice();
   const value = await read(param.tensor);
   const slots: Record<string, Float32Array> = {};
-  for (const [i, name] of param.slotNames.entries()) slots[name] = await read(param.slots[i] as DeviceTensor);
+  const names = transition.valuesOnly ? [] : param.slotNames;
+  for (const [i, name] of names.entries()) slots[name] = await read(param.slots[i] as DeviceTensor);
   const answer = transition({ info: paramInfo(param), value, slots }, args);
   const { shape } = param.spec;
   const renew = (old: DeviceTensor, values: Float32Array): DeviceTensor => {
@@ -45,6 +46,7 @@ async function changeParam(
     return space.engine.upload(float32(values, shape));
   };
   param.tensor = renew(param.tensor, value);
-  param.slots = param.slotNames.map((name, i) => renew(param.slots[i] as DeviceTensor, slots[name] as Float32Array));
+  if (transition.valuesOnly) return answer;
+  param.slots = names.map((name, i) => renew(param.slots[i] as DeviceTensor, slots[name] as Float32Array));
   return answer;
 }

@@ -55,5 +55,7 @@ it('kill -9 in the third task, resumed: the accuracy matrix of the undisturbed r
   expect(resultOf(folder)).toEqual(expected);
   const kept = JSON.parse(readFileSync(join(runOf(folder), 'accuracy.json'), 'utf8')) as { matrix: unknown };
   expect(kept.matrix).toEqual(expected.accuracy_matrix);
+  const drift = (of: string): unknown => JSON.parse(readFileSync(join(runOf(of), 'drift.json'), 'utf8'));
+  expect(drift(folder)).toEqual(drift(undisturbed));
   expect(readFileSync(join(runOf(folder), 'accuracy.svg'), 'utf8')).toContain('</svg>');
 });

@@ -161,6 +161,10 @@ export class RunSession implements Session {
     return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, micro)]));
   }
 
+  get transitions(): boolean {
+    return this.#parts.pool.transition !== undefined;
+  }
+
   async transition(name: string, args: unknown): Promise<TransitionAnswers> {
     const { pool } = this.#parts;
     if (!pool.transition)

@@ -11,15 +11,18 @@ import './strategies/index.ts';
 export const READ = 'parameters:read';
 export const WRITE = 'parameters:write';
 
+const read: Transition = ({ value }) => value.slice();
+const write: Transition = ({ info, value }, args) => {
+  const given = (args as Readonly<Record<string, Float32Array>>)[info.path];
+  if (!given) return;
+  if (given.length !== value.length)
+    throw new RangeError(`${info.path} has ${value.length} numbers, but ${given.length} were given`);
+  value.set(given);
+};
+
 const common: Readonly<Record<string, Transition>> = {
-  [READ]: ({ value }) => value.slice(),
-  [WRITE]: ({ info, value }, args) => {
-    const given = (args as Readonly<Record<string, Float32Array>>)[info.path];
-    if (!given) return;
-    if (given.length !== value.length)
-      throw new RangeError(`${info.path} has ${value.length} numbers, but ${given.length} were given`);
-    value.set(given);
-  },
+  [READ]: Object.assign(read, { valuesOnly: true } as const),
+  [WRITE]: Object.assign(write, { valuesOnly: true } as const),
 };
 
 /** Name by which ranks know the objectives of continual strategies. */

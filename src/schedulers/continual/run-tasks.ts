@@ -2,10 +2,12 @@ import type { RunEvent, Session } from '../../coordinator/index.ts';
 import { type StreamValues, view } from '../../data/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
 import { accuracyOn } from './accuracy.ts';
+import { jsonOf, jsonTensor } from './arrays.ts';
+import { DriftLog, type DriftPart } from './drift.ts';
 import { OUTPUTS } from './loss.ts';
 import { continualMetrics } from './metrics.ts';
 import { READ, WRITE } from './near-data.ts';
-import { saveMatrix } from './save-matrix.ts';
+import { saveDrift, saveMatrix } from './save-matrix.ts';
 import type { ContinualPlan } from './scheduler.ts';
 import type { TaskEnd } from './strategy.ts';
 import { inputSize } from './stream-builder.ts';
@@ -15,6 +17,8 @@ const MATRIX = 'accuracy';
 const FILLED = 'filled/';
 const KEPT = 'kept/';
 const MADE = 'made';
+const DRIFT = 'drift/';
+const PAUSED = 'paused';
 
 /**
  * Runs all tasks: trains, lets the strategy do what it does at the end of each, evaluates all tasks, keeps a checkpoint. An
@@ -26,6 +30,12 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
   const { checkpoint_every } = session.config.train;
   const state = await TaskState.restore(session, plan);
   const checkpoint = () => session.checkpoint(state.tensors());
+  const drift = async (span: { task: number; part: DriftPart } | null): Promise<void> => {
+    if (!plan.drift || !session.transitions) return;
+    const values = (await session.transition(READ, null)) as Readonly<Record<string, Float32Array>>;
+    if (span) state.drift.end(span.task, span.part, values);
+    else state.drift.begin(values);
+  };
   const show =
     strategy.showTask && scenario.shape.taskKnown
       ? async (task: number | null) =>
@@ -37,13 +47,28 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
   for (let task = state.rows.length - 1; task < tasks; task++) {
     const end = stream.ends[task] as number;
     const begins = session.position === (stream.ends[task - 1] ?? 0) && !session.signal.aborted;
-    if (begins) await strategy.beforeTask?.(taskEnd(session, plan, task, state), strategyConfig);
+    if (begins) {
+      await strategy.beforeTask?.(taskEnd(session, plan, task, state), strategyConfig);
+      await drift(null);
+    }
+    const { pauses, half } = stopsOf(plan, task);
+    const pause = async () => {
+      // Where the strategy takes steps of another kind, what the task changes has been seen.
+      if (session.position === half || session.position === pauses[0])
+        await drift({ task, part: session.position > half ? 'within' : 'between' });
+      if (pauses.includes(session.position))
+        await strategy.atPause?.(taskEnd(session, plan, task, state), pauses.indexOf(session.position), strategyConfig);
+      state.paused = session.position;
+    };
     while (session.position < end && !session.signal.aborted) {
+      const stops = [half, ...pauses];
+      if (stops.includes(session.position) && state.paused !== session.position) await pause();
       const due = checkpoint_every > 0 ? (Math.floor(session.position / checkpoint_every) + 1) * checkpoint_every : end;
-      yield* session.steps(Math.min(end, due));
+      yield* session.steps(Math.min(end, due, ...stops.filter((stop) => stop > session.position)));
       if (session.position === due && due < end) await checkpoint();
     }
     if (session.signal.aborted) break;
+    if (pauses.length === 0) await drift({ task, part: 'within' });
     const before = performance.now();
     await strategy.afterTask?.(taskEnd(session, plan, task, state), strategyConfig);
     // Where tasks are learnt together they are known together.
@@ -53,6 +78,7 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
     const metrics = continualMetrics(matrix, untrained as readonly number[]);
     session.report({ ...metrics, accuracy: metrics.average_accuracy, accuracy_matrix: matrix });
     await saveMatrix(session.folder, matrix, { untrained: untrained as readonly number[], ...metrics });
+    if (plan.drift) await saveDrift(session.folder, { tasks: task + 1, modules: state.drift.modules() });
     yield {
       type: 'task',
       step: session.position,
@@ -67,8 +93,18 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
   if (session.saved !== session.position) await checkpoint();
 }
 
+/** Steps in a task before which something happens: those that the strategy asked for, and the middle of it. */
+function stopsOf(
+  { stream }: ContinualPlan,
+  task: number,
+): { readonly pauses: readonly number[]; readonly half: number } {
+  const [from, to] = [stream.ends[task - 1] ?? 0, stream.ends[task] as number];
+  const pauses = stream.pauses.filter((step) => step >= from && step < to);
+  return { pauses, half: Math.ceil((from + Math.min(to, ...pauses.filter((step) => step > from))) / 2) };
+}
+
 function taskEnd(session: Session, plan: ContinualPlan, task: number, state: TaskState): TaskEnd {
-  const { scenario, stream } = plan;
+  const { scenario, stream, strategy } = plan;
   const { global } = session.config.batch;
   return {
     task,
@@ -100,6 +136,11 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
     },
     keep: (name, tensor) => state.kept.set(name, tensor),
     kept: state.find,
+    drift: () => {
+      if (!plan.drift)
+        throw new Error(`strategy ${strategy.name} goes by how modules drift: set scheduler.drift to true`);
+      return state.drift.modules();
+    },
   };
 }
 
@@ -112,6 +153,9 @@ class TaskState {
   readonly filled = new Set<string>();
   /** Whether examples have been made. */
   made = false;
+  /** The newest step before which the strategy did what it does there. */
+  paused = -1;
+  drift = new DriftLog();
   readonly #plan: ContinualPlan;
   readonly dataset: TaskEnd['dataset'];
 
@@ -142,8 +186,11 @@ class TaskState {
       state.made = true;
       view(plan.stream.data.made, 'float32').set(made.data as Float32Array);
     }
+    state.drift = await DriftLog.restore((name) => session.restored(`${DRIFT}${name}`));
+    const paused = await session.restored(PAUSED);
+    if (paused) state.paused = jsonOf(paused) as number;
     const names = await session.restored(`${KEPT}names`);
-    for (const name of names ? namesOf(names) : []) {
+    for (const name of names ? (jsonOf(names) as string[]) : []) {
       const tensor = await session.restored(`${KEPT}${name}`);
       if (tensor) state.kept.set(name, tensor);
     }
@@ -168,14 +215,11 @@ class TaskState {
       const inputs = view(stream.data.made, 'float32');
       tensors[MADE] = float32(inputs.slice(), [inputs.length]);
     }
+    if (this.paused >= 0) tensors[PAUSED] = jsonTensor(this.paused);
+    for (const [name, tensor] of Object.entries(this.drift.tensors())) tensors[`${DRIFT}${name}`] = tensor;
     if (this.kept.size === 0) return tensors;
-    const names = new TextEncoder().encode(JSON.stringify([...this.kept.keys()]));
-    tensors[`${KEPT}names`] = { dtype: 'uint8', shape: [names.length], data: names };
+    tensors[`${KEPT}names`] = jsonTensor([...this.kept.keys()]);
     for (const [name, tensor] of this.kept) tensors[`${KEPT}${name}`] = tensor;
     return tensors;
   }
-}
-
-function namesOf(tensor: HostTensor): string[] {
-  return JSON.parse(new TextDecoder().decode(tensor.data as Uint8Array)) as string[];
 }

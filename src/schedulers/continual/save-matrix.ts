@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { ModuleDrift } from './drift.ts';
 import type { AccuracyMatrix } from './metrics.ts';
 
 /** Side of a cell of the picture, in pixels. */
@@ -14,6 +15,19 @@ export async function saveMatrix(
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'accuracy.json'), `${JSON.stringify({ matrix, ...others }, null, 2)}\n`);
   await writeFile(join(folder, 'accuracy.svg'), matrixPicture(matrix));
+}
+
+/** What `drift.json` in a run folder has. */
+export interface DriftFile {
+  /** Tasks that have been learnt. */
+  readonly tasks: number;
+  /** The one that changes most between tasks first. */
+  readonly modules: readonly ModuleDrift[];
+}
+
+/** Writes `drift.json` into a run folder. */
+export async function saveDrift(folder: string, drift: DriftFile): Promise<void> {
+  await writeFile(join(folder, 'drift.json'), `${JSON.stringify(drift, null, 2)}\n`);
 }
 
 /** An accuracy matrix as an SVG: a row for each task learnt, a column for each task; the darker, the better. */

@@ -15,6 +15,7 @@ import { type BuiltStream, StreamBuilder } from './stream-builder.ts';
 export interface ContinualConfig {
   readonly scenario: z.output<typeof scenarioSchema>;
   readonly epochs: number;
+  readonly drift: boolean;
   readonly strategy: { readonly name: string; readonly [key: string]: unknown };
 }
 
@@ -25,6 +26,8 @@ export interface ContinualPlan {
   readonly stream: BuiltStream;
   readonly strategy: ContinualStrategy;
   readonly strategyConfig: Readonly<Record<string, unknown>>;
+  /** Whether it is looked at how far modules move. */
+  readonly drift: boolean;
 }
 
 function strategySchema() {
@@ -39,6 +42,12 @@ function strategySchema() {
 const continualSchema = z.strictObject({
   scenario: scenarioSchema,
   epochs: z.int().min(1).default(1).describe("passes over each task's examples; train.steps follows from it"),
+  drift: z
+    .boolean()
+    .default(true)
+    .describe(
+      'whether drift.json says how much each module changes between and within tasks; costs a copy of the parameters',
+    ),
   strategy: strategySchema(),
 });
 
@@ -64,7 +73,7 @@ function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig):
     data: stream.data,
     steps: stream.steps,
     objective: { name: CONTINUAL, config: objective },
-    plan: { dataset, scenario, stream, strategy, strategyConfig } satisfies ContinualPlan,
+    plan: { dataset, scenario, stream, strategy, strategyConfig, drift: own.drift } satisfies ContinualPlan,
   };
 }
 

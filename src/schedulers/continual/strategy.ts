@@ -5,6 +5,7 @@ import type { Model, StateSpec } from '../../modules/index.ts';
 import type { ParamRule } from '../../optim/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import type { Transition, TransitionAnswers } from '../../worker/index.ts';
+import type { ModuleDrift } from './drift.ts';
 import type { Scenario, ScenarioShape } from './scenario.ts';
 import type { StreamBuilder } from './stream-builder.ts';
 
@@ -70,6 +71,8 @@ export interface TaskEnd {
   /** Keeps tensors for later and for checkpoints; `kept` finds them again. */
   keep(name: string, tensor: HostTensor): void;
   kept(name: string): HostTensor | null;
+  /** How much each module has changed so far, the one that changes most between tasks first. */
+  drift(): readonly ModuleDrift[];
 }
 
 /**
@@ -91,6 +94,11 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
   /** Called before the first step of each task; waited for. */
   beforeTask?(start: TaskEnd, config: z.output<S>): unknown;
+  /**
+   * Called where `StreamBuilder.pause` said so, before the step after it; waited for. `count` is the pause's number among those of its
+   * task.
+   */
+  atPause?(at: TaskEnd, count: number, config: z.output<S>): unknown;
   /** Called after the last step of each task, before it is evaluated; waited for. */
   afterTask?(end: TaskEnd, config: z.output<S>): unknown;
   /**

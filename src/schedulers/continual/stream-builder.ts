@@ -43,6 +43,8 @@ export interface BuiltStream {
   readonly phases: readonly PhaseRun[];
   /** Completed steps at the end of each task, observing steps included. */
   readonly ends: readonly number[];
+  /** Completed steps at each pause. */
+  readonly pauses: readonly number[];
   /** First position of each task's evaluation examples, and the end: `tasks + 1` numbers. */
   readonly evaluation: readonly number[];
 }
@@ -65,6 +67,7 @@ export class StreamBuilder {
   readonly #marks = new Map<string, number[]>();
   readonly #phases: StepPhase[] = [];
   readonly #ends: number[] = [];
+  readonly #pauses: number[] = [];
   readonly #base: number;
   #reserved = 0;
 
@@ -117,6 +120,11 @@ export class StreamBuilder {
       }
     }
     this.#phases.push(phase);
+  }
+
+  /** Asks for `ContinualStrategy.atPause` before the next step, in the middle of a task. */
+  pause(): void {
+    if (this.#pauses.at(-1) !== this.steps) this.#pauses.push(this.steps);
   }
 
   /** Says that the task is over. */
@@ -197,6 +205,7 @@ export class StreamBuilder {
       steps: this.steps,
       phases: runsOf(this.#phases),
       ends: this.#ends,
+      pauses: this.#pauses,
       evaluation: [...evaluation, shown.length],
     };
   }
