@@ -149,6 +149,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         unit,
         folder: folder.path,
         plan: prepared.scheduling?.plan ?? null,
+        model: prepared.model,
         from: from?.index.step === before.step ? from : null,
         evaluationMicrobatches: (split) => evaluationSize(prepared, split),
         checkpointInfo: () => ({

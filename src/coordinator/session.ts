@@ -1,4 +1,5 @@
 import type { SplitName } from '../data/index.ts';
+import type { Model } from '../modules/index.ts';
 import type { HostTensor } from '../tensor/index.ts';
 import type { TransitionAnswers } from '../worker/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
@@ -55,6 +56,8 @@ export interface Session {
   transition(name: string, args: unknown): Promise<TransitionAnswers>;
   /** What the scheduler's `prepare` has made; null for schedulers without. */
   readonly plan: unknown;
+  /** The model as the ranks train it. */
+  readonly model: Model;
   /** Absolute path of the run folder. */
   readonly folder: string;
   /** A tensor that an earlier `checkpoint` kept for the scheduler; null if the run did not begin from one that has it. */

@@ -1,5 +1,6 @@
 import { compresses } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
+import type { Model } from '../../modules/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import type { StepReport, TransitionAnswers } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
@@ -42,6 +43,8 @@ export interface SessionParts {
   readonly folder: string;
   /** What the scheduler's preparation made. */
   readonly plan: unknown;
+  /** As the ranks train it. */
+  readonly model: Model;
   /** The checkpoint that the run begins from, or null. */
   readonly from: UsableCheckpoint | null;
   /** Microbatches of an evaluation of a whole split. */
@@ -93,6 +96,10 @@ export class RunSession implements Session {
 
   get plan(): unknown {
     return this.#parts.plan;
+  }
+
+  get model(): Model {
+    return this.#parts.model;
   }
 
   get folder(): string {

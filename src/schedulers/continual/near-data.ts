@@ -4,7 +4,7 @@ import { type OptimizerPlan, type PhaseRun, withRule } from '../../optim/index.t
 import { registerTrainingObjective, type TrainingObjective, type Transition } from '../../worker/index.ts';
 import { plainLoss, streamLoss } from './loss.ts';
 import type { ScenarioShape } from './scenario.ts';
-import { continualStrategy } from './strategy.ts';
+import { type Course, continualStrategy } from './strategy.ts';
 import './strategies/index.ts';
 
 /** Transitions that every strategy has. */
@@ -35,12 +35,14 @@ export interface ContinualObjective {
   readonly config: Readonly<Record<string, unknown>>;
   readonly shape: ScenarioShape;
   readonly phases: readonly PhaseRun[];
+  readonly course: Course;
 }
 
 /** What a strategy changes about a step. */
-export function continualObjective({ strategy: name, config, shape, phases }: ContinualObjective): TrainingObjective {
+export function continualObjective(objective: ContinualObjective): TrainingObjective {
+  const { strategy: name, config, shape, phases, course } = objective;
   const strategy = continualStrategy(name);
-  const rule = strategy.rule?.(config, shape);
+  const rule = strategy.rule?.(config, shape, course);
   const transitions = strategy.transitions?.(config, shape);
   return {
     model: (model: Model, dataset: Dataset): Model => {

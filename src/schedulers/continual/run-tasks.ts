@@ -110,6 +110,7 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
     task,
     scenario,
     dataset: state.dataset,
+    model: session.model,
     transition: (name, args) => session.transition(name, args),
     parameters: async () => (await session.transition(READ, null)) as Readonly<Record<string, Float32Array>>,
     setParameters: async (values) => {

@@ -68,6 +68,7 @@ function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig):
     config: strategyConfig,
     shape: scenario.shape,
     phases: stream.phases,
+    course: { ends: stream.ends, pauses: stream.pauses, epochs: own.epochs },
   };
   return {
     data: stream.data,

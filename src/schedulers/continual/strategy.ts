@@ -48,12 +48,24 @@ export interface ComposeGiven {
   readonly seed: number;
 }
 
+/** Where tasks begin and end in a run: plain data that every rank knows. */
+export interface Course {
+  /** Completed steps at the end of each task. */
+  readonly ends: readonly number[];
+  /** Completed steps at each pause. */
+  readonly pauses: readonly number[];
+  /** Passes over each task's examples. */
+  readonly epochs: number;
+}
+
 /** What a strategy can do where a task begins or ends. */
 export interface TaskEnd {
   /** Of the task, from 0. */
   readonly task: number;
   readonly scenario: Scenario;
   readonly dataset: Dataset;
+  /** The model as the ranks train it: which modules and parameters it has, at which paths. */
+  readonly model: Model;
   /** Changes all parameters and their slots by one of the strategy's transitions; what it says of each parameter, by path. */
   transition(name: string, args: unknown): Promise<TransitionAnswers>;
   /** All parameters as they are, by path: copies. */
@@ -89,7 +101,7 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   /** Decides all steps. Default: each task's examples in a new order every epoch. */
   compose?(given: ComposeGiven, config: z.output<S>): void;
   loss?(config: z.output<S>, shape: ScenarioShape): StrategyLoss;
-  rule?(config: z.output<S>, shape: ScenarioShape): ParamRule;
+  rule?(config: z.output<S>, shape: ScenarioShape, course: Course): ParamRule;
   model?(model: Model, config: z.output<S>, shape: ScenarioShape): Model;
   transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
   /** Called before the first step of each task; waited for. */

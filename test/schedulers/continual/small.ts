@@ -10,4 +10,5 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   ewc: { strategy: { samples: 10 } },
   'online-ewc': { strategy: { samples: 10 } },
   mas: { strategy: { samples: 10 } },
+  packnet: { scenario: { name: 'task-incremental' } },
 };

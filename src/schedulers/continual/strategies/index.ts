@@ -5,3 +5,4 @@ import './dark-replay.ts';
 import './gradient-memory.ts';
 import './consolidation.ts';
 import './synaptic-intelligence.ts';
+import './packnet.ts';
