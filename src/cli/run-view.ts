@@ -109,7 +109,7 @@ export function humanView(
         case 'finished':
           progress.end();
           streams.out.write(
-            `${formatEnding({ config: run.config, finished: event, sample, unit, colour, flags: run.flags ?? '', federated })}\n`,
+            `${formatEnding({ config: run.config, finished: event, sample, unit, colour, columns: streams.err.columns, flags: run.flags ?? '', federated })}\n`,
           );
           return;
         case 'failed':

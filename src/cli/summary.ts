@@ -1,4 +1,5 @@
 import type { FederatedStart, RunEvent, RunSummary } from '../coordinator/index.ts';
+import { matrixLines, percentCell } from './task-matrix.ts';
 import { formatBytes, formatCount, formatDuration, painter, shownPath } from './terminal.ts';
 
 /** A run that has ended, for its closing words. */
@@ -9,6 +10,8 @@ export interface Ending {
   readonly sample: Extract<RunEvent, { type: 'sampled' }> | null;
   readonly unit: 'tokens' | 'examples';
   readonly colour: boolean;
+  /** Columns of the terminal. Default: 100. */
+  readonly columns?: number | undefined;
   /** Flags that going on in the same way needs, e.g. `--nats`; may be empty. */
   readonly flags?: string;
   /** What was known at the start, where clients were trained. */
@@ -34,7 +37,7 @@ export function formatEnding(ending: Ending): string {
       (summary.tokens_per_s > 0 ? `, ${formatCount(summary.tokens_per_s)} ${ending.unit}/s` : ''),
     '',
     ...figures(summary, paint, federated),
-    ...(summary.accuracy_matrix ? ['', ...matrixLines(summary.accuracy_matrix)] : []),
+    ...sequence(summary, paint, ending.columns ?? 100),
   ];
   if (sample)
     lines.push(
@@ -45,7 +48,7 @@ export function formatEnding(ending: Ending): string {
   lines.push('', `  run     ${dir}`);
   if (federated?.picture) lines.push(`  split   ${shownPath(federated.picture)}`);
   if (sample) lines.push(`  next    plexus generate ${dir} --prompt "The whale" --tokens 300`);
-  else lines.push(`  next    plexus eval ${dir}`);
+  else if (!summary.accuracy_matrix) lines.push(`  next    plexus eval ${dir}`);
   if (!summary.accuracy_matrix) lines.push(`          ${resume} --set train.steps=${summary.steps * 2}`);
   else lines.push(`  picture ${dir}/accuracy.svg`);
   return lines.join('\n');
@@ -59,6 +62,14 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federat
   if (summary.accuracy !== undefined) rows.push(['accuracy', `${(summary.accuracy * 100).toFixed(2)} %`, '']);
   if (summary.forgetting !== undefined)
     rows.push(['forgetting', `${(summary.forgetting * 100).toFixed(2)} %`, 'since each task was known best']);
+  if (summary.backward_transfer !== undefined)
+    rows.push(['backward transfer', `${(summary.backward_transfer * 100).toFixed(2)} %`, 'since each task was learnt']);
+  if (summary.forward_transfer !== undefined)
+    rows.push([
+      'forward transfer',
+      `${(summary.forward_transfer * 100).toFixed(2)} %`,
+      'before it was, above untrained',
+    ]);
   if (federated) rows.push(...federatedFigures(summary));
   for (const [name, baseline] of Object.entries(summary.baselines)) {
     const verdict =
@@ -73,15 +84,16 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federat
   return rows.map(([label, value, note]) => `  ${label.padEnd(wide)}  ${value.padStart(8)}  ${note}`.trimEnd());
 }
 
-/** Accuracies in percent: a line for each task learnt, a column for each task. */
-function matrixLines(matrix: readonly (readonly number[])[]): string[] {
-  const cell = (text: string) => text.padStart(7);
+/** What became of a sequence of tasks. */
+function sequence(
+  { accuracy_matrix: matrix }: RunSummary,
+  paint: ReturnType<typeof painter>,
+  columns: number,
+): string[] {
+  if (!matrix) return [];
   return [
-    `  task looked at  ${(matrix[0] ?? []).map((_, task) => cell(String(task + 1))).join('')}`,
-    ...matrix.map((row, learnt) => {
-      const cells = row.map((value, task) => cell(task > learnt && value === 0 ? '·' : (value * 100).toFixed(1)));
-      return `  after task ${String(learnt + 1).padEnd(4)} ${cells.join('')}`;
-    }),
+    '',
+    ...matrixLines(matrix, { title: 'accuracy on each task, in percent', cell: percentCell, paint, columns }),
   ];
 }
 

@@ -6,7 +6,8 @@ import { expertShares } from '../../src/cli/balance.ts';
 import { formatFailure } from '../../src/cli/failure.ts';
 import { balanceBars, ProgressLine, progressBar } from '../../src/cli/progress.ts';
 import { describeError } from '../../src/cli/report.ts';
-import { formatBytes, formatCount, formatDuration, truncate } from '../../src/cli/terminal.ts';
+import { matrixLines, percentCell } from '../../src/cli/task-matrix.ts';
+import { formatBytes, formatCount, formatDuration, painter, truncate } from '../../src/cli/terminal.ts';
 import { scaleMesh } from '../../src/cli/workers.ts';
 import type { FailureReport } from '../../src/worker/index.ts';
 
@@ -186,6 +187,35 @@ describe('progress', () => {
     const metrics = { loss: 1, 'a.moe.load': [0.5, 0.5], 'b.moe.load': [0.25, 0.75], 'b.moe.balance': 1 };
     expect(expertShares(metrics)).toEqual([0.5, 1.5]);
     expect(expertShares({ loss: 1 })).toEqual([]);
+  });
+});
+
+describe('the matrix of a task sequence', () => {
+  const matrix = [
+    [1, 0.5, 0.25],
+    [0.75, 0.9, 0.25],
+    [0.5, 0.7, 0.8],
+  ];
+  const options = { title: 'accuracy, in percent', cell: percentCell, columns: 80 };
+
+  it('has a line for each task learnt and the mean of those learnt', () => {
+    expect(matrixLines(matrix, { ...options, paint: painter(false) })).toEqual([
+      '  accuracy, in percent',
+      '  task looked at     1    2    3   mean',
+      '  after task 1     100 50.0 25.0    100',
+      '  after task 2    75.0 90.0 25.0   82.5',
+      '  after task 3    50.0 70.0 80.0   66.7',
+    ]);
+  });
+
+  it('dims what is to come on a terminal, and goes on below where tasks do not fit', () => {
+    vi.stubEnv('NO_COLOR', '');
+    const [, , first] = matrixLines(matrix, { ...options, paint: painter(true) });
+    expect(first).toContain(`100${painter(true)('dim', ' 50.0')}`);
+    const wide = [Array.from({ length: 20 }, () => 0.5)];
+    const lines = matrixLines(wide, { ...options, paint: painter(false) });
+    expect(lines.every(({ length }) => length <= 80)).toBe(true);
+    expect(lines.join('').match(/50\.0/g)).toHaveLength(21);
   });
 });
 

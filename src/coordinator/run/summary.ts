@@ -33,6 +33,8 @@ export interface RunSummary {
   /** Of a sequence of tasks: a row for each task learnt, a column for each task; and what was lost of them (a share). */
   readonly accuracy_matrix?: readonly (readonly number[])[];
   readonly forgetting?: number;
+  readonly backward_transfer?: number;
+  readonly forward_transfer?: number;
   /** Of simulated clients: seconds that their training would have taken. */
   readonly simulated_s?: number;
   /** Bytes that went to clients, and came from them. */
