@@ -37,6 +37,11 @@ export interface ParamRule {
   readonly name: string;
   /** Names of float32 tensors kept for the parameter, each of its shape, zeros at first. Part of checkpoints. */
   slots?(info: ParamInfo): readonly string[];
+  /**
+   * What its functions go by of a parameter besides shape and slots (its path, say): those for which this and the optimizer's settings
+   * are equal share compiled updates. Default: nothing.
+   */
+  variant?(info: ParamInfo): string;
   /** The gradient that the optimizer sees in a training step. */
   gradient?(given: RuleGiven): Tensor;
   /** The parameter after a training step, where it is not just what the optimizer made of it. */
@@ -144,7 +149,7 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
           },
         }
       : {}),
-    groupKey: (info) => `${optimizer.groupKey(info)} ${rule.name}(${own(info).join(',')})`,
+    groupKey: (info) => `${optimizer.groupKey(info)} ${rule.name}(${own(info).join(',')})${rule.variant?.(info) ?? ''}`,
     update(param, grad, slots, scalars, info) {
       const names = own(info);
       const innerSlots = slots.slice(0, slots.length - names.length);

@@ -10,5 +10,6 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   ewc: { strategy: { samples: 10 } },
   'online-ewc': { strategy: { samples: 10 } },
   mas: { strategy: { samples: 10 } },
+  hat: { scenario: { name: 'task-incremental' } },
   packnet: { scenario: { name: 'task-incremental' } },
 };

@@ -6,3 +6,4 @@ import './gradient-memory.ts';
 import './consolidation.ts';
 import './synaptic-intelligence.ts';
 import './packnet.ts';
+import './hat.ts';
