@@ -2,7 +2,7 @@
 // client in place and with three of ten leaving in the middle, for clients of 600 examples (60 steps) and of 50 (5 steps). All
 // clients' cryptography is done by one thread here; on their own machines they share it out.
 //   npm run bench -- federated/secagg [--rounds=8]
-import { type Answers, type Collector, drawn, secureCollector } from '../../src/index.ts';
+import { type Collector, drawn, secureCollector } from '../../src/index.ts';
 import { timing } from '../engine/stats.ts';
 import { flag, printHeading } from '../scaling/table.ts';
 import { federation, rounds, sourceOf } from './federation.ts';
@@ -13,12 +13,10 @@ const of = await federation({ data: 'mnist', hidden: [200], lr: 0.05, batch: 10 
 const secure = secureCollector({ config: { name: 'secagg+', neighbours: 20, range: 8 }, seed: 1 });
 /** Three clients leave when they have trained. */
 const leaving: Collector = {
-  collect: ({ updates, left, ...rest }: Answers) =>
-    secure.collect({
-      ...rest,
-      updates: updates.slice(3),
-      left: [...left, ...updates.slice(0, 3).map(({ report }) => report.client)],
-    }),
+  begin: async (beginning) => {
+    const collection = await secure.begin(beginning);
+    return { collect: ({ updates, ...rest }) => collection.collect({ ...rest, updates: updates.slice(3) }) };
+  },
 };
 
 for (const size of [600, 50]) {

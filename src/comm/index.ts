@@ -1,4 +1,4 @@
-export { ADD, addArrays, type Postfix, sumArrays } from './adder.ts';
+export { ADD, addArrays, addIntegers, type Postfix, sumArrays } from './adder.ts';
 export * from './all-reduce.ts';
 export * from './blob.ts';
 export { BlobServer, type BlobServerOptions } from './blob-server.ts';

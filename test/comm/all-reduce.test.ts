@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
   ADD,
+  addIntegers,
   allReduceTree,
   beginAllGather,
   beginReduceScatter,
@@ -297,6 +298,23 @@ describe('sumArrays', () => {
     expect(() => sumArrays([a], [a, new Float32Array(3)], [0, 1, ADD])).toThrow(/array of 3 elements/);
     expect(() => sumArrays([a], [a], [0, 1, ADD])).toThrow(/array of no elements/);
     expect(() => sumArrays([a], [a], new Array(40).fill(0))).toThrow(/at most 32/);
+  });
+});
+
+describe('addIntegers', () => {
+  it('adds and subtracts modulo 2^32, for any length', () => {
+    for (const length of [0, 1, 63, 8192, 8193, 20_000]) {
+      const random = randomFrom(length);
+      const [a, b, c, d] = Array.from({ length: 4 }, () =>
+        Int32Array.from({ length }, () => (random() - 0.5) * 2 ** 32),
+      ) as [Int32Array, Int32Array, Int32Array, Int32Array];
+      const expected = a.map((value, i) =>
+        Number(BigInt.asIntN(32, BigInt(value) + BigInt(b[i]!) + BigInt(c[i]!) - BigInt(d[i]!))),
+      );
+      addIntegers(a, [b, c], [d]);
+      expect(a).toEqual(expected);
+    }
+    expect(() => addIntegers(new Int32Array(2), [], [new Int32Array(3)])).toThrow(/array of 3 integers/);
   });
 });
 

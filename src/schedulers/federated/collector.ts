@@ -1,13 +1,22 @@
 import type { ClientReport } from './fit-task.ts';
+import type { MaskJob } from './privacy/mask-update.ts';
 import type { ClientUpdate } from './strategy.ts';
+
+/** What is known of a round when its clients begin to train. */
+export interface Beginning {
+  readonly round: number;
+  /** Clients that are there, in order; some may leave, or be too slow. */
+  readonly members: readonly number[];
+  /** Numbers in an update: parameters, then module state. */
+  readonly length: number;
+  /** Masks an update on a thread of its own, which takes the update's memory. Absent: it is done on this thread. */
+  readonly mask?: (job: MaskJob) => Promise<Uint32Array>;
+}
 
 /** What the clients of a round have to send. */
 export interface Answers {
-  readonly round: number;
-  /** Of clients that have trained. Those whose report has a problem send nothing. */
+  /** Of clients that have trained; those of the members that are missing have left. Those whose report has a problem send nothing. */
   readonly updates: readonly ClientUpdate[];
-  /** Clients that were there when the round began and left, or are too slow. */
-  readonly left: readonly number[];
   /** Bound that clients clipped the norm of their updates to; null for none. */
   readonly clipNorm: number | null;
 }
@@ -29,7 +38,13 @@ export interface Collected {
 
 /** How updates get from clients to the server, where that is more than sending them: what is handed to the server is the sum alone. */
 export interface Collector {
-  collect(answers: Answers): Collected;
+  /** Called while clients train: what they can agree on before they are done. */
+  begin(beginning: Beginning): Promise<Collection>;
+}
+
+/** A round that is being collected. */
+export interface Collection {
+  collect(answers: Answers): Promise<Collected>;
 }
 
 /** What a server may see of a client whose update was added up in secret: numbers of examples and steps, and the loss. */

@@ -12,6 +12,7 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
+import type { MaskJob } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 
@@ -163,6 +164,12 @@ export class FitPool {
     for (const [i, { update, report }] of updates.entries())
       total.add(i + 1, report.problem === null ? update.map((value) => value * report.weight) : null);
     return total.total();
+  }
+
+  /** Masks a client's update as it does before it sends it. Takes the update's memory. */
+  async mask(job: MaskJob): Promise<Uint32Array> {
+    const transferList = [job.update.buffer as ArrayBuffer];
+    return this.#piscina.run(job, { name: 'mask', transferList }) as Promise<Uint32Array>;
   }
 
   /** Asks clients something about their data; answers are in their order. `task` is the name of a client task. */

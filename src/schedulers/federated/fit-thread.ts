@@ -1,4 +1,4 @@
-import { workerData } from 'piscina';
+import { move, workerData } from 'piscina';
 import { ClientFitter } from './client-fitter.ts';
 import type {
   ClientReport,
@@ -9,6 +9,7 @@ import type {
   FitSizes,
   FitTask,
 } from './fit-task.ts';
+import { type MaskJob, maskUpdate } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 
 // The module that piscina's threads run. A thread has one engine for as long as it lives, made by the first task.
@@ -37,6 +38,11 @@ export async function evaluateClients(task: EvaluateClientsTask): Promise<Evalua
 /** Answers a question about one client's data. */
 export async function answer(question: ClientQuestion): Promise<unknown> {
   return (await own()).answer(question);
+}
+
+/** Masks a client's update. */
+export function mask(job: MaskJob): ReturnType<typeof move> {
+  return move(maskUpdate(job));
 }
 
 /** Makes the thread ready, and says how long the vectors are. */

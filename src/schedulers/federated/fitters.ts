@@ -7,4 +7,5 @@ import type { FitPool } from './fit-pool.ts';
 export type Fitters = Pick<
   FitPool,
   'paramsSize' | 'stateSize' | 'receivedSize' | 'sentSize' | 'publish' | 'sum' | 'each' | 'add' | 'ask' | 'evaluate'
->;
+> &
+  Partial<Pick<FitPool, 'mask'>>;

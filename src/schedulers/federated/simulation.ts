@@ -2,7 +2,7 @@ import { distinct, type Partition } from '../../data/index.ts';
 import { createRng } from '../../tensor/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
-import { type Collector, withoutSecrets } from './collector.ts';
+import { type Beginning, type Collector, withoutSecrets } from './collector.ts';
 import { downloadCodec, type RoundCompression, sendParams, typicalUpdateBytes } from './compression.ts';
 import type { ClientFit, ClientReport, SharedStart } from './fit-task.ts';
 import type { Fitters } from './fitters.ts';
@@ -260,21 +260,34 @@ export class RoundSimulation {
       const weight = weightOf(reports);
       return { ...plain, sum, weight, reports };
     }
-    const all = (await pool.each(start, fits, options)).map(({ update, report }): ClientUpdate => {
+    const trained = pool.each(start, fits, options);
+    // Meanwhile they agree on keys.
+    const [collection, given] = await Promise.all([collector?.begin(this.#beginning(fits, left)), trained]);
+    const all = given.map(({ update, report }): ClientUpdate => {
       const large = maxNorm !== null && report.norm > maxNorm;
       const problem = large ? `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}` : null;
       return { update, report: problem === null || report.problem !== null ? report : { ...report, problem } };
     });
-    if (collector) {
+    if (collection) {
       // (With noise of their own clients go beyond what they were clipped to.)
       const clipNorm = server.noise ? null : (server.clipNorm?.() ?? null);
-      const { down, up, ...rest } = collector.collect({ round: this.#round, updates: all, left, clipNorm });
+      const { down, up, ...rest } = await collection.collect({ updates: all, clipNorm });
       return { ...plain, ...rest, secrecy: { down, up } };
     }
     const updates = all.filter(({ report }) => report.problem === null);
     const reports = all.map(({ report }) => report);
     if (server.needs === 'each') return { ...plain, sum: null, weight: weightOf(reports), updates, reports };
     return { ...plain, sum: pool.add(all), weight: weightOf(reports), reports };
+  }
+
+  #beginning(fits: readonly ClientFit[], left: readonly number[]): Beginning {
+    const { pool } = this.#options;
+    return {
+      round: this.#round,
+      members: [...fits.map(({ client }) => client), ...left].sort((a, b) => a - b),
+      length: pool.paramsSize + pool.stateSize,
+      ...(pool.mask ? { mask: pool.mask.bind(pool) } : {}),
+    };
   }
 }
 

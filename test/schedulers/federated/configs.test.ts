@@ -10,7 +10,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-const files = ['dp', 'fedavg-mnist', 'fedavgm', 'fedbuff', 'gossip', 'scaffold', 'secagg'].map(
+const files = ['dp', 'fedavg-mnist', 'fedavgm', 'fedbuff', 'gossip', 'krum', 'scaffold', 'secagg'].map(
   (name) => `${name}.yaml`,
 );
 

@@ -2,7 +2,16 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { complete, dequantiseSum, epsilonOf, levelsFor, quantise, resume, train } from '../../../src/index.ts';
+import {
+  complete,
+  dequantiseSum,
+  epsilonOf,
+  levelsFor,
+  quantise,
+  resume,
+  roundingKey,
+  train,
+} from '../../../src/index.ts';
 import { type ClientUpdate, secureCollector } from '../../../src/schedulers/federated/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
 
@@ -58,14 +67,15 @@ const updates = (count: number, length = 300): ClientUpdate[] =>
 
 describe('secure aggregation of rounds', () => {
   const secagg = { name: 'secagg+', neighbours: 20, range: 8 } as const;
+  const members = Array.from({ length: 10 }, (_, i) => i);
 
-  it('gives the server nothing but noise of each client, and the exact sum, when 30 % leave', () => {
+  it('gives the server nothing but noise of each client, and the exact sum, when 30 % leave', async () => {
     const seen = new Map<number, Uint32Array>();
     const given = updates(10);
-    const left = [7, 8, 9];
     const collector = secureCollector({ config: secagg, seed: 3, onArrival: (of, masked) => seen.set(of, masked) });
     const sending = given.slice(0, 7);
-    const { sum, weight, failure } = collector.collect({ round: 4, updates: sending, left, clipNorm: null });
+    const collection = await collector.begin({ round: 4, members, length: 300 });
+    const { sum, weight, failure } = await collection.collect({ updates: sending, clipNorm: null });
     expect(failure).toBeNull();
     expect(weight).toBe(10 + 11 + 12 + 13 + 14 + 15 + 16);
     expect([...seen.keys()]).toEqual([0, 1, 2, 3, 4, 5, 6]);
@@ -78,7 +88,7 @@ describe('secure aggregation of rounds', () => {
       const plain = quantise(
         update.map((value) => value * share),
         levels,
-        rng,
+        roundingKey(rng),
       );
       const masked = seen.get(report.client) as Uint32Array;
       // Neither the numbers nor what they differ by says anything: both are spread over the whole ring.
@@ -97,17 +107,21 @@ describe('secure aggregation of rounds', () => {
     });
   });
 
-  it('ends a round of which too few are left with the reason, and names clients beyond the range', () => {
+  it('ends a round of which too few are left with the reason, and names clients beyond the range', async () => {
     const collector = secureCollector({ config: secagg, seed: 3 });
     const given = updates(10);
-    const few = collector.collect({ round: 0, updates: given.slice(0, 4), left: [4, 5, 6, 7, 8, 9], clipNorm: null });
+    const collect = async (round: number, of: readonly number[], sending: number) => {
+      const collection = await collector.begin({ round, members: of, length: 300 });
+      return collection.collect({ updates: given.slice(0, sending), clipNorm: null });
+    };
+    const few = await collect(0, members, 4);
     expect(few.failure).toMatch(
       /only 3 of the 9 neighbours of client 0 are left in aggregation round 0, and it needs 5/,
     );
-    const one = collector.collect({ round: 0, updates: given.slice(0, 1), left: [], clipNorm: null });
+    const one = await collect(0, [0], 1);
     expect(one.failure).toMatch(/hides nothing/);
     (given[2] as ClientUpdate).update[5] = 9;
-    const { reports, failure } = collector.collect({ round: 1, updates: given, left: [], clipNorm: null });
+    const { reports, failure } = await collect(1, members, 10);
     expect(failure).toBeNull();
     expect(reports[2]?.problem).toMatch(/changes a value by 9.000, the range of secure aggregation is 8/);
   });

@@ -6,6 +6,7 @@ import {
   levelsFor,
   maskOf,
   quantise,
+  roundingKey,
   SecAggClient,
   SecAggError,
   SecAggServer,
@@ -150,7 +151,7 @@ describe('secrets and masks', () => {
     const vectors = Array.from({ length: count }, (_, k) => createRng(k).fillNormal(new Float32Array(200), 0, 0.5));
     const sum = new Uint32Array(200);
     vectors.forEach((vector, k) => {
-      quantise(vector, options, createRng(k + 100)).forEach((value, i) => {
+      quantise(vector, options, roundingKey(createRng(k + 100))).forEach((value, i) => {
         sum[i] = (sum[i] as number) + value;
       });
     });

@@ -4,6 +4,7 @@ export * from './local-dp.ts';
 export * from './local-noise.ts';
 export * from './log-erfc.ts';
 export * from './mask.ts';
+export * from './mask-update.ts';
 export * from './privacy-schema.ts';
 export * from './quantise.ts';
 export * from './secagg-client.ts';

@@ -1,5 +1,5 @@
 import type { Rng } from '../../../tensor/index.ts';
-import { eachChunk, keystream } from './mask.ts';
+import { eachChunk } from './mask.ts';
 
 /** How real numbers become elements of the ring of integers modulo 2^32 in which updates are added up. */
 export interface QuantiseOptions {
@@ -7,20 +7,29 @@ export interface QuantiseOptions {
   readonly range: number;
   /** Steps from -range to range. With n clients n * levels must stay below 2^32. */
   readonly levels: number;
+  /** What values are multiplied by before, in float32. Default 1. */
+  readonly share?: number;
+}
+
+/** Key material for `quantise`, drawn from `rng`. */
+export function roundingKey(rng: Rng): Uint8Array {
+  return new Uint8Array(Uint32Array.from({ length: 12 }, () => rng.uint32()).buffer);
 }
 
 /**
  * Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). The chances are a keystream under
- * a key that `rng` draws, which is much quicker to have than numbers of `rng` itself.
+ * `key`, which is much quicker to have than numbers of a generator.
  */
-export function quantise(values: Float32Array, { range, levels }: QuantiseOptions, rng: Rng): Uint32Array {
+export function quantise(
+  values: Float32Array,
+  { range, levels, share = 1 }: QuantiseOptions,
+  key: Uint8Array,
+): Uint32Array {
   const scale = levels / (2 * range);
   const result = new Uint32Array(values.length);
-  const material = Uint32Array.from({ length: 12 }, () => rng.uint32());
-  eachChunk(keystream(new Uint8Array(material.buffer)), values.length, (words, at) => {
-    const bits = new Int32Array(words.buffer, words.byteOffset, words.length);
+  eachChunk(key, values.length, (bits, at) => {
     for (let i = 0; i < bits.length; i++) {
-      const exact = ((values[at + i] as number) + range) * scale;
+      const exact = (Math.fround((values[at + i] as number) * share) + range) * scale;
       const cut = exact < 0 ? 0 : exact > levels ? levels : exact;
       const level = Math.floor(cut + ((bits[i] as number) >>> 8) * 2 ** -24);
       result[at + i] = level > levels ? levels : level;

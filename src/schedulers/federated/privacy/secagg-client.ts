@@ -9,7 +9,7 @@ import {
   type KeyObject,
   randomBytes,
 } from 'node:crypto';
-import { addMask } from './mask.ts';
+import { addMasks, type Mask } from './mask.ts';
 import { SecAggError } from './secagg-error.ts';
 import { type SecretShare, splitSecret } from './shamir.ts';
 
@@ -116,18 +116,25 @@ export class SecAggClient {
 
   /** Third step: the vector under this client's own mask and those that it has in common with neighbours. Once only. */
   mask(vector: Uint32Array): Uint32Array {
-    const { id, length } = this.#terms;
+    const { length } = this.#terms;
     if (vector.length !== length)
       throw new RangeError(`client ${this.client} has ${vector.length} numbers to add up, others have ${length}`);
+    const masked = vector.slice();
+    addMasks(masked, this.masks());
+    return masked;
+  }
+
+  /** The masks of the third step by themselves, for adding them elsewhere. Once only: two vectors must not have the same. */
+  masks(): Mask[] {
+    const { id } = this.#terms;
     if (this.#masked) throw new Error(`client ${this.client} has masked a vector in aggregation ${id} already`);
     this.#masked = true;
-    const masked = vector.slice();
-    addMask(masked, this.#seed, ownPurpose(id), 1);
-    for (const other of this.#received.keys()) {
-      const keys = this.#neighbours.get(other) as PublicKeys;
-      addMask(masked, this.#pairSeed(keys), pairPurpose(id, this.client, other), this.client < other ? 1 : -1);
-    }
-    return masked;
+    const own: Mask = { seed: this.#seed, purpose: ownPurpose(id), sign: 1 };
+    const pairs = [...this.#received.keys()].map((other): Mask => {
+      const seed = this.#pairSeed(this.#neighbours.get(other) as PublicKeys);
+      return { seed, purpose: pairPurpose(id, this.client, other), sign: this.client < other ? 1 : -1 };
+    });
+    return [own, ...pairs];
   }
 
   /**
@@ -154,7 +161,7 @@ export class SecAggClient {
   }
 
   #pairSeed(other: PublicKeys): Uint8Array {
-    return diffieHellman({ privateKey: this.#mask.privateKey, publicKey: publicKey(other.mask) });
+    return pairSeed(this.#mask.privateKey, other.mask);
   }
 
   #secretWith(other: PublicKeys, to: number): Uint8Array {
@@ -175,10 +182,14 @@ export const ownPurpose = (id: string) => `${id} own`;
 /** What the mask is for that two neighbours have in common. */
 export const pairPurpose = (id: string, a: number, b: number) => `${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`;
 
-/** The seed of a pair's mask, from one's private and the other's public key as raw bytes. */
-export function pairSeed(ownPrivate: Uint8Array, otherPublic: Uint8Array): Uint8Array {
-  const privateKey = createPrivateKey({ key: Buffer.concat([PKCS8, ownPrivate]), format: 'der', type: 'pkcs8' });
-  return diffieHellman({ privateKey, publicKey: publicKey(otherPublic) });
+/** A private key from its raw bytes. */
+export function privateKey(raw: Uint8Array): KeyObject {
+  return createPrivateKey({ key: Buffer.concat([PKCS8, raw]), format: 'der', type: 'pkcs8' });
+}
+
+/** The seed of a pair's mask, from one's private key and the other's public one as raw bytes. */
+export function pairSeed(own: KeyObject, other: Uint8Array): Uint8Array {
+  return diffieHellman({ privateKey: own, publicKey: publicKey(other) });
 }
 
 /** Keys that have been read: reading one takes longer than using it. */

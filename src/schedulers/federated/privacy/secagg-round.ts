@@ -1,8 +1,10 @@
+import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
-import { createRng } from '../../../tensor/index.ts';
-import type { Answers, Collected, Collector } from '../collector.ts';
+import { createRng, type Rng } from '../../../tensor/index.ts';
+import type { Beginning, Collector } from '../collector.ts';
 import type { ClientUpdate } from '../strategy.ts';
-import { dequantiseSum, levelsFor, quantise } from './quantise.ts';
+import { type MaskJob, maskUpdate } from './mask-update.ts';
+import { dequantiseSum, levelsFor, type QuantiseOptions, roundingKey } from './quantise.ts';
 import { SecAggClient, type Unmasking } from './secagg-client.ts';
 import { SecAggError } from './secagg-error.ts';
 import { SecAggServer, secAggGraph, secAggThreshold } from './secagg-server.ts';
@@ -59,56 +61,59 @@ export interface SecureCollectorOptions {
  */
 export function secureCollector({ config, seed, onArrival }: SecureCollectorOptions): Collector {
   return {
-    collect: (answers) => {
-      const range = answers.clipNorm ?? config.range;
-      const checked = answers.updates.map((given) => withinRange(given, range));
-      const sending = checked.filter(({ report }) => report.problem === null);
-      const weight = sending.reduce((total, { report }) => total + report.weight, 0);
-      const reports = checked.map(({ report }) => report);
-      const failed = (failure: string): Collected => ({ sum: null, weight, reports, failure, down: 0, up: 0 });
-      try {
-        return { ...aggregate(sending, reports.length + answers.left.length, answers), weight, reports, failure: null };
-      } catch (error) {
-        // (Anything else is a fault of ours.)
-        if (error instanceof SecAggError) return failed(error.message);
-        throw error;
-      }
+    begin: async (beginning) => {
+      const { round, members } = beginning;
+      const rng = createRng(seed).fork('secure aggregation', round);
+      const neighbours = config.name === 'secagg' ? members.length - 1 : config.neighbours;
+      const graph = secAggGraph(members, neighbours, rng.fork('graph'));
+      const ready = await attempt(() => agree(beginning, graph));
+      return {
+        collect: async ({ updates, clipNorm }) => {
+          const range = clipNorm ?? config.range;
+          const checked = updates.map((given) => withinRange(given, range));
+          const sending = checked.filter(({ report }) => report.problem === null);
+          const weight = sending.reduce((total, { report }) => total + report.weight, 0);
+          const reports = checked.map(({ report }) => report);
+          const levels = { range, levels: levelsFor(members.length) };
+          const result =
+            sending.length < 2
+              ? `${sending.length} of ${members.length} clients sent an update: a sum of fewer than two hides nothing`
+              : typeof ready === 'string'
+                ? ready
+                : await attempt(() => aggregate(ready, sending, levels, rng));
+          if (typeof result === 'string') return { sum: null, weight, reports, failure: result, down: 0, up: 0 };
+          return { ...result, weight, reports, failure: null };
+        },
+      };
     },
   };
 
-  function aggregate(sending: readonly ClientUpdate[], count: number, { round, updates, left, clipNorm }: Answers) {
-    const members = [...updates.map(({ report }) => report.client), ...left].sort((a, b) => a - b);
-    if (sending.length < 2)
-      throw new SecAggError(
-        `${sending.length} of ${count} clients sent an update: a sum of fewer than two hides nothing`,
-      );
-    const rng = createRng(seed).fork('secure aggregation', round);
-    const graph = secAggGraph(members, config.name === 'secagg' ? count - 1 : config.neighbours, rng.fork('graph'));
-    const degree = graph.get(members[0] as number)?.length ?? 0;
-    const length = sending[0]?.update.length ?? 0;
-    const terms = { id: `round ${round}`, threshold: secAggThreshold(degree), length };
-    const levels = { range: clipNorm ?? config.range, levels: levelsFor(members.length) };
-    const server = new SecAggServer(terms, graph);
-    const clients = new Map(members.map((member) => [member, new SecAggClient(member, terms)]));
-    for (const client of clients.values()) server.addKeys(client.keys());
-    for (const client of clients.values())
-      server.addShares(client.client, client.share(server.neighboursOf(client.client)));
-    for (const client of clients.values()) client.receive(server.sharesFor(client.client));
+  async function aggregate(
+    { beginning, server, clients, edges }: Agreement,
+    sending: readonly ClientUpdate[],
+    levels: QuantiseOptions,
+    rng: Rng,
+  ) {
+    const { members, mask = async (job: MaskJob) => maskUpdate(job) } = beginning;
     // Weights go in as shares of the largest one, so that nothing leaves the range.
     const largest = Math.max(...sending.map(({ report }) => report.weight));
-    for (const { update, report } of sending) {
-      const share = report.weight / largest;
-      const values = share === 1 ? update : update.map((value) => value * share);
-      const client = clients.get(report.client) as SecAggClient;
-      const masked = client.mask(quantise(values, levels, rng.fork('rounding', report.client)));
-      onArrival?.(report.client, masked);
-      server.addMasked(report.client, masked);
+    const jobs = sending.map(({ update, report }) =>
+      mask({
+        update,
+        levels: { ...levels, share: report.weight / largest },
+        roundingKey: roundingKey(rng.fork('rounding', report.client)),
+        masks: (clients.get(report.client) as SecAggClient).masks(),
+      }),
+    );
+    for (const [i, masked] of (await Promise.all(jobs)).entries()) {
+      const { client } = (sending[i] as ClientUpdate).report;
+      onArrival?.(client, masked);
+      server.addMasked(client, masked);
     }
     const survivors = server.survivors();
     const answers: Unmasking[] = survivors.map((member) => (clients.get(member) as SecAggClient).unmask(survivors));
     const sum = dequantiseSum(server.finish(answers), survivors.length, levels);
     if (largest !== 1) for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) * largest;
-    const edges = members.length * degree;
     const told = answers.reduce((total, { shares }) => total + shares.length, 0);
     return {
       sum,
@@ -118,11 +123,52 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
   }
 }
 
+/** A round whose clients have keys, and shares of each other's secrets. */
+interface Agreement {
+  readonly beginning: Beginning;
+  readonly server: SecAggServer;
+  readonly clients: ReadonlyMap<number, SecAggClient>;
+  /** Pairs of neighbours, each counted from both sides. */
+  readonly edges: number;
+}
+
+/** The first two steps, in which clients' updates play no part. In between others get the thread: clients train meanwhile. */
+async function agree(beginning: Beginning, graph: ReadonlyMap<number, readonly number[]>): Promise<Agreement> {
+  const { round, members, length } = beginning;
+  const degree = graph.get(members[0] as number)?.length ?? 0;
+  const terms = { id: `round ${round}`, threshold: secAggThreshold(degree), length };
+  const server = new SecAggServer(terms, graph);
+  const clients = new Map(members.map((member) => [member, new SecAggClient(member, terms)]));
+  for (const client of clients.values()) server.addKeys(client.keys());
+  for (const client of clients.values()) {
+    server.addShares(client.client, client.share(server.neighboursOf(client.client)));
+    await setImmediate();
+  }
+  for (const client of clients.values()) {
+    client.receive(server.sharesFor(client.client));
+    await setImmediate();
+  }
+  return { beginning, server, clients, edges: members.length * degree };
+}
+
+/** What comes of it, or why an aggregation cannot go on. (Anything else that is thrown is a fault of ours.) */
+async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
+  try {
+    return await run();
+  } catch (error) {
+    if (error instanceof SecAggError) return error.message;
+    throw error;
+  }
+}
+
 /** A client whose update cannot be written as integers of the ring does not send it. */
 function withinRange(given: ClientUpdate, range: number): ClientUpdate {
   if (given.report.problem !== null) return given;
   let largest = 0;
-  for (const value of given.update) if (Math.abs(value) > largest) largest = Math.abs(value);
+  for (let i = 0; i < given.update.length; i++) {
+    const size = Math.abs(given.update[i] as number);
+    if (size > largest) largest = size;
+  }
   // (A clipped norm may be above its bound by a rounding.)
   if (largest <= range * (1 + 1e-6)) return given;
   const problem = `its update changes a value by ${largest.toPrecision(4)}, the range of secure aggregation is ${range}`;

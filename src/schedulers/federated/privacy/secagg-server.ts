@@ -1,10 +1,12 @@
+import { addIntegers } from '../../../comm/index.ts';
 import { permutation, type Rng } from '../../../tensor/index.ts';
-import { addMask } from './mask.ts';
+import { addMasks, type Mask } from './mask.ts';
 import {
   ownPurpose,
   type PublicKeys,
   pairPurpose,
   pairSeed,
+  privateKey,
   type SealedShares,
   type SecAggTerms,
   type Unmasking,
@@ -89,9 +91,8 @@ export class SecAggServer {
       throw new RangeError(`client ${client} sent ${vector.length} numbers, expected ${this.#terms.length}`);
     if (this.#survivors.has(client)) throw new RangeError(`client ${client} sent its vector twice`);
     this.#survivors.add(client);
-    const sum = new Int32Array(this.#sum.buffer);
     const more = new Int32Array(vector.buffer, vector.byteOffset, vector.length);
-    for (let i = 0; i < more.length; i++) sum[i] = ((sum[i] as number) + (more[i] as number)) | 0;
+    addIntegers(new Int32Array(this.#sum.buffer), [more], []);
   }
 
   /** Clients whose vectors are in the sum. */
@@ -123,19 +124,22 @@ export class SecAggServer {
         );
       return joinSecret(found.slice(0, threshold));
     };
-    const result = this.#sum.slice();
-    for (const client of this.#survivors) addMask(result, secretOf('seed', client), ownPurpose(id), -1);
+    const masks = [...this.#survivors].map(
+      (client): Mask => ({ seed: secretOf('seed', client), purpose: ownPurpose(id), sign: -1 }),
+    );
     for (const gone of this.#shared.keys()) {
       if (this.#survivors.has(gone)) continue;
       const mates = this.#member(gone).filter((other) => this.#survivors.has(other));
       if (mates.length === 0) continue;
-      const secret = secretOf('key', gone);
+      const key = privateKey(secretOf('key', gone));
       for (const other of mates) {
-        const seed = pairSeed(secret, (this.#keys.get(other) as PublicKeys).mask);
+        const seed = pairSeed(key, (this.#keys.get(other) as PublicKeys).mask);
         // What the survivor added is taken away.
-        addMask(result, seed, pairPurpose(id, gone, other), other < gone ? -1 : 1);
+        masks.push({ seed, purpose: pairPurpose(id, gone, other), sign: other < gone ? -1 : 1 });
       }
     }
+    const result = this.#sum.slice();
+    addMasks(result, masks);
     return result;
   }
 
