@@ -1,11 +1,33 @@
 import { softmaxCrossEntropy, tf } from '../../engine/index.ts';
-import { type Module, withoutGradient } from '../../modules/index.ts';
+import { type Layer, type Model, type Module, withoutGradient } from '../../modules/index.ts';
 import type { LossGiven, StrategyLoss } from './strategy.ts';
 
 type Tensor = tf.Tensor;
 
 /** Metric that has the logits of every example, in evaluations. */
 export const OUTPUTS = 'outputs';
+
+/** Metric that has what `withFeatures` shows of every example, in evaluations. */
+export const FEATURES = 'features';
+
+/** A model whose last layer also shows the loss what goes into it: the features that it classifies by. */
+export function withFeatures(model: Model): Model {
+  const last = model.layers.at(-1) as Layer;
+  const module: Module = {
+    ...last.module,
+    forward: (params, inputs, ctx) => {
+      const outputs = last.module.forward(params, inputs, ctx);
+      const [features] = inputs;
+      if (inputs.length !== 1 || features?.rank !== 2)
+        throw new Error(
+          `features of examples are what goes into the last layer, which must be one tensor [examples, width], not ` +
+            `${inputs.map(({ shape }) => `[${shape}]`).join(', ')}: use a model whose last layer is the classifier alone, mlp say`,
+        );
+      return [...(Array.isArray(outputs) ? (outputs as Tensor[]) : [outputs as Tensor]), features];
+    },
+  };
+  return { ...model, layers: [...model.layers.slice(0, -1), { ...last, module }] };
+}
 
 /** Cross entropy of each example `[micro]` over the outputs that take part. */
 export function crossEntropies({ logits, labels, mask }: Pick<LossGiven, 'logits' | 'labels' | 'mask'>): Tensor {
@@ -22,11 +44,15 @@ export const plainLoss: StrategyLoss = {
  * the strategy's. In evaluations it reports the logits of every example.
  */
 export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTargets: number): Module {
+  // Weight, mask and the strategy's.
+  const added = own.length + 2;
   return {
     kind: 'streamLoss',
     ...(loss.state ? { state: loss.state } : {}),
-    forward(_params, [logits, labels, ...rest], ctx) {
-      const [weights, mask, ...mine] = rest.slice(datasetTargets - 1);
+    forward(_params, inputs, ctx) {
+      const [logits, features] = inputs.slice(0, -(datasetTargets + added));
+      const labels = inputs.at(-(datasetTargets + added));
+      const [weights, mask, ...mine] = inputs.slice(-added);
       if (!logits || !labels || !weights || !mask || logits.rank !== 2)
         throw new Error(
           `continual strategies need logits [examples, outputs] and the targets of a task sequence, but the model gives [${logits?.shape}]`,
@@ -35,7 +61,10 @@ export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTa
         throw new Error(
           `the tasks have ${mask.shape[1]} outputs, but the model has ${logits.shape[1]}: give it as many, or use a zoo model`,
         );
-      if (!ctx.training) ctx.metric('outputs', logits);
+      if (!ctx.training) {
+        ctx.metric(OUTPUTS, logits);
+        if (features) ctx.metric(FEATURES, features);
+      }
       ctx.metric(
         'accuracy',
         withoutGradient(() =>
@@ -49,6 +78,7 @@ export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTa
         weights,
         mask,
         targets,
+        ...(features ? { features } : {}),
         state: ctx.state,
         contribute: (name, value) => ctx.contribute(name, value),
       });

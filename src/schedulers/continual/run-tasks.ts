@@ -111,6 +111,12 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
     scenario,
     dataset: state.dataset,
     model: session.model,
+    examples: view(stream.data.parts.train.examples, 'int32'),
+    rows: (target) => {
+      const { rows } = stream.data.parts.train.targets[target] as StreamValues;
+      if (!rows) throw new Error(`target ${target} has a value for each position, not rows that are filled in`);
+      return view(rows, 'int32');
+    },
     transition: (name, args) => session.transition(name, args),
     parameters: async () => (await session.transition(READ, null)) as Readonly<Record<string, Float32Array>>,
     setParameters: async (values) => {

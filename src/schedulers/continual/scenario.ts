@@ -27,6 +27,8 @@ export interface ScenarioShape {
   /** Whether the task is known when its examples are classified, so that only its own outputs count. */
   readonly taskKnown: boolean;
   readonly seed: number;
+  /** Width of what goes into the model's last layer; null where that is not a single matrix. */
+  readonly features: number | null;
 }
 
 /** A sequence of tasks over a dataset. */
@@ -82,6 +84,7 @@ export function makeScenario(
       outputsOf: tasks.map((task) => task.outputs),
       taskKnown: config.name === 'task-incremental',
       seed: options.seed,
+      features: null,
     },
     tasks,
     views,

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/index.ts';
 import type { Dataset } from '../../data/index.ts';
+import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';
 import { composeTasks } from './compose.ts';
 import { CONTINUAL, type ContinualObjective } from './near-data.ts';
 import { runTasks } from './run-tasks.ts';
@@ -51,11 +52,22 @@ const continualSchema = z.strictObject({
   strategy: strategySchema(),
 });
 
-function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig): SchedulerPlan {
+/** Width of what goes into the last layer of a model with one matrix there. */
+async function featuresOf(model: ModelConfig, info: TaskInfo): Promise<number | null> {
+  const last = (await buildModel(model, info)).model.layers.at(-1);
+  const matrices = last ? namedParams(last.module, '').filter(({ spec }) => spec.shape.length === 2) : [];
+  return matrices.length === 1 ? (matrices[0]?.spec.shape[0] ?? null) : null;
+}
+
+async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig): Promise<SchedulerPlan> {
   const { name, ...strategyConfig } = own.strategy;
   const strategy = continualStrategy(name);
   const split = config.train.eval_split;
-  const scenario = makeScenario(own.scenario, dataset, { split, seed: config.seed });
+  const cut = makeScenario(own.scenario, dataset, { split, seed: config.seed });
+  const features = strategy.features
+    ? await featuresOf(config.model, { ...dataset.info, classes: cut.shape.outputs })
+    : null;
+  const scenario: Scenario = { ...cut, shape: { ...cut.shape, features } };
   const targets = strategy.targets?.(strategyConfig, scenario.shape) ?? [];
   const { global } = config.batch;
   const builder = new StreamBuilder(scenario, dataset, global, targets);

@@ -23,6 +23,8 @@ export interface LossGiven {
   readonly mask: Tensor;
   /** The strategy's own targets by name. */
   readonly targets: Readonly<Record<string, Tensor>>;
+  /** float32 `[micro, width]`: what the last layer classifies by, where the strategy's model shows it (`withFeatures`). */
+  readonly features?: Tensor;
   /** The loss's own state by name, as it was before the step. */
   readonly state: Readonly<Record<string, Tensor>>;
   /** Adds to the loss's own state (`StateSpec.update` says what becomes of it). */
@@ -74,6 +76,10 @@ export interface TaskEnd {
   setParameters(values: Readonly<Record<string, Float32Array>>): Promise<void>;
   /** Logits for training examples as the present task sees them: float32 `[examples, outputs]`. By stream position. */
   predict(positions: Int32Array, metrics?: readonly string[]): Promise<Readonly<Record<string, Float32Array>>>;
+  /** What is at each position of the training stream: numbers of the dataset's examples, or of made ones. */
+  readonly examples: Int32Array;
+  /** The row that each position has of one of the strategy's targets that are filled in. */
+  rows(target: string): Int32Array;
   /** First and end position of a task in the training stream. */
   positions(task: number): { readonly from: number; readonly to: number };
   /** Writes rows of one of the strategy's targets that are filled in while the run goes on. They are part of checkpoints. */
@@ -96,6 +102,8 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   readonly name: string;
   /** Its own keys of `scheduler.strategy`. */
   readonly config: S;
+  /** Whether it must know how wide the features are (`ScenarioShape.features`, else null). */
+  readonly features?: true;
   /** Targets that its loss wants besides weights and masks. */
   targets?(config: z.output<S>, shape: ScenarioShape): readonly StreamTarget[];
   /** Decides all steps. Default: each task's examples in a new order every epoch. */

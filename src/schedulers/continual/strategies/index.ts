@@ -4,6 +4,7 @@ import './replay.ts';
 import './dark-replay.ts';
 import './gradient-memory.ts';
 import './consolidation.ts';
+import './without-forgetting.ts';
 import './synaptic-intelligence.ts';
 import './packnet.ts';
 import './hat.ts';

@@ -1,0 +1,93 @@
+import { tf } from '../../engine/index.ts';
+import type { Seen } from './compose.ts';
+import type { ScenarioShape } from './scenario.ts';
+import type { TaskEnd } from './strategy.ts';
+import { MASKED } from './stream-builder.ts';
+
+type Tensor = tf.Tensor;
+
+/** Outputs of all tasks up to and including one, in order. */
+export function outputsSoFar({ outputsOf }: Pick<ScenarioShape, 'outputsOf'>, task: number): number[] {
+  return [...new Set(outputsOf.slice(0, task + 1).flat())].sort((a, b) => a - b);
+}
+
+/**
+ * Rows of a target that a teacher fills in anew for each task: one for each example that the task's steps have, in the order in which
+ * they come first.
+ */
+export function teacherRows(): (task: number, seen: Seen) => number {
+  let current = -1;
+  let rows = new Map<string, number>();
+  return (task, { example, task: of }) => {
+    if (task !== current) rows = new Map();
+    current = task;
+    const key = `${of} ${example}`;
+    const row = rows.get(key) ?? rows.size;
+    rows.set(key, row);
+    return row;
+  };
+}
+
+/** By row of `teacherRows`: the first position that it has in a task. */
+export function firstPositions(
+  { rows, positions, task }: Pick<TaskEnd, 'rows' | 'positions' | 'task'>,
+  target: string,
+) {
+  const all = rows(target);
+  const { from, to } = positions(task);
+  const first: number[] = [];
+  for (let position = from; position < to; position++) first[all[position] as number] ??= position;
+  return Int32Array.from(first);
+}
+
+/**
+ * What a teacher says in each row: softmax(logits / temperature) over each group of outputs by itself, times the share of that group; 0
+ * for outputs of no group.
+ */
+export function softened(
+  logits: Float32Array,
+  {
+    width,
+    groups,
+    temperature,
+  }: { readonly width: number; readonly groups: readonly (readonly number[])[]; readonly temperature: number },
+): Float32Array {
+  const out = new Float32Array(logits.length);
+  for (let row = 0; row < logits.length; row += width)
+    for (const group of groups) {
+      const values = group.map((output) => (logits[row + output] as number) / temperature);
+      const top = Math.max(...values);
+      const exps = values.map((value) => Math.exp(value - top));
+      const total = exps.reduce((sum, value) => sum + value, 0) * groups.length;
+      for (const [i, output] of group.entries()) out[row + output] = (exps[i] as number) / total;
+    }
+  return out;
+}
+
+/** A row that lets some outputs take part in a softmax, to be added to logits: float32 `[1, width]`. */
+export function maskOf(outputs: readonly number[], width: number): Tensor {
+  const taking = new Set(outputs);
+  return tf.tensor2d(
+    Array.from({ length: width }, (_, output) => (taking.has(output) ? 0 : MASKED)),
+    [1, width],
+  );
+}
+
+/**
+ * Cross entropy between softened answers, of each example: -T^2 sum_k sum_o p_o log softmax(z / T + mask_k)_o, each mask a group of
+ * outputs. T^2 keeps gradients as large as those of hard labels (Hinton, Vinyals and Dean, Distilling the knowledge in a neural
+ * network, 2015, section 2).
+ */
+export function distillationLoss(
+  logits: Tensor,
+  teacher: Tensor,
+  { masks, temperature }: { readonly masks: readonly Tensor[]; readonly temperature: number },
+): Tensor {
+  const terms = masks.map((mask) => {
+    const within = tf.cast(tf.greater(mask, MASKED / 2), 'float32');
+    const logs = tf.logSoftmax(tf.add(tf.div(logits, temperature), mask));
+    return tf.sum(tf.mul(tf.mul(teacher, within), logs), 1);
+  });
+  const total = terms.reduce((sum, term) => tf.add(sum, term));
+  return tf.mul(total, -temperature * temperature);
+}
