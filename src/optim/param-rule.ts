@@ -13,6 +13,8 @@ export type StepPhase = 'train' | 'observe';
 export interface PhaseRun {
   readonly steps: number;
   readonly cycle: readonly StepPhase[];
+  /** Schedules and bias corrections count from its first step on: what is trained there begins anew. */
+  readonly restarts?: boolean;
 }
 
 /** What a rule is given of one parameter. All traced. */
@@ -74,6 +76,7 @@ export class Phases {
   constructor(runs: readonly PhaseRun[]) {
     let [start, trained] = [0, 0];
     this.#runs = runs.map((run) => {
+      if (run.restarts) trained = 0;
       const place = { start, trained, run };
       start += run.steps;
       trained += trainedOf(run, run.steps);
@@ -88,7 +91,7 @@ export class Phases {
     return place ? phaseIn(place.run, step - place.start) : 'train';
   }
 
-  /** Training steps before a step. */
+  /** Training steps before a step, since the last restart. */
   trainedBefore(step: number): number {
     const place = this.#find(step);
     if (!place) return this.#end.trained + step - this.#end.start;

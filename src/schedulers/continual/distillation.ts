@@ -41,8 +41,8 @@ export function firstPositions(
 }
 
 /**
- * What a teacher says in each row: softmax(logits / temperature) over each group of outputs by itself, times the share of that group; 0
- * for outputs of no group.
+ * What a teacher says in each row: softmax(logits / temperature) over each group of outputs by itself, times the share of that group; -1
+ * for outputs of no group, which it knows nothing of.
  */
 export function softened(
   logits: Float32Array,
@@ -52,7 +52,7 @@ export function softened(
     temperature,
   }: { readonly width: number; readonly groups: readonly (readonly number[])[]; readonly temperature: number },
 ): Float32Array {
-  const out = new Float32Array(logits.length);
+  const out = new Float32Array(logits.length).fill(-1);
   for (let row = 0; row < logits.length; row += width)
     for (const group of groups) {
       const values = group.map((output) => (logits[row + output] as number) / temperature);
@@ -74,20 +74,23 @@ export function maskOf(outputs: readonly number[], width: number): Tensor {
 }
 
 /**
- * Cross entropy between softened answers, of each example: -T^2 sum_k sum_o p_o log softmax(z / T + mask_k)_o, each mask a group of
- * outputs. T^2 keeps gradients as large as those of hard labels (Hinton, Vinyals and Dean, Distilling the knowledge in a neural
- * network, 2015, section 2).
+ * Cross entropy between softened answers, of each example: -T^2 sum_k sum_o p_o log softmax(z / T)_o, each softmax over those outputs of
+ * a group that the teacher knows. T^2 keeps gradients as large as those of hard labels (Hinton, Vinyals and Dean, Distilling the
+ * knowledge in a neural network, 2015, section 2).
  */
 export function distillationLoss(
   logits: Tensor,
   teacher: Tensor,
   { masks, temperature }: { readonly masks: readonly Tensor[]; readonly temperature: number },
 ): Tensor {
+  const known = tf.cast(tf.greaterEqual(teacher, 0), 'float32');
+  const cooled = tf.add(tf.div(logits, temperature), tf.mul(tf.sub(1, known), MASKED));
   const terms = masks.map((mask) => {
-    const within = tf.cast(tf.greater(mask, MASKED / 2), 'float32');
-    const logs = tf.logSoftmax(tf.add(tf.div(logits, temperature), mask));
-    return tf.sum(tf.mul(tf.mul(teacher, within), logs), 1);
+    const within = tf.mul(tf.cast(tf.greater(mask, MASKED / 2), 'float32'), known);
+    return tf.sum(tf.mul(tf.mul(teacher, within), tf.logSoftmax(tf.add(cooled, mask))), 1);
   });
-  const total = terms.reduce((sum, term) => tf.add(sum, term));
-  return tf.mul(total, -temperature * temperature);
+  return tf.mul(
+    terms.reduce((sum, term) => tf.add(sum, term)),
+    -temperature * temperature,
+  );
 }

@@ -51,7 +51,7 @@ export function continualObjective(objective: ContinualObjective): TrainingObjec
       const datasetTargets = dataset.modelInfo?.targets.length ?? 1;
       return { ...changed, loss: streamLoss(strategy.loss?.(config, shape) ?? plainLoss, own, datasetTargets) };
     },
-    ...(rule || phases.some(({ cycle }) => cycle.includes('observe'))
+    ...(rule || phases.some(({ cycle, restarts }) => restarts || cycle.includes('observe'))
       ? { optimizer: (plan: OptimizerPlan) => withRule(plan, rule ?? { name: strategy.name }, phases) }
       : {}),
     transitions: { ...common, ...transitions },

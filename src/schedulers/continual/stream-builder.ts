@@ -66,6 +66,7 @@ export class StreamBuilder {
   readonly #maskRows = new Map<string, number>();
   readonly #marks = new Map<string, number[]>();
   readonly #phases: StepPhase[] = [];
+  readonly #restarts = new Set<number>();
   readonly #ends: number[] = [];
   readonly #pauses: number[] = [];
   readonly #base: number;
@@ -125,6 +126,11 @@ export class StreamBuilder {
   /** Asks for `ContinualStrategy.atPause` before the next step, in the middle of a task. */
   pause(): void {
     if (this.#pauses.at(-1) !== this.steps) this.#pauses.push(this.steps);
+  }
+
+  /** Says that schedules and bias corrections begin anew with the next step. */
+  restart(): void {
+    this.#restarts.add(this.steps);
   }
 
   /** Says that the task is over. */
@@ -203,7 +209,7 @@ export class StreamBuilder {
     return {
       data,
       steps: this.steps,
-      phases: runsOf(this.#phases),
+      phases: runsOf(this.#phases, this.#restarts),
       ends: this.#ends,
       pauses: this.#pauses,
       evaluation: [...evaluation, shown.length],
@@ -266,11 +272,12 @@ export function inputSize({ name, info }: Dataset): number {
 }
 
 /** Phases step by step as runs of equal ones; a pattern that alternates becomes one run with a cycle of two. */
-function runsOf(phases: readonly StepPhase[]): PhaseRun[] {
-  const runs: { steps: number; cycle: StepPhase[] }[] = [];
-  for (const phase of phases) {
+function runsOf(phases: readonly StepPhase[], restarts: ReadonlySet<number>): PhaseRun[] {
+  const runs: { steps: number; cycle: StepPhase[]; restarts?: true }[] = [];
+  for (const [step, phase] of phases.entries()) {
     const last = runs.at(-1);
-    if (last && last.cycle[last.steps % last.cycle.length] === phase) last.steps += 1;
+    if (restarts.has(step)) runs.push({ steps: 1, cycle: [phase], restarts: true });
+    else if (last && last.cycle[last.steps % last.cycle.length] === phase) last.steps += 1;
     else if (last && last.cycle.length === 1 && last.steps === 1) {
       last.cycle.push(phase);
       last.steps = 2;

@@ -12,4 +12,6 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   mas: { strategy: { samples: 10 } },
   hat: { scenario: { name: 'task-incremental' } },
   packnet: { scenario: { name: 'task-incremental' } },
+  gdumb: { strategy: { buffer: 20, epochs: 3 } },
+  gem: { strategy: { buffer: 20 } },
 };

@@ -8,7 +8,8 @@ import { bufferOf, bufferShape } from './replay.ts';
 
 type Tensor = tf.Tensor;
 
-const memorySchema = z.object({
+/** Keys of strategies that look at the gradient of kept examples. */
+export const memorySchema = z.object({
   buffer: bufferShape.buffer,
   sampling: bufferShape.sampling,
   fresh: z

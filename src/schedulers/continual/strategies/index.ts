@@ -8,3 +8,5 @@ import './without-forgetting.ts';
 import './synaptic-intelligence.ts';
 import './packnet.ts';
 import './hat.ts';
+import './greedy-sampler.ts';
+import './episodic-memory.ts';

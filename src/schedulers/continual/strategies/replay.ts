@@ -26,7 +26,9 @@ export function bufferOf({ scenario, dataset, seed }: ComposeGiven, { buffer, sa
   return classBalanced(
     buffer,
     rng,
-    ({ example, task }) => scenario.tasks[task]?.outputOf(labels[example] as number) as number,
+    // Where tasks share outputs, a task's classes are still its own: else later tasks would never get in.
+    ({ example, task }) =>
+      task * scenario.shape.outputs + (scenario.tasks[task]?.outputOf(labels[example] as number) as number),
   );
 }
 

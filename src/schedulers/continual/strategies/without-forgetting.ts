@@ -38,6 +38,12 @@ function compose(
 
 const lwfSchema = z.object({
   temperature: z.number().positive().default(2).describe('what logits are divided by before answers are compared'),
+  over: z
+    .enum(['known', 'all'])
+    .default('known')
+    .describe(
+      'outputs that answers are compared over: those that the model of before was trained on, or all so far, where it gave new ones nothing',
+    ),
   alpha: z
     .number()
     .min(0)
@@ -58,11 +64,15 @@ registerContinual({
     { name: TEACHER, dtype: 'float32', shape: [outputs] },
     { name: PULL, dtype: 'float32', shape: [] },
   ],
-  loss: ({ temperature }, { taskKnown, outputsOf, outputs }) => ({
+  loss: ({ temperature, over }, { taskKnown, outputsOf, outputs }) => ({
     of: (given) => {
+      const before = given.targets[TEACHER] as Tensor;
       // Where the task is known each earlier one has a softmax of its own.
-      const masks = taskKnown ? outputsOf.map((own) => maskOf(own, outputs)) : [given.mask];
-      const distances = distillationLoss(given.logits, given.targets[TEACHER] as Tensor, { masks, temperature });
+      const groups = taskKnown ? outputsOf : [outputsOf.flat()];
+      const distances =
+        over === 'all' && !taskKnown
+          ? distillationLoss(given.logits, tf.maximum(before, 0), { masks: [given.mask], temperature })
+          : distillationLoss(given.logits, before, { masks: groups.map((own) => maskOf(own, outputs)), temperature });
       const pulls = tf.mul(given.targets[PULL] as Tensor, distances);
       return tf.mean(tf.add(tf.mul(given.weights, crossEntropies(given)), pulls));
     },
@@ -135,7 +145,7 @@ registerContinual({
     const rows = await start.predict(firstPositions(start, TEACHER), [FEATURES]);
     start.fill(TEACHER, 0, rows[FEATURES] as Float32Array);
   },
-  afterTask: async ({ task, layers, transition }) => {
-    if (task === 0) await transition('freeze', layers.at(-1));
+  afterTask: async ({ task, model, transition }) => {
+    if (task === 0) await transition('freeze', model.layers.at(-1)?.name);
   },
 });
