@@ -41,10 +41,9 @@ const known = (matrix: readonly (readonly number[])[], task: number): number[] =
   matrix.slice(task).map((row) => row[task] as number);
 
 it.each([
-  ['packnet', SGD],
   ['packnet', ADAMW],
   ['hat', SGD],
-  ['hat', ADAMW],
+  ['pnn', ADAMW],
 ])('%s: no answer to an earlier task changes, with $name', { timeout: 60_000 }, async (name, optim) => {
   const matrix = await matrixOf(name, 'task-incremental', optim);
   for (const task of [0, 1]) expect(new Set(known(matrix, task)).size).toBe(1);
@@ -52,14 +51,11 @@ it.each([
   for (const task of [0, 1, 2]) expect(matrix[task]?.[task]).toBeGreaterThan(0.55);
 });
 
-it('x', async () => {
-  console.log(await matrixOf('hat'));
-});
 it('naive fine-tuning forgets where these do not', { timeout: 60_000 }, async () => {
   const matrix = await matrixOf('naive');
   expect(new Set(known(matrix, 0)).size).toBeGreaterThan(1);
 });
 
-it.each(['packnet', 'hat'])('%s refuses a scenario in which the task is not known', async (name) => {
+it.each(['packnet', 'hat', 'pnn'])('%s refuses a scenario in which the task is not known', async (name) => {
   await expect(matrixOf(name, 'domain-incremental')).rejects.toThrow(/task-incremental/);
 });

@@ -11,6 +11,7 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   'online-ewc': { strategy: { samples: 10 } },
   mas: { strategy: { samples: 10 } },
   hat: { scenario: { name: 'task-incremental' } },
+  pnn: { scenario: { name: 'task-incremental' } },
   packnet: { scenario: { name: 'task-incremental' } },
   gdumb: { strategy: { buffer: 20, epochs: 3 } },
   gem: { strategy: { buffer: 20 } },

@@ -14,7 +14,6 @@ type Tensor = tf.Tensor;
 const NAME = 'hat';
 /** Parameters of a gate: the task's embedding of its units, their part in the regulariser, the scale of the step. */
 const [EMBEDDING, ROOM, SCALE] = ['attention', 'attentionRoom', 'attentionScale'] as const;
-/** Embeddings stay within this, and exponents within the other (the paper's code). */
 const [MOST_EMBEDDING, MOST_EXPONENT] = [6, 50];
 
 const schema = z.object({

@@ -10,3 +10,4 @@ import './packnet.ts';
 import './hat.ts';
 import './greedy-sampler.ts';
 import './episodic-memory.ts';
+import './progressive.ts';
