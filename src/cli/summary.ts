@@ -1,5 +1,5 @@
 import type { FederatedStart, RunEvent, RunSummary } from '../coordinator/index.ts';
-import { matrixLines, percentCell } from './task-matrix.ts';
+import { costLines, matrixLines, percentCell } from './task-matrix.ts';
 import { formatBytes, formatCount, formatDuration, painter, shownPath } from './terminal.ts';
 
 /** A run that has ended, for its closing words. */
@@ -70,6 +70,8 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federat
       `${(summary.forward_transfer * 100).toFixed(2)} %`,
       'before it was, above untrained',
     ]);
+  if (summary.intransigence !== undefined)
+    rows.push(['intransigence', `${(summary.intransigence * 100).toFixed(2)} %`, 'below tasks learnt together']);
   if (federated) rows.push(...federatedFigures(summary));
   for (const [name, baseline] of Object.entries(summary.baselines)) {
     const verdict =
@@ -86,7 +88,7 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federat
 
 /** What became of a sequence of tasks. */
 function sequence(
-  { accuracy_matrix: matrix }: RunSummary,
+  { accuracy_matrix: matrix, tasks }: RunSummary,
   paint: ReturnType<typeof painter>,
   columns: number,
 ): string[] {
@@ -94,6 +96,7 @@ function sequence(
   return [
     '',
     ...matrixLines(matrix, { title: 'accuracy on each task, in percent', cell: percentCell, paint, columns }),
+    ...(tasks ? ['', ...costLines(tasks, paint)] : []),
   ];
 }
 

@@ -1,5 +1,7 @@
 import { stripVTControlCharacters } from 'node:util';
-import type { painter } from './terminal.ts';
+import type { TaskCost } from '../coordinator/index.ts';
+import { formatTable } from './table.ts';
+import { formatBytes, formatCount, type painter } from './terminal.ts';
 
 /** How a matrix of a task sequence is printed. */
 export interface MatrixOptions {
@@ -49,4 +51,26 @@ export function matrixLines(
     }
   }
   return lines.map((line) => (stripVTControlCharacters(line).trim() === '' ? '' : line));
+}
+
+/** What is shown of what tasks cost; what no task has is left out. */
+const COSTS: readonly (readonly [title: string, (cost: TaskCost) => number, (value: number) => string])[] = [
+  ['steps', ({ steps }) => steps, String],
+  ['observing', ({ observed_steps: steps }) => steps, String],
+  ['examples', ({ examples }) => examples, formatCount],
+  ['predicted', ({ predicted_examples: examples }) => examples, formatCount],
+  ['GFLOPs', ({ training_flops: flops }) => flops / 1e9, (value) => value.toPrecision(4)],
+  ['seconds', ({ wall_s: seconds }) => seconds, (value) => value.toFixed(1)],
+  ['parameters', ({ memory }) => memory.parameters, formatBytes],
+  ['slots', ({ memory }) => memory.slots, formatBytes],
+  ['kept examples', ({ memory }) => memory.examples, formatBytes],
+  ['other tensors', ({ memory }) => memory.tensors, formatBytes],
+];
+
+/** A line for each task: compute, and the memory that is needed to go on after it. */
+export function costLines(tasks: readonly TaskCost[], paint: ReturnType<typeof painter>): string[] {
+  const shown = COSTS.filter(([, of]) => tasks.some((task) => of(task) > 0));
+  const rows = tasks.map((task, i) => [String(i + 1), ...shown.map(([, of, text]) => text(of(task)))]);
+  const [head, ...lines] = formatTable(['task', ...shown.map(([title]) => title)], rows);
+  return [`  ${paint('dim', head as string)}`, ...lines.map((line) => `  ${line}`)];
 }

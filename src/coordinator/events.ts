@@ -92,6 +92,31 @@ export interface EvaluatedEvent {
   readonly ms: number;
 }
 
+/** What a task of a sequence has cost, and what is kept after it. */
+export interface TaskCost {
+  /** Steps, and those of them that only look at gradients. */
+  readonly steps: number;
+  readonly observed_steps: number;
+  /** Examples of these steps that counted, and those that were predicted besides. */
+  readonly examples: number;
+  readonly predicted_examples: number;
+  /** Floating-point operations of their forward and backward. */
+  readonly training_flops: number;
+  /** Seconds, without evaluations, over interruptions. */
+  readonly wall_s: number;
+  /** Bytes that are needed to go on. */
+  readonly memory: {
+    readonly parameters: number;
+    /** What is kept for each parameter besides: importance, masks. Without the optimizer's own. */
+    readonly slots: number;
+    /** Examples in buffers. */
+    readonly examples: number;
+    /** Other tensors: outputs for kept examples, prototypes, samples. */
+    readonly tensors: number;
+    readonly total: number;
+  };
+}
+
 /** A task of a sequence has been learnt, and all tasks have been looked at. */
 export interface TaskEvent {
   readonly type: 'task';
@@ -104,6 +129,7 @@ export interface TaskEvent {
   readonly accuracies: readonly number[];
   /** Mean over the tasks that have been learnt. */
   readonly average: number;
+  readonly cost: TaskCost;
   /** Milliseconds from the task's last step. */
   readonly ms: number;
 }

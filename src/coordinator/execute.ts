@@ -1,5 +1,12 @@
 import type { ResolvedModel } from '../modules/index.ts';
-import { formatInstruction, gradientExchangeBytes, type MeshShape, type Program } from '../plan/index.ts';
+import {
+  formatInstruction,
+  gradientExchangeBytes,
+  type MeshShape,
+  type Program,
+  stageFlops,
+  sumFlops,
+} from '../plan/index.ts';
 import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
@@ -150,6 +157,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         folder: folder.path,
         plan: prepared.scheduling?.plan ?? null,
         model: prepared.model,
+        flops: exampleFlops(prepared),
         from: from?.index.step === before.step ? from : null,
         evaluationMicrobatches: (split) => evaluationSize(prepared, split),
         checkpointInfo: () => ({
@@ -280,6 +288,12 @@ async function communication(metrics: string): Promise<Pick<RunSummary, 'comm_by
   const total = (key: string) => lines.reduce((sum, line) => sum + Number(line[key] ?? 0), 0);
   const saved = total('comm_bytes_saved');
   return { comm_bytes: total('comm_bytes'), ...(saved === 0 ? {} : { comm_bytes_saved: saved }) };
+}
+
+/** What one example of a training step takes. */
+function exampleFlops({ plan: { summary, stages }, config }: PreparedRun): { forward: number; backward: number } {
+  const { forward, backward } = sumFlops(stages.map((stage) => stageFlops(summary, stage)));
+  return { forward: forward / config.batch.micro, backward: backward / config.batch.micro };
 }
 
 function instructionNames({ plan }: PreparedRun) {

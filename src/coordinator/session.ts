@@ -58,6 +58,8 @@ export interface Session {
   readonly plan: unknown;
   /** The model as the ranks train it. */
   readonly model: Model;
+  /** Floating-point operations that one training example takes. */
+  readonly flops: { readonly forward: number; readonly backward: number };
   /** Absolute path of the run folder. */
   readonly folder: string;
   /** A tensor that an earlier `checkpoint` kept for the scheduler; null if the run did not begin from one that has it. */

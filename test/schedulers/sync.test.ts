@@ -62,6 +62,7 @@ async function trial(
       unit: 'tokens',
       folder: folder.path,
       plan: null,
+      flops: { forward: 1, backward: 2 },
       model: { layers: [], loss: { kind: 'none', forward: () => [] } },
       from: null,
       evaluationMicrobatches: () => 5,

@@ -45,6 +45,8 @@ export interface SessionParts {
   readonly plan: unknown;
   /** As the ranks train it. */
   readonly model: Model;
+  /** Floating-point operations of one training example. */
+  readonly flops: Session['flops'];
   /** The checkpoint that the run begins from, or null. */
   readonly from: UsableCheckpoint | null;
   /** Microbatches of an evaluation of a whole split. */
@@ -100,6 +102,10 @@ export class RunSession implements Session {
 
   get model(): Model {
     return this.#parts.model;
+  }
+
+  get flops(): Session['flops'] {
+    return this.#parts.flops;
   }
 
   get folder(): string {

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import type { TaskCost } from '../events.ts';
 import { writeFileAtomically } from './atomic.ts';
 
 /** `summary.json`: what a finished run came to. */
@@ -35,6 +36,9 @@ export interface RunSummary {
   readonly forgetting?: number;
   readonly backward_transfer?: number;
   readonly forward_transfer?: number;
+  readonly intransigence?: number;
+  /** What each of the tasks has cost. */
+  readonly tasks?: readonly TaskCost[];
   /** Of simulated clients: seconds that their training would have taken. */
   readonly simulated_s?: number;
   /** Bytes that went to clients, and came from them. */

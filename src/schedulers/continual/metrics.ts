@@ -13,13 +13,23 @@ export interface ContinualMetrics {
   readonly backward_transfer: number;
   /** Mean of what is known of a task before it is learnt, minus what an untrained model knows (the same, equation 4). */
   readonly forward_transfer: number;
+  /**
+   * What a model that learns tasks together knows of each when it comes, minus the diagonal: the mean over the tasks. Only where that
+   * is known (Chaudhry et al., Riemannian Walk, 2018, section 3.2).
+   */
+  readonly intransigence?: number;
 }
 
 /**
  * @param matrix a row for each task learnt, a column for each task
  * @param untrained accuracy on each task before anything was learnt
+ * @param reference accuracy on each task of a model that has learnt it together with those before
  */
-export function continualMetrics(matrix: AccuracyMatrix, untrained: readonly number[]): ContinualMetrics {
+export function continualMetrics(
+  matrix: AccuracyMatrix,
+  untrained: readonly number[],
+  reference: readonly number[] | null = null,
+): ContinualMetrics {
   const last = matrix.at(-1) ?? [];
   const tasks = matrix.length;
   const at = (row: number, column: number): number => matrix[row]?.[column] ?? Number.NaN;
@@ -39,6 +49,9 @@ export function continualMetrics(matrix: AccuracyMatrix, untrained: readonly num
     ),
     backward_transfer: mean(range(tasks - 1).map((task) => at(tasks - 1, task) - at(task, task))),
     forward_transfer: mean(range(tasks - 1).map((task) => at(task, task + 1) - (untrained[task + 1] ?? 0))),
+    ...(reference
+      ? { intransigence: mean(range(tasks).map((task) => (reference[task] ?? Number.NaN) - at(task, task))) }
+      : {}),
   };
 }
 

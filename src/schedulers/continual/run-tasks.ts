@@ -1,8 +1,9 @@
-import type { RunEvent, Session } from '../../coordinator/index.ts';
+import type { RunEvent, Session, TaskCost } from '../../coordinator/index.ts';
 import { type StreamValues, view } from '../../data/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
 import { accuracyOn } from './accuracy.ts';
 import { jsonOf, jsonTensor } from './arrays.ts';
+import { type Spent, taskCost } from './costs.ts';
 import { DriftLog, type DriftPart } from './drift.ts';
 import { OUTPUTS } from './loss.ts';
 import { continualMetrics } from './metrics.ts';
@@ -19,6 +20,7 @@ const KEPT = 'kept/';
 const MADE = 'made';
 const DRIFT = 'drift/';
 const PAUSED = 'paused';
+const SPENT = 'spent';
 
 /**
  * Runs all tasks: trains, lets the strategy do what it does at the end of each, evaluates all tasks, keeps a checkpoint. An
@@ -44,7 +46,14 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
   const evaluate = (learnt: number): Promise<readonly number[]> =>
     accuracyOn(session, plan, { learnt, kept: state.find, show });
   if (state.rows.length === 0 && !session.signal.aborted) state.rows.push(await evaluate(0));
+  let since = performance.now();
+  const lap = (task: number): void => {
+    const now = performance.now();
+    state.spent.seconds[task] = (state.spent.seconds[task] ?? 0) + (now - since) / 1000;
+    since = now;
+  };
   for (let task = state.rows.length - 1; task < tasks; task++) {
+    since = performance.now();
     const end = stream.ends[task] as number;
     const begins = session.position === (stream.ends[task - 1] ?? 0) && !session.signal.aborted;
     if (begins) {
@@ -65,19 +74,27 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
       if (stops.includes(session.position) && state.paused !== session.position) await pause();
       const due = checkpoint_every > 0 ? (Math.floor(session.position / checkpoint_every) + 1) * checkpoint_every : end;
       yield* session.steps(Math.min(end, due, ...stops.filter((stop) => stop > session.position)));
+      lap(task);
       if (session.position === due && due < end) await checkpoint();
     }
     if (session.signal.aborted) break;
     if (pauses.length === 0) await drift({ task, part: 'within' });
     const before = performance.now();
     await strategy.afterTask?.(taskEnd(session, plan, task, state), strategyConfig);
+    lap(task);
+    state.costs.push(taskCost(session, plan, { task, spent: state.spent, kept: state.kept }));
     // Where tasks are learnt together they are known together.
     const row = await evaluate(stream.ends.filter((done) => done <= session.position).length);
     state.rows.push(row);
     const [untrained, ...matrix] = state.rows;
-    const metrics = continualMetrics(matrix, untrained as readonly number[]);
-    session.report({ ...metrics, accuracy: metrics.average_accuracy, accuracy_matrix: matrix });
-    await saveMatrix(session.folder, matrix, { untrained: untrained as readonly number[], ...metrics });
+    const metrics = continualMetrics(matrix, untrained as readonly number[], plan.reference);
+    session.report({ ...metrics, accuracy: metrics.average_accuracy, accuracy_matrix: matrix, tasks: state.costs });
+    await saveMatrix(session.folder, matrix, {
+      untrained: untrained as readonly number[],
+      ...(plan.reference ? { reference: plan.reference } : {}),
+      ...metrics,
+      tasks: state.costs,
+    });
     if (plan.drift) await saveDrift(session.folder, { tasks: task + 1, modules: state.drift.modules() });
     yield {
       type: 'task',
@@ -86,6 +103,7 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
       tasks,
       accuracies: row,
       average: metrics.average_accuracy,
+      cost: state.costs[task] as TaskCost,
       ms: performance.now() - before,
     };
     await checkpoint();
@@ -122,7 +140,10 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
     setParameters: async (values) => {
       await session.transition(WRITE, values);
     },
-    predict: (positions, metrics = [OUTPUTS]) => session.predict({ split: 'train', examples: positions, metrics }),
+    predict: (positions, metrics = [OUTPUTS]) => {
+      state.spent.predicted[task] = (state.spent.predicted[task] ?? 0) + positions.length;
+      return session.predict({ split: 'train', examples: positions, metrics });
+    },
     positions: (index) => ({
       from: (index === 0 ? 0 : (stream.ends[index - 1] as number)) * global,
       to: (stream.ends[index] as number) * global,
@@ -163,6 +184,9 @@ class TaskState {
   /** The newest step before which the strategy did what it does there. */
   paused = -1;
   drift = new DriftLog();
+  /** What tasks have cost so far. */
+  spent: Spent = { seconds: [], predicted: [] };
+  readonly costs: TaskCost[] = [];
   readonly #plan: ContinualPlan;
   readonly dataset: TaskEnd['dataset'];
 
@@ -194,6 +218,12 @@ class TaskState {
       view(plan.stream.data.made, 'float32').set(made.data as Float32Array);
     }
     state.drift = await DriftLog.restore((name) => session.restored(`${DRIFT}${name}`));
+    const spent = await session.restored(SPENT);
+    if (spent) {
+      const { costs, ...others } = jsonOf(spent) as Spent & { readonly costs: readonly TaskCost[] };
+      state.spent = others;
+      state.costs.push(...costs);
+    }
     const paused = await session.restored(PAUSED);
     if (paused) state.paused = jsonOf(paused) as number;
     const names = await session.restored(`${KEPT}names`);
@@ -222,6 +252,7 @@ class TaskState {
       const inputs = view(stream.data.made, 'float32');
       tensors[MADE] = float32(inputs.slice(), [inputs.length]);
     }
+    tensors[SPENT] = jsonTensor({ ...this.spent, costs: this.costs });
     if (this.paused >= 0) tensors[PAUSED] = jsonTensor(this.paused);
     for (const [name, tensor] of Object.entries(this.drift.tensors())) tensors[`${DRIFT}${name}`] = tensor;
     if (this.kept.size === 0) return tensors;

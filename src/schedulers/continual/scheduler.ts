@@ -6,10 +6,11 @@ import type { Dataset } from '../../data/index.ts';
 import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';
 import { composeTasks } from './compose.ts';
 import { CONTINUAL, type ContinualObjective } from './near-data.ts';
+import { readReference } from './reference.ts';
 import { runTasks } from './run-tasks.ts';
 import { makeScenario, type Scenario } from './scenario.ts';
 import { scenarioSchema } from './schema.ts';
-import { type ContinualStrategy, continualStrategies, continualStrategy } from './strategy.ts';
+import { type ContinualStrategy, type Course, continualStrategies, continualStrategy } from './strategy.ts';
 import { type BuiltStream, StreamBuilder } from './stream-builder.ts';
 
 /** Keys of the `scheduler` section, the strategy's own not yet looked at. */
@@ -17,6 +18,7 @@ export interface ContinualConfig {
   readonly scenario: z.output<typeof scenarioSchema>;
   readonly epochs: number;
   readonly drift: boolean;
+  readonly reference: readonly number[] | string | null;
   readonly strategy: { readonly name: string; readonly [key: string]: unknown };
 }
 
@@ -27,6 +29,9 @@ export interface ContinualPlan {
   readonly stream: BuiltStream;
   readonly strategy: ContinualStrategy;
   readonly strategyConfig: Readonly<Record<string, unknown>>;
+  readonly course: Course;
+  /** Accuracy on each task of a model that learns tasks together, where it is known. */
+  readonly reference: readonly number[] | null;
   /** Whether it is looked at how far modules move. */
   readonly drift: boolean;
 }
@@ -48,6 +53,13 @@ const continualSchema = z.strictObject({
     .default(true)
     .describe(
       'whether drift.json says how much each module changes between and within tasks; costs a copy of the parameters',
+    ),
+  reference: z
+    .union([z.array(z.number().min(0).max(1)).min(1), z.string().min(1)])
+    .nullable()
+    .default(null)
+    .describe(
+      'accuracy on each task of a model that learns tasks together, or the run folder of a joint or cumulative run; gives intransigence',
     ),
   strategy: strategySchema(),
 });
@@ -75,18 +87,28 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
   if (strategy.compose) strategy.compose(given, strategyConfig);
   else composeTasks(given, { fresh: global });
   const stream = builder.build(data, dataset, split);
+  const course = { ends: stream.ends, pauses: stream.pauses, epochs: own.epochs };
   const objective: ContinualObjective = {
     strategy: name,
     config: strategyConfig,
     shape: scenario.shape,
     phases: stream.phases,
-    course: { ends: stream.ends, pauses: stream.pauses, epochs: own.epochs },
+    course,
   };
   return {
     data: stream.data,
     steps: stream.steps,
     objective: { name: CONTINUAL, config: objective },
-    plan: { dataset, scenario, stream, strategy, strategyConfig, drift: own.drift } satisfies ContinualPlan,
+    plan: {
+      dataset,
+      scenario,
+      stream,
+      strategy,
+      strategyConfig,
+      course,
+      reference: await readReference(own.reference, scenario.tasks.length),
+      drift: own.drift,
+    } satisfies ContinualPlan,
   };
 }
 

@@ -36,6 +36,17 @@ export const MASK = 'mask';
 /** What is added to the logits of outputs that take no part. */
 export const MASKED = -1e9;
 
+/** What a task's steps come to. */
+export interface StreamCost {
+  /** Steps, observing ones included, and how many of these there are. */
+  readonly steps: number;
+  readonly observed: number;
+  /** Examples of these steps, without those that only fill a batch. */
+  readonly examples: number;
+  /** Examples that are kept when the task is over. */
+  readonly held: number;
+}
+
 /** What a strategy has decided about steps: part of `SchedulerPlan`. */
 export interface BuiltStream {
   readonly data: PreparedStream;
@@ -45,6 +56,10 @@ export interface BuiltStream {
   readonly ends: readonly number[];
   /** Completed steps at each pause. */
   readonly pauses: readonly number[];
+  /** What each task's steps come to, and what is held after it. */
+  readonly costs: readonly StreamCost[];
+  /** Names of the strategy's own targets. */
+  readonly own: readonly string[];
   /** First position of each task's evaluation examples, and the end: `tasks + 1` numbers. */
   readonly evaluation: readonly number[];
 }
@@ -65,6 +80,10 @@ export class StreamBuilder {
   readonly #masks: number[] = [];
   readonly #maskRows = new Map<string, number>();
   readonly #marks = new Map<string, number[]>();
+  /** Task of each entry; -1 where it only fills a batch. */
+  readonly #tasks: number[] = [];
+  readonly #buffers: { readonly held: readonly unknown[] }[] = [];
+  readonly #held: number[] = [];
   readonly #phases: StepPhase[] = [];
   readonly #restarts = new Set<number>();
   readonly #ends: number[] = [];
@@ -98,6 +117,11 @@ export class StreamBuilder {
     return first;
   }
 
+  /** Says that what a buffer holds when a task ends is kept. Without: what later steps go back to counts as kept. */
+  remember(buffer: { readonly held: readonly unknown[] }): void {
+    this.#buffers.push(buffer);
+  }
+
   /**
    * Adds a step.
    * @throws RangeError if there is not an entry for each example of a batch
@@ -114,6 +138,7 @@ export class StreamBuilder {
       this.#classes.push(entry.output ?? this.#outputOf(entry.example, task));
       this.#views.push(entry.view ?? task.view);
       this.#weights.push(entry.weight);
+      this.#tasks.push(entry.weight === 0 && Object.keys(entry.marks ?? {}).length === 0 ? -1 : entry.task);
       this.#masks.push(this.#maskRow(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
       for (const { name, dtype } of this.#own) {
         const values = this.#marks.get(name) as number[];
@@ -136,6 +161,7 @@ export class StreamBuilder {
   /** Says that the task is over. */
   endTask(): void {
     this.#ends.push(this.steps);
+    this.#held.push(this.#buffers.reduce((sum, { held }) => sum + held.length, 0));
   }
 
   /** @throws RangeError if not every task has ended, or none has a step */
@@ -211,9 +237,33 @@ export class StreamBuilder {
       steps: this.steps,
       phases: runsOf(this.#phases, this.#restarts),
       ends: this.#ends,
+      costs: this.#costs(),
+      own: this.#own.map(({ name }) => name),
       pauses: this.#pauses,
       evaluation: [...evaluation, shown.length],
     };
+  }
+
+  #costs(): StreamCost[] {
+    const held = this.#buffers.length > 0 ? this.#held : this.#goneBackTo();
+    return this.#ends.map((end, task) => {
+      const from = this.#ends[task - 1] ?? 0;
+      const counting = this.#tasks.slice(from * this.#global, end * this.#global).filter((of) => of >= 0);
+      const observed = this.#phases.slice(from, end).filter((phase) => phase === 'observe').length;
+      return { steps: end - from, observed, examples: counting.length, held: held[task] as number };
+    });
+  }
+
+  /** Examples of each task and those before that later steps see again; after the last one, those that it had. */
+  #goneBackTo(): number[] {
+    const last = new Map<string, { task: number; at: number }>();
+    for (const [position, task] of this.#tasks.entries())
+      if (task >= 0) last.set(`${this.#examples[position]} ${this.#views[position]}`, { task, at: position });
+    const seen = [...last.values()];
+    const counts = this.#ends.map(
+      (end, task) => seen.filter(({ task: of, at }) => of <= task && at >= end * this.#global).length,
+    );
+    return counts.map((count, task) => (task === counts.length - 1 ? (counts[task - 1] ?? 0) : count));
   }
 
   #outputOf(example: number, task: Task): number {

@@ -19,7 +19,13 @@ const bufferSchema = z.object(bufferShape);
 type BufferConfig = z.output<typeof bufferSchema>;
 
 /** The buffer that a config asks for. */
-export function bufferOf({ scenario, dataset, seed }: ComposeGiven, { buffer, sampling }: BufferConfig): ExampleBuffer {
+export function bufferOf(given: ComposeGiven, config: BufferConfig): ExampleBuffer {
+  const buffer = emptyBuffer(given, config);
+  given.builder.remember(buffer);
+  return buffer;
+}
+
+function emptyBuffer({ scenario, dataset, seed }: ComposeGiven, { buffer, sampling }: BufferConfig): ExampleBuffer {
   const rng = createRng(seed).fork('continual buffer');
   if (sampling === 'reservoir') return reservoir(buffer, rng);
   const labels = dataset.split('train').labels as ArrayLike<number>;
