@@ -21,9 +21,9 @@ export interface Scheduler<C = unknown> {
   local?(config: C): LocalRounds;
   /**
    * For strategies that decide which examples are seen when, or what else happens in a step: called once the data is there,
-   * before the model is built.
+   * before the model is built. Null where it decides nothing.
    */
-  prepare?(given: PrepareGiven, config: C): Promise<SchedulerPlan> | SchedulerPlan;
+  prepare?(given: PrepareGiven, config: C): Promise<SchedulerPlan> | SchedulerPlan | null;
   /** The module that worker threads run, where it must know more than the worker room: objectives. */
   entry?(): URL;
   /**

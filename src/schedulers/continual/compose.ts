@@ -39,7 +39,7 @@ export function composeTask(
   examples: Int32Array,
   { fresh, step }: TaskSteps,
 ): void {
-  const total = Math.ceil((examples.length * epochs) / fresh);
+  const total = Math.ceil((examples.length * (task.epochs ?? epochs)) / fresh);
   const rng = createRng(seed).fork('continual steps', task.index);
   const orderOf = (epoch: number) =>
     permutation(examples.length, createRng(seed).fork('continual order', task.index, epoch));

@@ -13,6 +13,8 @@ export interface Task {
   readonly view: number;
   /** Outputs of the model that its classes have, in order. */
   readonly outputs: readonly number[];
+  /** Passes over its examples, where they are not the same for all tasks: a federated client takes part more or less often. */
+  readonly epochs?: number;
   /** The output that stands for a class of the dataset. */
   outputOf(label: number): number;
 }

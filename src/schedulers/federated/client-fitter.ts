@@ -1,5 +1,5 @@
 import type { UpdateCodec } from '../../comm/index.ts';
-import { type Dataset, openDataset, type Split, type SplitName } from '../../data/index.ts';
+import { type Dataset, openDataset, type PreparedStream, type Split, type SplitName } from '../../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../../modules/index.ts';
 import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../../optim/index.ts';
@@ -16,6 +16,7 @@ import {
 import { attackedSplit, spoilUpdate } from './attack.ts';
 import { type ClientView, clientView } from './client-view.ts';
 import { compressUpdate, feedsBack, LEFT_OUT, type Sender, type Sent, uploadCodec } from './compression.ts';
+import { clientModel, TaskClients } from './continual/near-data.ts';
 import { Evaluator } from './evaluator.ts';
 import { type PassesResult, runPasses, stateNameOf } from './fit-passes.ts';
 import type {
@@ -69,6 +70,8 @@ export class ClientFitter {
   readonly #codec: UpdateCodec | null;
   /** Places of the parameters that are sent. */
   readonly #sent: readonly Run[];
+  /** A continual strategy near the data; null where there are no tasks. */
+  readonly #continual: TaskClients | null;
   #start: Start | null = null;
   /** Memory of updates that have been added up. */
   readonly #free: Float32Array[] = [];
@@ -84,6 +87,8 @@ export class ClientFitter {
     classes: number | undefined;
     model: Model;
     dataset: Dataset;
+    view: ClientView;
+    continual: TaskClients | null;
   }) {
     this.#job = parts.job;
     this.#engine = parts.engine;
@@ -103,7 +108,8 @@ export class ClientFitter {
         return known as Promise<T>;
       },
     };
-    this.#view = clientView(parts.job.data, parts.job.shift, parts.job.seed);
+    this.#view = parts.view;
+    this.#continual = parts.continual;
     this.#codec = parts.job.compression ? uploadCodec(parts.job.compression) : null;
     const stays = ({ path, shape }: Place) => parts.objective.personal?.({ path, shape, decay: false }) ?? false;
     this.#personal = [parts.trainer.layout.places.filter(stays), parts.trainer.stateLayout.places.filter(stays)];
@@ -112,11 +118,22 @@ export class ClientFitter {
 
   static async create(job: FitJob): Promise<ClientFitter> {
     const dataset = openDataset(job.data);
-    const { model } = await buildModel(job.model as ResolvedModel, dataset.info);
+    const { continual: tasks } = job;
+    const built = (await buildModel(job.model as ResolvedModel, dataset.modelInfo ?? dataset.info)).model;
+    const model = tasks ? clientModel(built, dataset, tasks) : built;
     const engine = await createEngine(job.engine);
-    const objective = objectiveNamed(job.objective.name, job.objective.config);
+    const federated = objectiveNamed(job.objective.name, job.objective.config);
     // Schedules of the learning rate count local steps; how many there will be is not known.
-    const optimizer = buildOptimizer(job.optim as OptimConfig, { totalSteps: Number.MAX_SAFE_INTEGER });
+    const plan = buildOptimizer(job.optim as OptimConfig, { totalSteps: Number.MAX_SAFE_INTEGER });
+    const view = clientView(tasks ? (job.data as PreparedStream).base : job.data, job.shift, job.seed);
+    const continual = tasks
+      ? new TaskClients({
+          ...{ job: tasks, data: job.data as PreparedStream, engine, model, optimizer: plan, federated, view },
+          ...{ seed: job.seed, batch: job.batch },
+        })
+      : null;
+    const objective = continual?.objective ?? federated;
+    const optimizer = continual?.slots.training ?? plan;
     const parts = { engine, model, info: dataset.info };
     const trainer = new LocalTrainer({ ...parts, optimizer, objective });
     const evaluator = new Evaluator({ ...parts, dataset, layouts: trainer });
@@ -131,6 +148,8 @@ export class ClientFitter {
       classes: dataset.info.classes,
       model,
       dataset,
+      view,
+      continual,
     });
   }
 
@@ -179,14 +198,14 @@ export class ClientFitter {
   }
 
   /** Measures a start; examples that belong to nobody are seen with the eyes of all groups of clients in turn. */
-  async evaluate({ start, split, examples, client }: EvaluateTask): Promise<EvaluateReport> {
+  async evaluate({ start, split, examples, client, outputs }: EvaluateTask): Promise<EvaluateReport> {
     const { state } = this.#open(start);
     const source = this.#tasks.dataset.split(split);
-    if (client !== undefined) return this.#evaluator.evaluate(state, this.#view.of(source, client), examples);
+    if (client !== undefined) return this.#evaluator.evaluate(state, this.#view.of(source, client), examples, outputs);
     let total: EvaluateReport | null = null;
     for (const alike of this.#view.inTurn(examples)) {
       const seen = this.#view.ofGroup(source, alike.group);
-      const part = await this.#evaluator.evaluate(state, seen, alike.examples);
+      const part = await this.#evaluator.evaluate(state, seen, alike.examples, outputs);
       total = total ? addReports(total, part) : part;
     }
     return total ?? { examples: 0, loss: 0, correct: null };
@@ -216,8 +235,11 @@ export class ClientFitter {
     await this.#engine.dispose();
   }
 
-  async #one(start: Start, client: ClientFit, update: Float32Array, scale: number): Promise<ClientReport> {
+  async #one(start: Start, asked: ClientFit, update: Float32Array, scale: number): Promise<ClientReport> {
     const began = performance.now();
+    if (asked.tasks?.over) return this.#taskOver(start, asked, update);
+    const settled = asked.tasks ? await this.#tasked.begin(asked, start, this.#evaluator) : null;
+    const client = settled ? { ...asked, kept: settled.kept } : asked;
     const { seed, batch, shared = null } = this.#job;
     const base = { client: client.client, examples: client.examples.length, weight: client.weight };
     const failed = (problem: string, steps = 0): ClientReport => {
@@ -225,7 +247,8 @@ export class ClientFitter {
       return { ...base, steps, loss: Number.NaN, norm: 0, kept: {}, ms: performance.now() - began, problem };
     };
     if (client.examples.length === 0) return failed('it has no examples');
-    const first = this.#personalised(start, client.kept[PERSONAL]);
+    const own = this.#personalised(start, client.kept[PERSONAL]);
+    const first = settled ? this.#tasked.slots.with(own, settled.kept) : own;
     const result = await runPasses({
       trainer: this.#trainer,
       objective: this.#objective,
@@ -235,6 +258,7 @@ export class ClientFitter {
       own: attackedSplit(this.#view.of(this.#split, client.client), client.attack, this.#classes),
       all: this.#split,
       shared,
+      settled,
       first,
       tensors: this.#clientTensors(start, client.kept, first, client.examples),
       given: (name) => start.given.has(name),
@@ -251,6 +275,7 @@ export class ClientFitter {
     const after = await this.#trainer.after(first, state, result.tensors, losses.length, lr);
     const sent = await this.#read(first, result, client);
     const kept = {
+      ...(settled ? { ...settled.kept, ...(await this.#tasked.slots.read(state)) } : {}),
       ...result.kept,
       ...Object.fromEntries(after),
       ...(personal ? { [PERSONAL]: personal } : {}),
@@ -259,6 +284,22 @@ export class ClientFitter {
     const encoded = written === null ? {} : { updateBytes: written.length, encoded: written };
     const ms = performance.now() - began;
     return { ...base, steps: losses.length, loss, norm, kept, sent, lr, ...encoded, ms, problem: null };
+  }
+
+  /** Lets a client do what its continual strategy does when a task is over; its update is nothing. */
+  async #taskOver(start: Start, client: ClientFit, update: Float32Array): Promise<ClientReport> {
+    const began = performance.now();
+    update.fill(0);
+    const kept = await this.#tasked.end(client, start, this.#evaluator);
+    const broken = Object.keys(kept).find((name) => !kept[name]?.every((value) => Number.isFinite(value)));
+    const problem = broken ? `its own "${broken}" is not finite` : null;
+    const said = { client: client.client, examples: 0, steps: 0, weight: client.weight, loss: 0, norm: 0 };
+    return { ...said, kept: problem === null ? kept : {}, ms: performance.now() - began, problem };
+  }
+
+  get #tasked(): TaskClients {
+    if (!this.#continual) throw new Error('a client was asked to learn a task, but there are none (FitJob.continual)');
+    return this.#continual;
   }
 
   /** What the objective's readings find. */

@@ -1,7 +1,8 @@
 import type { Dataset, Split, SplitName } from '../../data/index.ts';
 import { type Engine, type Executable, tf } from '../../engine/index.ts';
 import { evaluationKey, type Model, type TaskInfo } from '../../modules/index.ts';
-import type { HostTensor } from '../../tensor/index.ts';
+import { float32, type HostTensor } from '../../tensor/index.ts';
+import { MASKED } from '../continual/stream-builder.ts';
 import { type LocalState, type LocalTrainer, modelFunction } from '../local/index.ts';
 import type { EvaluateReport } from './fit-task.ts';
 
@@ -27,13 +28,18 @@ export class Evaluator {
     this.#options = options;
   }
 
-  /** Sums over the examples given; an empty list gives zeros. */
-  async evaluate(at: LocalState, split: SplitName | Split, examples: Int32Array): Promise<EvaluateReport> {
+  /** Sums over the examples given; an empty list gives zeros. `allowed`: outputs that may be the answer; default all. */
+  async evaluate(
+    at: LocalState,
+    split: SplitName | Split,
+    examples: Int32Array,
+    allowed?: readonly number[],
+  ): Promise<EvaluateReport> {
     const source = typeof split === 'string' ? this.#options.dataset.split(split) : split;
     let loss = 0;
     let correct: number | null = this.#classifies ? 0 : null;
     for (const indices of pieces(examples)) {
-      const [mean, right] = await this.#run(at, source, indices, 'loss');
+      const [mean, right] = await this.#run(at, source, indices, 'loss', allowed);
       loss += Number(mean?.data[0]) * indices.length;
       if (correct !== null) correct += Number(right?.data[0]);
     }
@@ -41,8 +47,8 @@ export class Evaluator {
   }
 
   /** What the model returns for each example, one after another. */
-  async outputs(at: LocalState, split: SplitName, examples: Int32Array): Promise<Float32Array> {
-    const source = this.#options.dataset.split(split);
+  async outputs(at: LocalState, split: SplitName | Split, examples: Int32Array): Promise<Float32Array> {
+    const source = typeof split === 'string' ? this.#options.dataset.split(split) : split;
     const parts: Float32Array[] = [];
     for (const indices of pieces(examples))
       parts.push((await this.#run(at, source, indices, 'outputs'))[0]?.data.slice() as Float32Array);
@@ -56,14 +62,21 @@ export class Evaluator {
   }
 
   /** Mean loss and, for classes, how many were right; or the outputs. */
-  async #run(at: LocalState, source: Split, indices: Int32Array, what: 'loss' | 'outputs'): Promise<HostTensor[]> {
-    const { engine } = this.#options;
-    const executable = await this.#compiled(indices.length, what);
+  async #run(
+    at: LocalState,
+    source: Split,
+    indices: Int32Array,
+    what: What,
+    allowed?: readonly number[],
+  ): Promise<HostTensor[]> {
+    const { engine, info } = this.#options;
+    const executable = await this.#compiled(indices.length, allowed ? 'loss of some outputs' : what);
     const { inputs, targets } = source.batch(indices);
+    const mask = allowed ? [maskOf(allowed, info.classes ?? 0)] : [];
     const outputs = await executable.run([
       ...at.params,
       ...at.state,
-      ...[evaluationKey(), ...inputs, ...targets].map((tensor) => engine.upload(tensor)),
+      ...[evaluationKey(), ...inputs, ...targets, ...mask].map((tensor) => engine.upload(tensor)),
     ]);
     return Promise.all(outputs.map((output) => engine.download(output)));
   }
@@ -75,14 +88,14 @@ export class Evaluator {
     return info.classes !== undefined && target?.dtype === 'int32' && target.shape.length === 0;
   }
 
-  #compiled(batch: number, what: 'loss' | 'outputs'): Promise<Executable> {
+  #compiled(batch: number, what: What): Promise<Executable> {
     const name = `${what} of ${batch}`;
     const executable = this.#executables.get(name) ?? this.#compile(batch, what);
     this.#executables.set(name, executable);
     return executable;
   }
 
-  #compile(batch: number, what: 'loss' | 'outputs'): Promise<Executable> {
+  #compile(batch: number, what: What): Promise<Executable> {
     const { engine, model, info } = this.#options;
     const made = modelFunction(model, info, batch, { training: false });
     const like = ({ spec }: { readonly spec: { readonly shape: readonly number[] } }) =>
@@ -96,9 +109,11 @@ export class Evaluator {
         const { outputs } = made.forward({ params, state, key, inputs });
         const output = outputs[0] as tf.Tensor;
         if (what === 'outputs') return [output];
-        const loss = made.loss(outputs, given);
+        const targets = given.splice(0, made.targets.length);
+        const loss = made.loss(outputs, targets);
         if (!this.#classifies) return [loss];
-        const right = tf.equal(tf.argMax(output, -1), given[0] as tf.Tensor);
+        const [mask] = given;
+        const right = tf.equal(tf.argMax(mask ? tf.add(output, mask) : output, -1), targets[0] as tf.Tensor);
         return [loss, tf.sum(tf.cast(right, 'float32'))];
       },
       [
@@ -107,10 +122,21 @@ export class Evaluator {
         { dtype: 'int32', shape: [2] },
         ...made.inputs,
         ...made.targets,
+        ...(what === 'loss of some outputs' ? [{ dtype: 'float32', shape: [info.classes ?? 0] } as const] : []),
       ],
       { name: `evaluation: ${what} of ${batch}` },
     );
   }
+}
+
+type What = 'loss' | 'loss of some outputs' | 'outputs';
+
+/** What is added to outputs so that only some can be the answer. */
+function maskOf(allowed: readonly number[], outputs: number): HostTensor {
+  return float32(
+    Float32Array.from({ length: outputs }, (_, output) => (allowed.includes(output) ? 0 : MASKED)),
+    [outputs],
+  );
 }
 
 /** Cuts examples into runs of a few lengths, so that few executables serve clients of any size. */

@@ -7,8 +7,10 @@ import { objectiveNamed, partOf, type VectorLayout, vectorLayout } from '../loca
 import { ClientMetrics } from './client-metrics.ts';
 import type { KeptVectors } from './client-store.ts';
 import type { UpdateCompression } from './compression.ts';
+import type { ContinualJob } from './continual/index.ts';
 import { nobodysExamples, RoundsFailed } from './deployment/index.ts';
 import { FitPool } from './fit-pool.ts';
+import type { EvaluateReport, SharedStart } from './fit-task.ts';
 import type { RunSettings } from './round-schema.ts';
 import {
   type FederatedStep,
@@ -56,6 +58,8 @@ export interface FederatedTraining {
   next(): Promise<FederatedStep | null>;
   /** What is evaluated and what a run ends with. */
   model(): { readonly params: Float32Array; readonly state: Float32Array };
+  /** Measures the model in place of a look at the whole split: where not all of it is to be known yet. */
+  evaluate?(start: SharedStart): Promise<EvaluateReport>;
   /** What a client keeps, where that can make a model of its own. */
   kept?(client: number): KeptVectors;
   /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */
@@ -75,6 +79,8 @@ export interface FederatedPlan {
   readonly steps?: 'rounds' | 'versions';
   /** Whether clients elsewhere can take the place of simulated ones. */
   readonly remote?: boolean;
+  /** The sequence of tasks that clients learn, if there is one. */
+  readonly continual?: ContinualJob;
   make(parts: FederatedParts): Promise<FederatedTraining>;
 }
 
@@ -104,7 +110,9 @@ export async function* runFederated(
     const message = `scheduler ${config.scheduler.name} has no rounds, and only simulates clients: leave --nats out`;
     throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
   }
-  const figures = new ClientMetrics(measured, settings.client_metrics, config.seed);
+  // What a client's examples are depends on the task, where there are tasks.
+  const watched = plan.continual ? { ...settings.client_metrics, clients: 0 } : settings.client_metrics;
+  const figures = new ClientMetrics(measured, watched, config.seed);
   const personal = hasOwnModels(plan.objective, layouts);
   const threads = settings.threads > 0 ? settings.threads : execution.clients ? 1 : availableParallelism();
   const checkpoints = folderStore(folder.checkpoints);
@@ -130,6 +138,7 @@ export async function* runFederated(
         batch: settings.local_batch,
         shared,
         shift: settings.feature_shift,
+        ...(plan.continual ? { continual: plan.continual } : {}),
         ...(settings.compression ? { compression: settings.compression } : {}),
       },
       threads,
@@ -186,7 +195,7 @@ export async function* runFederated(
       const examples = Int32Array.from({ length: dataset.split(part).examples }, (_, i) => i);
       const { params, state } = trained.model();
       const start = clients.publish(params, state);
-      const report = await clients.evaluate(start, part, examples);
+      const report = await (trained.evaluate?.(start) ?? clients.evaluate(start, part, examples));
       const loss = report.loss / report.examples;
       const accuracy = report.correct === null ? null : report.correct / report.examples;
       const each = await figures.measure(clients, start, personal ? (trained.kept?.bind(trained) ?? null) : null);
@@ -242,6 +251,7 @@ export async function* runFederated(
       // What an evaluation found is in the line of its step, and so stays with it when a run goes on.
       yield await recorded(metrics, step, report, prepared.unit, looked?.notes ?? {});
       if (looked) yield looked.event;
+      yield* report.events ?? [];
       if (!last && due(train.checkpoint_every)) yield await checkpoint();
     }
     const complete = step >= train.steps || target.stops;

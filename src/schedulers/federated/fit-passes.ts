@@ -18,6 +18,8 @@ export interface PassesOptions {
   readonly all: Split;
   /** Examples that all clients may see; null where none were set aside. */
   readonly shared: Int32Array | null;
+  /** Where it is settled which examples the client's own pass sees: a split of its own, and positions in it, step by step. */
+  readonly settled?: { readonly split: Split; readonly batches: readonly Int32Array[] } | null;
   /** What the fit begins with; its optimizer slots are zeros. */
   readonly first: LocalState;
   /** The objective's tensors. */
@@ -63,24 +65,27 @@ export async function runPasses(options: PassesOptions): Promise<PassesResult> {
       throw new Error(
         `the pass "${pass.name}" of "${objective.name}" needs public examples, and none were set aside (FitJob.shared)`,
       );
+    const settled = pass.over === 'public' ? null : (options.settled ?? null);
     // Positions among the examples; the empty name has the order of a fit without passes.
-    const order = clientBatches({
-      seed,
-      batch,
-      round: client.round,
-      client: client.client,
-      examples: Int32Array.from(over, (_, i) => i),
-      epochs: pass.epochs ?? client.epochs,
-      maxSteps: Number.isFinite(left) ? left : null,
-      pass: pass.name,
-    });
+    const order =
+      settled?.batches.slice(0, left) ??
+      clientBatches({
+        seed,
+        batch,
+        round: client.round,
+        client: client.client,
+        examples: Int32Array.from(over, (_, i) => i),
+        epochs: pass.epochs ?? client.epochs,
+        maxSteps: Number.isFinite(left) ? left : null,
+        pass: pass.name,
+      });
     left -= order.length;
     const from = into === undefined ? current : await ownModel(options, tensors, into);
     const result = await trainer.train(
       { ...from, slots: first.slots },
       {
-        split: pass.over === 'public' ? options.all : options.own,
-        batches: order.map((places) => places.map((place) => over[place] as number)),
+        split: settled?.split ?? (pass.over === 'public' ? options.all : options.own),
+        batches: settled ? order : order.map((places) => places.map((place) => over[place] as number)),
         first: client.firstStep,
         key: (step) =>
           layerKey(seed, step, client.client, `round ${client.round}${pass.name === '' ? '' : ` ${pass.name}`}`),

@@ -189,10 +189,16 @@ export class FitPool {
 
   /**
    * Measures a start on examples of a split, spread over the threads; sums are taken in order. `client`: whose eyes they are
-   * seen with, where clients do not see alike.
+   * seen with, where clients do not see alike. `outputs`: those of the model that may be the answer; default all.
    */
-  async evaluate(start: SharedStart, split: SplitName, examples: Int32Array, client?: number): Promise<EvaluateReport> {
-    const whose = client === undefined ? {} : { client };
+  async evaluate(
+    start: SharedStart,
+    split: SplitName,
+    examples: Int32Array,
+    client?: number,
+    outputs?: readonly number[],
+  ): Promise<EvaluateReport> {
+    const whose = { ...(client === undefined ? {} : { client }), ...(outputs ? { outputs } : {}) };
     const parts: Promise<EvaluateReport>[] = [];
     for (let from = 0; from < examples.length; from += EVALUATION)
       parts.push(

@@ -2,6 +2,7 @@ import type { PreparedData, SplitName } from '../../data/index.ts';
 import type { EngineOptions } from '../../engine/index.ts';
 import type { ClientAttack } from './attack.ts';
 import type { UpdateCompression } from './compression.ts';
+import type { ClientTasks, ContinualJob } from './continual/job.ts';
 import type { FeatureShiftConfig } from './round-schema.ts';
 
 /** What a thread needs to train clients of a run: plain data, given once. */
@@ -22,6 +23,8 @@ export interface FitJob {
   readonly compression?: UpdateCompression;
   /** How what clients see differs. Default: not at all. */
   readonly shift?: FeatureShiftConfig;
+  /** The sequence of tasks that clients learn, where there is one; `data` is a stream then. */
+  readonly continual?: ContinualJob;
 }
 
 /** A version of what all clients begin with, in shared memory. Never changed while a fit that names it is under way. */
@@ -55,6 +58,8 @@ export interface ClientFit {
   readonly kept: Readonly<Record<string, Float32Array>>;
   /** What a malicious client does; honest ones have none. */
   readonly attack?: ClientAttack | null;
+  /** Which task of a sequence it is in, where there is one. */
+  readonly tasks?: ClientTasks;
 }
 
 /** Fits that one thread makes one after another. */
@@ -103,6 +108,8 @@ export interface EvaluateTask {
   readonly examples: Int32Array;
   /** Whose eyes they are seen with, where clients do not see alike; without one with those of all groups in turn. */
   readonly client?: number;
+  /** Outputs of the model that are looked at; default all. */
+  readonly outputs?: readonly number[];
 }
 
 /** A client whose own model is to be looked at on its own examples. */

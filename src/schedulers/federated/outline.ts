@@ -4,6 +4,7 @@ import type { Partition } from '../../data/index.ts';
 import { modelParams, modelState } from '../../modules/index.ts';
 import { objectiveNamed, vectorLayout } from '../local/index.ts';
 import { ClientFitter } from './client-fitter.ts';
+import type { TasksPlan } from './continual/index.ts';
 import { downloadCodec, typicalUpdateBytes, type UpdateCompression } from './compression.ts';
 import type { RunSettings } from './round-schema.ts';
 import { sentRuns, sizeOfRuns } from './sent-parts.ts';
@@ -68,9 +69,11 @@ export async function outlineOf(prepared: PreparedRun): Promise<FederatedOutline
   const { local_epochs: epochs, local_batch: batch, cohort, concurrency, compression } = settings;
   const objective = strategy?.objective?.(own as never) ?? { name: 'none', config: {} };
   const { config, data } = prepared;
+  const tasks = prepared.scheduling?.plan as TasksPlan | undefined;
   const fitter = await ClientFitter.create({
     ...{ seed: config.seed, model: config.model, optim: config.optim, data, objective, batch },
     engine: { ...config.engine, threads: 1 },
+    ...(tasks ? { continual: tasks.job } : {}),
   });
   const { params, received, sent } = fitter.sizes;
   await fitter.dispose();

@@ -23,6 +23,8 @@ export interface FederatedStep {
   readonly metrics: Readonly<Record<string, number>>;
   /** What else metrics.jsonl says of the step. */
   readonly notes?: Readonly<Record<string, unknown>>;
+  /** What else has happened in it. */
+  readonly events?: readonly RunEvent[];
 }
 
 /** What a run has come to so far. */

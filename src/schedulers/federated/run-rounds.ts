@@ -3,6 +3,7 @@ import { objectiveNamed } from '../local/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
 import { compressesUpdates } from './compression.ts';
+import { refusedFederation, type TaskOver, TaskRounds, type TasksPlan } from './continual/index.ts';
 import { Deployment, notDeployable } from './deployment/index.ts';
 import { type FederatedParts, type FederatedPlan, type FederatedTraining, runFederated } from './federated-run.ts';
 import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/index.ts';
@@ -39,18 +40,32 @@ export function runRounds(
     if (refused)
       throw origin.fail([{ path: ['scheduler', 'compression'], message: `scheduler.compression: ${refused}` }]);
     const objective = strategy.objective?.(settings as never) ?? { name: 'none', config: {} };
-    const sent = sentRuns(objectiveNamed(objective.name, objective.config), layouts.params);
+    const local = objectiveNamed(objective.name, objective.config);
+    const sent = sentRuns(local, layouts.params);
+    const tasks = tasksOf(execution);
+    const alone = tasks && refusedFederation(strategy, server, local, settings);
+    if (alone) throw origin.fail([{ path: ['scheduler', 'continual'], message: `scheduler.continual: ${alone}` }]);
     return {
+      ...(tasks ? { continual: tasks.job } : {}),
       width: settings.cohort,
       objective,
       remote: true,
       make: (parts) => roundTraining(parts, strategy, server, account, settings, sent, objective),
     };
   };
+  if (execution.clients && tasksOf(execution)) {
+    const message = 'scheduler.continual: tasks are for simulated clients only; leave --nats out';
+    throw origin.fail([{ path: ['scheduler', 'continual'], message }]);
+  }
   const refused =
     execution.clients && notDeployable(execution, settings, strategy.sharedExamples?.(settings as never) ?? 0);
   if (refused) throw origin.fail([{ path: ['scheduler', 'name'], message: `scheduler ${strategy.name}: ${refused}` }]);
   return runFederated(execution, settings, plan, strategy.sharedExamples?.(settings as never) ?? 0);
+}
+
+/** The sequence of tasks that clients learn; null where there is none. */
+function tasksOf({ prepared }: Execution): TasksPlan | null {
+  return (prepared.scheduling?.plan as TasksPlan | undefined) ?? null;
 }
 
 /** Why updates cannot go as fewer bytes; null where they can, or are not to. */
@@ -85,10 +100,19 @@ async function roundTraining(
   const deployed = execution.clients
     ? await Deployment.open({ execution, pool, saved, server, objective, settings })
     : null;
+  const plan = tasksOf(execution);
+  const tasks =
+    plan &&
+    (await TaskRounds.open(
+      { plan, pool, store, partition, folder: execution.folder.path, params, state },
+      step,
+      saved,
+    ));
   const simulation = new RoundSimulation(
     {
       pool: deployed?.clients ?? pool,
-      partition: deployed?.partition ?? partition,
+      partition: deployed?.partition ?? tasks?.partition ?? partition,
+      ...(tasks ? { tell: tasks.tell } : {}),
       server,
       store,
       behaviour: deployed?.behaviour ?? clientBehaviour(settings.behaviour, seed),
@@ -109,19 +133,22 @@ async function roundTraining(
   return {
     next: async () => {
       const report = await (deployed ? deployed.round(() => simulation.next()) : simulation.next());
-      return report && stepOf(report, deployed?.told());
+      return report && stepOf(report, deployed?.told(), (await tasks?.ended()) ?? {});
     },
+    ...(tasks ? { evaluate: (start) => tasks.evaluate(start) } : {}),
     model: () => ({ params, state }),
     kept: (client) => store.get(client),
     tensors: () =>
       Object.assign(
         deployed?.tensors() ?? {},
+        tasks?.tensors() ?? {},
         vectorTensors(SERVER, server.vectors ?? {}),
         ...store.clients().map((client) => vectorTensors(clientPrefix(client), store.get(client))),
       ),
     // (No epsilon where there is no noise: JSON has no infinity.)
     summary: async () => ({
       ...(account && privacy ? { ...epsilonFigure(account.spent()), delta: privacy.delta } : {}),
+      ...tasks?.summary(),
       ...(deployed
         ? {}
         : await strategy.finish?.(settings as never, {
@@ -143,17 +170,22 @@ async function roundTraining(
 }
 
 /** What is told of a round. */
-function stepOf(report: RoundReport, more: Partial<FederatedStep> = {}): FederatedStep {
+function stepOf(
+  report: RoundReport,
+  more: Partial<FederatedStep> = {},
+  { event, asked, bytesDown }: Partial<TaskOver> = {},
+): FederatedStep {
+  const down = report.bytesDown + (bytesDown ?? 0);
   return {
     loss: report.loss,
     examples: report.examples,
     ms: report.ms,
     seconds: report.seconds,
-    bytes: report.bytesDown + report.bytesUp,
+    bytes: down + report.bytesUp,
     metrics: {
       clients: report.completed,
       dropped: report.dropped.length,
-      bytes_down: report.bytesDown,
+      bytes_down: down,
       bytes_up: report.bytesUp,
       ...more.metrics,
       ...report.metrics,
@@ -162,8 +194,10 @@ function stepOf(report: RoundReport, more: Partial<FederatedStep> = {}): Federat
       counted: report.counted,
       ...(report.uncounted === null ? {} : { uncounted: report.uncounted }),
       dropped_clients: report.dropped,
+      ...(asked === undefined ? {} : { looked_back: asked }),
       ...more.notes,
     },
+    events: event ? [event] : [],
   };
 }
 

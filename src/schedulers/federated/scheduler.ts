@@ -6,6 +6,7 @@ import {
   registerScheduler,
   type Scheduler,
 } from '../../coordinator/index.ts';
+import { type ContinualSection, continualSection, prepareTasks } from './continual/index.ts';
 import { type ProtectionConfig, protectionShape } from './protection.ts';
 import { type RoundConfig, roundShape } from './round-schema.ts';
 import { fedasyncConfig, fedbuffConfig, runFedasync, runFedbuff } from './run-async.ts';
@@ -14,16 +15,23 @@ import { runRounds } from './run-rounds.ts';
 import { type FederatedStrategy, federatedStrategies } from './strategy.ts';
 
 /** A federated strategy as `scheduler: {name: ...}` takes it: the keys of all strategies with rounds, and its own. */
-export function federatedScheduler(strategy: FederatedStrategy): Scheduler<RoundConfig & ProtectionConfig> {
+export function federatedScheduler(strategy: FederatedStrategy): Scheduler<RoundsSettings> {
   const config = z.strictObject({
     ...roundShape,
     ...protectionShape,
+    continual: continualSection(),
     ...strategy.config.shape,
-  }) as unknown as Scheduler<RoundConfig & ProtectionConfig>['config'];
-  return ofClients(strategy.name, config, (execution, settings) =>
-    runRounds(execution, strategy, settings as RoundConfig & ProtectionConfig & Readonly<Record<string, unknown>>),
+  }) as unknown as Scheduler<RoundsSettings>['config'];
+  const scheduler = ofClients(strategy.name, config, (execution, settings) =>
+    runRounds(execution, strategy, settings as RoundsSettings & Readonly<Record<string, unknown>>),
   );
+  return {
+    ...scheduler,
+    prepare: (given, settings) => settings.continual && prepareTasks(given, settings.continual, settings),
+  };
 }
+
+type RoundsSettings = RoundConfig & ProtectionConfig & { readonly continual: ContinualSection | null };
 
 /** A scheduler that trains clients in place of the ranks of a mesh. */
 function ofClients<C>(

@@ -25,6 +25,8 @@ export interface RoundSimulationOptions {
   readonly seed: number;
   /** Which clients a round asks, at most `count`. Default: drawn from all registered ones. */
   readonly choose?: (round: number, count: number) => readonly number[];
+  /** What a client is told besides, in each round. */
+  readonly tell?: (client: number) => Pick<ClientFit, 'tasks'>;
   /** Whether a round that does not count is the next one again. Default: it is over. */
   readonly again?: boolean;
   /** Clients asked in a round. */
@@ -245,6 +247,7 @@ export class RoundSimulation {
         noise: server.noise?.(client) ?? null,
         kept: store.get(client),
         attack: behaviour.attack?.(client, round) ?? null,
+        ...this.#options.tell?.(client),
       });
     }
     return { fits, dropped, left, seconds };

@@ -99,6 +99,8 @@ export function consolidate(name: string): Transition {
  */
 function observeTask({ builder, global, seed }: ComposeGiven, task: Task, samples: number): void {
   const { train } = task.examples;
+  // (A federated client may have none of a task.)
+  if (train.length === 0) return;
   const rng = createRng(seed).fork('continual importance', task.index);
   for (let i = 0; i < samples; i++) {
     const example = train[rng.integer(train.length)] as number;
