@@ -24,6 +24,9 @@ export interface ClientStreamOptions {
   readonly task: number;
 }
 
+/** A strategy gave a client no steps in a task. */
+export class NoSteps extends RangeError {}
+
 /** All steps of a client up to a task, as if it learnt by itself from the tasks that it took part in. */
 export interface ClientStream {
   readonly built: BuiltStream;
@@ -52,6 +55,8 @@ export function clientStream(options: ClientStreamOptions): ClientStream {
   const given = { scenario, dataset, builder, epochs: job.epochs, global: batch, seed };
   if (strategy.compose) strategy.compose(given, job.config);
   else composeTasks(given, { fresh: batch });
+  // (A strategy that mixes all tasks has nothing to train on before the last one.)
+  if (builder.steps === 0) throw new NoSteps('it does not learn one task after another');
   const built = builder.build(data, dataset, job.split);
   const [first, end] = [built.ends[task - 1] ?? 0, built.ends[task] as number];
   const phases = new Phases(built.phases);

@@ -36,7 +36,7 @@ export function prepareTasks(
   const scenario = makeScenario(wanted, dataset, { split, seed: config.seed });
   const { shape } = scenario;
   const job: ContinualJob = { scenario: wanted, split, strategy: name, config: parsed.data, shape, epochs, rounds };
-  const refused = refusedStrategy(job, { scenario, dataset, data, batch });
+  const refused = refusal(job, { scenario, dataset, data, batch });
   if (refused !== null)
     throw new RangeError(`continual.strategy ${name} cannot be used by federated clients: ${refused}`);
   const { stream, evaluation } = clientsStream(data, dataset, scenario, job);
@@ -46,6 +46,17 @@ export function prepareTasks(
     objective: { name: CLIENT_TASKS, config: job },
     plan: { job, scenario, evaluation, source: dataset } satisfies TasksPlan,
   };
+}
+
+function refusal(job: ContinualJob, tried: Parameters<typeof refusedStrategy>[1]): string | null {
+  try {
+    return refusedStrategy(job, tried);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new RangeError(`continual.${error.message} (a step's batch.global is scheduler.local_batch here)`, {
+      cause: error,
+    });
+  }
 }
 
 /**
