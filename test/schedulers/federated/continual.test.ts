@@ -87,6 +87,7 @@ describe('federated continual learning', () => {
 
   it.each([
     [{ name: 'a-gem' }, {}, /a-gem cannot be used by federated clients: .*compiled as one.*can: naive, .*ewc/],
+    [{ name: 'ewcc' }, {}, /continual.strategy: there is no continual strategy "ewcc"; known: naive/],
     [{ name: 'joint' }, {}, /joint cannot .* does not learn one task after another/],
     [{ name: 'ewc', lamda: 3 }, {}, /continual.strategy ewc: .*lamda/],
     [ewc, { name: 'fedper' }, /scheduler.continual: clients of fedper keep models, or parts of one, of their own/],

@@ -1,6 +1,7 @@
 import type { SplitName } from '../../../data/index.ts';
 import type { ScenarioShape } from '../../continual/scenario.ts';
 import type { ScenarioConfig } from '../../continual/schema.ts';
+import type { Course } from '../../continual/strategy.ts';
 
 /** What a thread must know of a sequence of tasks: plain data, part of a `FitJob`. */
 export interface ContinualJob {
@@ -16,6 +17,9 @@ export interface ContinualJob {
   /** Rounds of a task. */
   readonly rounds: number;
 }
+
+/** Clients have no steps of the whole run by which a rule could go. */
+export const NO_COURSE: Course = { ends: [], pauses: [], epochs: 1 };
 
 /** What one client's fit is about, where there are tasks. */
 export interface ClientTasks {

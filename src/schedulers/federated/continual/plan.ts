@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { PrepareGiven, SchedulerPlan } from '../../../coordinator/index.ts';
 import { type Dataset, type PreparedData, type PreparedStream, share } from '../../../data/index.ts';
 import { makeScenario, type Scenario } from '../../continual/scenario.ts';
-import { continualStrategy } from '../../continual/strategy.ts';
+import { type ContinualStrategy, continualStrategy } from '../../continual/strategy.ts';
 import { StreamBuilder } from '../../continual/stream-builder.ts';
 import type { ContinualJob } from './job.ts';
 import { CLIENT_TASKS } from './objective.ts';
@@ -26,7 +26,7 @@ export function prepareTasks(
   { local_epochs: epochs, local_batch: batch }: { readonly local_epochs: number; readonly local_batch: number },
 ): SchedulerPlan {
   const { name, ...keys } = given;
-  const strategy = continualStrategy(name);
+  const strategy = known(name);
   const parsed = z.strictObject(strategy.config.shape).safeParse(keys);
   if (!parsed.success)
     throw new RangeError(
@@ -46,6 +46,14 @@ export function prepareTasks(
     objective: { name: CLIENT_TASKS, config: job },
     plan: { job, scenario, evaluation, source: dataset } satisfies TasksPlan,
   };
+}
+
+function known(name: string): ContinualStrategy {
+  try {
+    return continualStrategy(name);
+  } catch (error) {
+    throw new RangeError(`continual.strategy: ${(error as Error).message}`, { cause: error });
+  }
 }
 
 function refusal(job: ContinualJob, tried: Parameters<typeof refusedStrategy>[1]): string | null {

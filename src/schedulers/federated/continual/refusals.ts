@@ -4,7 +4,7 @@ import { type ContinualStrategy, continualStrategies, continualStrategy } from '
 import type { LocalObjective } from '../../local/index.ts';
 import type { FederatedServer, FederatedStrategy } from '../strategy.ts';
 import { clientStream, NoSteps } from './client-stream.ts';
-import type { ContinualJob } from './job.ts';
+import { type ContinualJob, NO_COURSE } from './job.ts';
 
 /** What a strategy is tried on. */
 interface Tried {
@@ -32,9 +32,9 @@ export function refusedStrategy(job: ContinualJob, tried: Tried): string | null 
 
 /** What needs more of a run than a client has. */
 function unsuited(strategy: ContinualStrategy, { config, shape }: ContinualJob): string | null {
-  const rule = strategy.rule?.(config, shape);
+  const rule = strategy.rule?.(config, shape, NO_COURSE);
   if (rule?.sums || rule?.numbers)
-    return 'in the middle of each step it compares sums over all parameters, while the steps of a client are compiled as one';
+    return 'its steps use numbers that are worked out from step to step (sums over all parameters, say), while the steps of a client are compiled as one';
   if (strategy.classify)
     return 'it classifies with more than the model, and what it needs would be with the clients, not with the common model';
   if (strategy.showTask && shape.taskKnown)

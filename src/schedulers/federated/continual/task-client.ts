@@ -11,7 +11,7 @@ import type { Evaluator } from '../evaluator.ts';
 import type { ClientFit } from '../fit-task.ts';
 import { ClientSlots } from './client-slots.ts';
 import { type ClientStream, clientStream } from './client-stream.ts';
-import type { ClientTasks, ContinualJob } from './job.ts';
+import { type ClientTasks, type ContinualJob, NO_COURSE } from './job.ts';
 import { clientObjective } from './objective.ts';
 import { filledIn, type KeptWriter, taskEndOf } from './task-end.ts';
 
@@ -69,7 +69,12 @@ export class TaskClients {
     this.#scenario = makeScenario(job.scenario, this.#base, { split: job.split, seed });
     const dataset = openDataset(data);
     this.objective = clientObjective(federated, dataset, job);
-    this.slots = new ClientSlots(engine, model, optimizer, this.#strategy.rule?.(job.config, job.shape) ?? null);
+    this.slots = new ClientSlots(
+      engine,
+      model,
+      optimizer,
+      this.#strategy.rule?.(job.config, job.shape, NO_COURSE) ?? null,
+    );
     // What federated strategies do to gradients is none of the importance of a weight.
     this.#looking = new LocalTrainer({
       ...{ engine, model, info: data.info, optimizer: this.slots.looking },
@@ -153,9 +158,9 @@ export class TaskClients {
   }
 
   #taskEnd(client: ClientFit, stream: ClientStream, start: TaskStart, evaluator: Evaluator, kept: KeptWriter) {
-    const { job, batch } = this.#options;
+    const { job, batch, model } = this.#options;
     return taskEndOf({
-      ...{ strategy: this.#strategy, job, stream, batch, dataset: this.#base, slots: this.slots, kept },
+      ...{ model, strategy: this.#strategy, job, stream, batch, dataset: this.#base, slots: this.slots, kept },
       params: start.params,
       predict: (positions) => evaluator.outputs(start.state, this.#open(stream, client, kept), positions),
     });

@@ -1,4 +1,5 @@
 import { type Dataset, type PreparedStream, type StreamValues, view } from '../../../data/index.ts';
+import type { Model } from '../../../modules/index.ts';
 import type { HostTensor } from '../../../tensor/index.ts';
 import { OUTPUTS } from '../../continual/loss.ts';
 import type { ContinualStrategy, TaskEnd } from '../../continual/strategy.ts';
@@ -25,6 +26,7 @@ export interface TaskEndOptions {
   /** Examples of a step. */
   readonly batch: number;
   readonly dataset: Dataset;
+  readonly model: Model;
   readonly slots: ClientSlots;
   readonly kept: KeptWriter;
   /** The common model's. */
@@ -49,6 +51,7 @@ export function taskEndOf(options: TaskEndOptions): TaskEnd {
     task: stream.task,
     scenario: stream.scenario,
     dataset,
+    model: options.model,
     transition: async (name, args) => {
       const transition = transitions[name];
       if (!transition) throw new Error(`the strategy ${strategy.name} has no transition "${name}"`);
