@@ -51,6 +51,11 @@ export interface Executable {
    * @throws EngineError if shapes or dtypes do not fit, naming the input.
    */
   run(inputs: readonly DeviceTensor[], into?: readonly (DeviceTensor | null)[]): Promise<DeviceTensor[]>;
+  /**
+   * The same, but the run may wait until one of its results is looked at, so that several become one. Outputs get memory of the
+   * engine's. Null where the engine does not put runs off, or not this one: then use `run`. @throws EngineError as `run` does
+   */
+  defer?(inputs: readonly DeviceTensor[]): DeviceTensor[] | null;
   /** The ONNX model, ready to be written to a file. @throws EngineError on engines that have no such form. */
   onnx(): Uint8Array;
 }
@@ -165,6 +170,8 @@ export interface Engine {
   host(tensor: DeviceTensor): HostTensor | null;
   /** Gives a value's memory back. Using it afterwards is an error. */
   release(tensor: DeviceTensor): void;
+  /** Whether a run that was put off makes or reads the value: its memory must not be written to. */
+  inUse?(tensor: DeviceTensor): boolean;
   compileStatistics(): CompileStatistics;
   transferStatistics(): TransferStatistics;
   /** Releases sessions and device memory. */

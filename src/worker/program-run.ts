@@ -3,6 +3,7 @@ import type { Batch, DataOrder, Split } from '../data/index.ts';
 import type { OptimizerPlan } from '../optim/index.ts';
 import type { Instruction, Program, Stage } from '../plan/index.ts';
 import type { PassContext } from './layer-pass.ts';
+import { NonFinite } from './non-finite.ts';
 import type { WorkerJob } from './protocol.ts';
 import type { RankLayer, RankLayerMode, RankModel } from './rank-model.ts';
 import { Reductions } from './reductions.ts';
@@ -67,6 +68,15 @@ export class ProgramRun {
   readonly reductions: Reductions;
   /** Milliseconds spent waiting inside of instructions that compute. */
   waitedMs = 0;
+  /**
+   * Whether metrics are looked at when the parameters are about to be updated, in place of as soon as they are there: where a rank
+   * has the whole model and a single microbatch, a step's small runs then become one (`Executable.defer`).
+   */
+  readonly readsLate: boolean;
+  /** Metrics that have not been looked at. */
+  readonly #unread: { readonly name: string; readonly microbatch: number; readonly cell: Cell }[] = [];
+  /** Passes that are over but for those. */
+  readonly #over: { readonly stage: number; readonly microbatch: number }[] = [];
   readonly #passes = new Map<string, StagePass>();
   readonly #stages: ReadonlyMap<number, Stage>;
   readonly #batches = new Map<number, Batch>();
@@ -84,6 +94,8 @@ export class ProgramRun {
     this.step = step;
     this.batches = batches;
     this.#modes = modes;
+    this.readsLate =
+      program.mode === 'train' && program.microbatches === 1 && program.stages.length === program.totalStages;
     this.#stages = new Map(program.stages.map((stage) => [stage.index, stage]));
     this.reductions = new Reductions(this);
   }
@@ -132,6 +144,11 @@ export class ProgramRun {
     const key = `${stage}/${microbatch}`;
     const pass = this.#passes.get(key);
     if (!pass) return;
+    // An error that the metrics show is explained by what the pass has kept.
+    if (this.#unread.length > 0) {
+      this.#over.push({ stage, microbatch });
+      return;
+    }
     if (this.#stages.has(stage + 1) && pass.hasOutputs) this.pass(stage + 1, microbatch).inputs = pass.takeOutputs();
     pass.clear();
     this.#passes.delete(key);
@@ -162,6 +179,29 @@ export class ProgramRun {
     else this.metrics.set(name, [[microbatch, value]]);
   }
 
+  /** Takes a metric over, to be looked at when the parameters are updated. */
+  leaveMetric(name: string, microbatch: number, cell: Cell): void {
+    this.#unread.push({ name, microbatch, cell });
+  }
+
+  /** Looks at the metrics that were left. @throws NonFinite if the loss is not finite */
+  async readMetrics(): Promise<void> {
+    const unread = this.#unread.splice(0);
+    for (const { name, microbatch, cell } of unread) await this.readMetric(name, microbatch, cell);
+    for (const { stage, microbatch } of this.#over.splice(0)) this.endPass(stage, microbatch);
+  }
+
+  /** Looks at a metric and records it. @throws NonFinite if it is the loss of a training step, and not finite */
+  async readMetric(name: string, microbatch: number, cell: Cell): Promise<void> {
+    const { space } = this.parts;
+    const { data, shape } = await space.read(cell.tensor);
+    const value: MetricValue = shape.length === 0 ? Number(data[0]) : Array.from(data as Float32Array);
+    space.release(cell);
+    this.recordMetric(name, microbatch, value);
+    if (name === 'loss' && this.training && !Number.isFinite(value))
+      throw new NonFinite({ kind: 'loss', value: Number(value), microbatch, step: this.step });
+  }
+
   /** Waits for tensors of other ranks, and notes how long. */
   async waitFor<T>(tensors: Promise<T>): Promise<T> {
     const start = performance.now();
@@ -172,6 +212,7 @@ export class ProgramRun {
 
   /** Lets everything go: at the end, or after a failure. */
   clear(): void {
+    for (const { cell } of this.#unread.splice(0)) this.parts.space.release(cell);
     for (const pass of this.#passes.values()) pass.clear();
     this.#passes.clear();
     this.#batches.clear();

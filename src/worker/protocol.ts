@@ -143,6 +143,8 @@ export type WorkerEvent =
       readonly phases: StartPhases;
     }
   | { readonly type: 'step'; readonly report: StepReport }
+  /** Several short ones at once (`ServeOptions.gathersSteps`), in order. */
+  | { readonly type: 'steps'; readonly reports: readonly StepReport[] }
   | { readonly type: 'evaluated'; readonly id: number; readonly metrics: Readonly<Record<string, LeafValues>> }
   | { readonly type: 'changed'; readonly id: number; readonly answers: TransitionAnswers }
   | {

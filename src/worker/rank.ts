@@ -104,7 +104,8 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const optimizer = overrides.optimizer ?? optimizerOf(job, objective);
   const engine = overrides.engine ?? (await createEngine(job.engine));
   const before = engine.compileStatistics();
-  const space = new TensorSpace(engine);
+  // A trace is to show what each instruction takes.
+  const space = new TensorSpace(engine, !job.trace);
   const { compiled } = overrides;
   const { optimizer: own } = optimizer;
   const built = await buildRankModel({ job, model, info: dataset.info, optimizer: own, engine, space, compiled });

@@ -18,5 +18,5 @@ export async function runWorkerThread(): Promise<void> {
   const { deadlineMs } = job;
   const credits = creditsFor(job.train);
   const transport = createLocalTransport({ rank: job.rank, ports: links.ports, deadlineMs, credits });
-  await serve(job, transport, parentPort);
+  await serve(job, transport, parentPort, {}, { gathersSteps: true });
 }

@@ -3,7 +3,7 @@ import type { Transport } from '../comm/index.ts';
 import { failureReport } from './failure.ts';
 import { optimizeOnlyHotCode } from './hot-code.ts';
 import { Position } from './position.ts';
-import type { WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
+import type { StepReport, WorkerCommand, WorkerEvent, WorkerJob } from './protocol.ts';
 import { createRank, type HeldState, type Rank, type RankOverrides } from './rank.ts';
 import { SNAPSHOT_SLOTS } from './snapshot-layout.ts';
 
@@ -13,6 +13,11 @@ export interface ServeOptions {
   readonly snapshotEvery?: number;
   /** What it begins with is kept elsewhere until it has snapshots of its own: none is taken at the start. */
   readonly kept?: boolean;
+  /**
+   * Whether steps that are short are told of several at a time: waking the other end costs more than such a step. Default: each is
+   * told when it is over.
+   */
+  readonly gathersSteps?: boolean;
   /** Called with what the rank holds at the end. */
   readonly leaves?: (held: HeldState) => void;
 }
@@ -30,7 +35,12 @@ export async function serve(
   options: ServeOptions = {},
 ): Promise<void> {
   const commands = new CommandQueue(port);
-  const post = (event: WorkerEvent) => port.postMessage(event);
+  const steps = new StepReports((event) => port.postMessage(event), options.gathersSteps === true);
+  const post = (event: WorkerEvent) => {
+    if (event.type === 'step') return steps.add(event.report);
+    steps.flush();
+    port.postMessage(event);
+  };
   let rank: Rank | null = null;
   try {
     // Without snapshots of its own accord there is only ever the one that was asked for last.
@@ -38,7 +48,7 @@ export async function serve(
     rank = await createRank(job, transport, { snapshotSlots, ...overrides });
     optimizeOnlyHotCode();
     post({ type: 'ready', ...rank.ready });
-    await obey(rank, commands, new Snapshots(rank, post, options), post);
+    await obey(rank, commands, new Snapshots(rank, post, options), { post, steps });
   } catch (error) {
     const report = rank?.failure(error) ?? failureReport(job.rank, error, new Position(undefined));
     post({ type: 'failed', report });
@@ -55,7 +65,7 @@ async function obey(
   rank: Rank,
   commands: CommandQueue,
   snapshots: Snapshots,
-  post: (event: WorkerEvent) => void,
+  { post, steps }: { readonly post: (event: WorkerEvent) => void; readonly steps: StepReports },
 ): Promise<void> {
   let step = rank.ready.step;
   if (step > 0) await snapshots.settled(step);
@@ -68,6 +78,7 @@ async function obey(
           step += 1;
           await snapshots.settled(step);
         }
+        steps.flush();
         break;
       case 'evaluate': {
         const metrics = await rank.evaluate(command.split, command.maxMicrobatches, command.examples);
@@ -89,6 +100,36 @@ async function obey(
         // The other end is gone: there is nobody to work for.
         return;
     }
+  }
+}
+
+/** Milliseconds within which steps are told of together. */
+const TOGETHER_MS = 5;
+
+/** Tells of steps: of each when it is over, or of short ones several at a time. */
+class StepReports {
+  readonly #send: (event: WorkerEvent) => void;
+  readonly #gathers: boolean;
+  #held: StepReport[] = [];
+  #sentAt = 0;
+
+  constructor(send: (event: WorkerEvent) => void, gathers: boolean) {
+    this.#send = send;
+    this.#gathers = gathers;
+  }
+
+  add(report: StepReport): void {
+    this.#held.push(report);
+    if (!this.#gathers || performance.now() - this.#sentAt > TOGETHER_MS) this.flush();
+  }
+
+  flush(): void {
+    const reports = this.#held;
+    if (reports.length === 0) return;
+    this.#held = [];
+    this.#sentAt = performance.now();
+    const [first] = reports;
+    this.#send(reports.length === 1 && first ? { type: 'step', report: first } : { type: 'steps', reports });
   }
 }
 

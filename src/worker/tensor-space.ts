@@ -23,8 +23,12 @@ export class TensorSpace {
   readonly #missed = new Map<string, number>();
   readonly #constants = new Map<string, Cell>();
 
-  constructor(engine: Engine) {
+  readonly #defers: boolean;
+
+  /** @param defers whether small runs may wait until their results are looked at */
+  constructor(engine: Engine, defers = true) {
     this.engine = engine;
+    this.#defers = defers;
   }
 
   /** A cell with one reference, for a tensor that nobody else has. */
@@ -64,7 +68,8 @@ export class TensorSpace {
   give(tensor: DeviceTensor): void {
     const key = keyOf(tensor);
     const list = this.#free.get(key) ?? [];
-    if (list.length >= (this.#missed.get(key) ?? 0)) {
+    // What runs that wait still read must not be handed out again.
+    if (list.length >= (this.#missed.get(key) ?? 0) || this.engine.inUse?.(tensor)) {
       this.engine.release(tensor);
       return;
     }
@@ -72,8 +77,10 @@ export class TensorSpace {
     this.#free.set(key, list);
   }
 
-  /** Runs an executable into buffers of the pool. */
-  run(executable: Executable, inputs: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
+  /** Runs an executable, into buffers of the pool if it runs at once. */
+  async run(executable: Executable, inputs: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
+    const deferred = this.#defers ? executable.defer?.(inputs) : null;
+    if (deferred) return deferred;
     return executable.run(
       inputs,
       executable.outputs.map((signature) => this.take(signature)),

@@ -7,7 +7,7 @@ const engine = await createEngine({ kind: 'onnx', device: 'cpu', threads: 1 });
 afterAll(() => engine.dispose());
 
 it('keeps as many buffers as runs need at once, and nothing that only comes in', async () => {
-  const space = new TensorSpace(engine);
+  const space = new TensorSpace(engine, false);
   const halve = await engine.compile((x) => tf.mul(x as tf.Tensor, 0.5), [{ dtype: 'float32', shape: [4] }]);
   const step = async () => {
     const batch = space.upload(float32(new Float32Array(4), [4]));

@@ -112,6 +112,8 @@ export class WorkerPool implements Workers {
     }
   }
 
+  readonly runsAhead = true;
+
   /** Lets every rank run steps up to `until` (exclusive). */
   grant(until: number): void {
     this.#broadcast({ type: 'run', until });
@@ -219,6 +221,9 @@ export class WorkerPool implements Workers {
         break;
       case 'step':
         this.#answers.put(`step ${event.report.step}`, rank, event.report);
+        break;
+      case 'steps':
+        for (const report of event.reports) this.#answers.put(`step ${report.step}`, rank, report);
         break;
       case 'evaluated':
         this.#answers.put(`evaluated ${event.id}`, rank, event.metrics);

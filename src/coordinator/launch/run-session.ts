@@ -25,6 +25,9 @@ type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
 
 /** Steps that ranks may be ahead of the coordinator, so that they never wait for its permission. */
 const WINDOW = 2;
+/** And where steps are short: as many as take about so many milliseconds, at most `LONGEST_WINDOW`. */
+const WINDOW_MS = 20;
+const LONGEST_WINDOW = 64;
 
 /** What a session needs besides its workers. */
 export interface SessionParts {
@@ -248,10 +251,19 @@ export class RunSession implements Session {
 
   #grantUpTo(end: number): void {
     if (this.signal.aborted || this.#mustMakeUp) return;
-    const until = Math.min(end, this.#position + WINDOW);
+    const window = this.#window();
+    // Half a window at a time, so that permission for short steps costs a message for many of them.
+    if (this.#granted - this.#position > window / 2) return;
+    const until = Math.min(end, this.#position + window);
     if (until <= this.#granted) return;
     this.#granted = until;
     this.#parts.pool.grant(until);
+  }
+
+  #window(): number {
+    if (!this.#parts.pool.runsAhead || this.#timedSteps < LONGEST_WINDOW) return WINDOW;
+    const steps = Math.ceil((WINDOW_MS * this.#timedSteps) / Math.max(1, this.#stepTime));
+    return Math.max(WINDOW, Math.min(LONGEST_WINDOW, steps));
   }
 
   async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {

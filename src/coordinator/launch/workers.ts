@@ -14,6 +14,8 @@ export interface WorkersSnapshot {
 /** The ranks of a run, wherever they are: threads of this process, or agents behind a NATS server. */
 export interface Workers {
   readonly world: number;
+  /** Whether ranks may be many steps ahead of their reports where steps are short. Default: a few. */
+  readonly runsAhead?: boolean;
   /** Lets every rank run steps up to `until` (exclusive). */
   grant(until: number): void;
   /** Every rank's report of a step, in order of ranks. @throws RunFailure if a rank fails */

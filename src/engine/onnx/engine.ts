@@ -19,18 +19,22 @@ import { EngineError, signatureText } from '../errors.ts';
 import type { Graph, GraphDType } from '../graph.ts';
 import { assemblePhased, optimize, optimizeVjp, type PhasedGraphs, partition } from '../passes/index.ts';
 import { trace, traceVjp } from '../trace/index.ts';
+import { DeferredRuns } from './deferred.ts';
 import { deviceOptions, deviceSupport, type OnnxDevice, parseDevice, startHint } from './devices.ts';
 import { byteLength, type CompiledModel, type Host, OnnxExecutable, runtimeMessage } from './executable.ts';
 import { graphFlops } from './flops.ts';
 import { InPlaceSession } from './in-place.ts';
 import { graphKey, vjpKey } from './key.ts';
 import { lower } from './lowering/index.ts';
-import { sameShape } from './model.ts';
+import { type FinishedModel, sameShape } from './model.ts';
 import { identityModel, Residence } from './residence.ts';
 import { BufferPool, OnnxTensor } from './tensor.ts';
 
 /** Memory of released values that an engine keeps for later ones, in bytes. */
 const POOL_BYTES = 256 * 2 ** 20;
+
+/** What sequences of runs that were put off are called. */
+const JOINED = 'joined runs';
 
 /** Settings of the ONNX engine that are not in the config. */
 export interface OnnxOptions extends Omit<EngineOptions, 'kind'> {
@@ -46,6 +50,7 @@ export class OnnxEngine implements Engine, Host {
   readonly threads: number;
   readonly pool = new BufferPool(POOL_BYTES);
   readonly residence: Residence | null;
+  readonly deferred: DeferredRuns | null;
   private readonly on: OnnxDevice;
   private readonly profile: string | undefined;
   private readonly models = new Map<string, Promise<Omit<CompiledModel, 'path'>>>();
@@ -62,6 +67,14 @@ export class OnnxEngine implements Engine, Host {
     this.threads = threads;
     this.profile = profile;
     this.version = `onnxruntime-node ${ort.env.versions.node ?? ort.env.versions.common} ${device.provider}`;
+    // A profile is to show each run by itself.
+    this.deferred =
+      device.provider === 'cpu' && profile === undefined
+        ? new DeferredRuns(
+            (graph) => this.joinedRuns(graph),
+            (tensor) => this.free(tensor),
+          )
+        : null;
     this.residence = device.resident ? new Residence((bytes, outputs) => this.session(bytes, outputs)) : null;
   }
 
@@ -150,12 +163,24 @@ export class OnnxEngine implements Engine, Host {
   host(tensor: DeviceTensor): HostTensor | null {
     const handle = this.own(tensor, 'read');
     if (this.residence) return null;
+    // Whoever is shown the memory may write to it.
+    if (this.deferred?.reads(handle)) this.deferred.flush();
     handle.recyclable = false;
     return { dtype: handle.dtype, shape: handle.shape, data: (handle.value as Tensor).data as Float32Array };
   }
 
   release(tensor: DeviceTensor): void {
-    const handle = this.own(tensor, 'release');
+    if (tensor instanceof OnnxTensor && !tensor.dead && this.deferred?.release(tensor)) return;
+    this.free(this.own(tensor, 'release'));
+  }
+
+  inUse(tensor: DeviceTensor): boolean {
+    const { deferred } = this;
+    if (deferred === null || !(tensor instanceof OnnxTensor)) return false;
+    return tensor.waiting !== null || deferred.reads(tensor);
+  }
+
+  private free(handle: OnnxTensor): void {
     const value = handle.value as Tensor;
     handle.value = null;
     if (handle.recyclable) this.pool.give((value.data as Float32Array).buffer as ArrayBuffer);
@@ -185,6 +210,8 @@ export class OnnxEngine implements Engine, Host {
 
   async dispose(): Promise<void> {
     if (this.disposed) return;
+    // Nobody has looked at what still waits.
+    this.deferred?.drop();
     this.disposed = true;
     await Promise.allSettled(this.models.values());
     this.models.clear();
@@ -200,16 +227,9 @@ export class OnnxEngine implements Engine, Host {
   }
 
   private async build(graph: Graph, name: string): Promise<Omit<CompiledModel, 'path'>> {
-    const begin = performance.now();
-    const target = { provider: this.on.provider, threads: this.threads };
-    const lowered = lower(graph, name, target);
-    const signature = (id: number): Signature => {
-      const { dtype, shape } = graph.values.get(id) as { dtype: GraphDType; shape: readonly number[] };
-      return { dtype, shape };
-    };
-    const outputs = graph.outputs.map(signature);
+    const lowered = this.lowered(graph, name);
+    const outputs = graph.outputs.map((id) => signatureOf(graph, id));
     const middle = performance.now();
-    this.statistics.loweringMs += middle - begin;
     const places = Object.fromEntries(
       lowered.outputs.map(
         (output, i) => [output, byteLength(outputs[i] as Signature) > 0 ? 'gpu-buffer' : 'cpu'] as const,
@@ -219,16 +239,46 @@ export class OnnxEngine implements Engine, Host {
       (this.on.provider === 'cpu' ? this.inPlace(lowered.bytes, name) : null) ??
       (await this.session(lowered.bytes, 'device', name, places));
     this.statistics.sessionMs += performance.now() - middle;
+    return this.compiled(graph, name, lowered, session);
+  }
+
+  /** The session of a sequence of runs that were put off. */
+  private joinedRuns(graph: Graph): OnnxExecutable {
+    const lowered = this.lowered(graph, JOINED);
+    const begin = performance.now();
+    const session = this.inPlace(lowered.bytes, JOINED);
+    if (session === null) throw new EngineError('runs that were put off need a session that runs in place');
+    this.statistics.sessionMs += performance.now() - begin;
+    return new OnnxExecutable({ ...this.compiled(graph, JOINED, lowered, session), path: JOINED }, this);
+  }
+
+  private lowered(graph: Graph, name: string): FinishedModel {
+    const begin = performance.now();
+    const lowered = lower(graph, name, { provider: this.on.provider, threads: this.threads });
+    this.statistics.loweringMs += performance.now() - begin;
+    return lowered;
+  }
+
+  private compiled(
+    graph: Graph,
+    name: string,
+    lowered: FinishedModel,
+    session: CompiledModel['session'],
+  ): Omit<CompiledModel, 'path'> {
     this.statistics.executables++;
+    const outputs = graph.outputs.map((id) => signatureOf(graph, id));
+    const target = { provider: this.on.provider, threads: this.threads, exactShapes: true };
     return {
       name,
+      id: this.statistics.executables,
+      graph,
       session,
       inputNames: lowered.inputs,
       outputNames: lowered.outputs,
-      inputs: graph.inputs.map(signature),
+      inputs: graph.inputs.map((id) => signatureOf(graph, id)),
       outputs,
       writtenShapes: lowered.outputShapes.map((shape, i) => (sameShape(shape, outputs[i]?.shape ?? []) ? null : shape)),
-      export: () => lower(graph, name, { ...target, exactShapes: true }).bytes,
+      export: () => lower(graph, name, target).bytes,
       flops: graphFlops(graph),
     };
   }
@@ -298,6 +348,11 @@ export class OnnxEngine implements Engine, Host {
       throw new EngineError(`cannot ${action} a ${signatureText(tensor)} tensor that was released`);
     return tensor;
   }
+}
+
+function signatureOf(graph: Graph, id: number): Signature {
+  const { dtype, shape } = graph.values.get(id) as { dtype: GraphDType; shape: readonly number[] };
+  return { dtype, shape };
 }
 
 /**

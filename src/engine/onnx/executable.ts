@@ -3,12 +3,16 @@ import ort from 'onnxruntime-node';
 import { type Shape, sizeOf } from '../../tensor/index.ts';
 import type { DeviceTensor, Executable, Signature } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
+import type { Graph } from '../graph.ts';
+import { type Deferrable, type DeferredRuns, SMALL_FLOPS } from './deferred.ts';
 import { type Feed, InPlaceSession } from './in-place.ts';
 import type { Residence } from './residence.ts';
 import { type BufferPool, hostData, OnnxTensor } from './tensor.ts';
 
 /** What an executable needs from its engine. */
 export interface Host {
+  /** Runs that wait; null where none are put off. */
+  readonly deferred: DeferredRuns | null;
   readonly pool: BufferPool;
   /** Where values live if not in host memory. */
   readonly residence: Residence | null;
@@ -31,6 +35,10 @@ export interface CompiledModel {
   /** Shapes in which the session writes the outputs where they are not the signature's (same elements, same order). */
   readonly writtenShapes: readonly (Shape | null)[];
   readonly flops: number;
+  /** What the session was made from. */
+  readonly graph: Graph;
+  /** Different for each session. */
+  readonly id: number;
 }
 
 let runs = 0;
@@ -40,10 +48,12 @@ const TURN_MS = 20;
 let turned = 0;
 
 /** A session with inputs and outputs by position. */
-export class OnnxExecutable implements Executable {
+export class OnnxExecutable implements Executable, Deferrable {
   readonly inputs: readonly Signature[];
   readonly outputs: readonly Signature[];
   readonly flops: number;
+  readonly graph: Graph;
+  readonly id: number;
   private readonly model: CompiledModel;
   private readonly host: Host;
   private readonly outputBytes: readonly number[];
@@ -55,6 +65,8 @@ export class OnnxExecutable implements Executable {
     this.inputs = model.inputs;
     this.outputs = model.outputs;
     this.flops = model.flops;
+    this.graph = model.graph;
+    this.id = model.id;
     this.outputBytes = model.outputs.map(byteLength);
     this.inputBytes = model.inputs.map(byteLength).reduce((sum, bytes) => sum + bytes, 0);
   }
@@ -95,6 +107,46 @@ export class OnnxExecutable implements Executable {
     return results;
   }
 
+  defer(inputs: readonly DeviceTensor[]): DeviceTensor[] | null {
+    const { model, host } = this;
+    const { deferred } = host;
+    if (deferred === null || this.flops > SMALL_FLOPS || !(model.session instanceof InPlaceSession)) return null;
+    if (inputs.length !== this.inputs.length) this.fail(`takes ${this.inputs.length} inputs, got ${inputs.length}`);
+    inputs.forEach((input, i) => {
+      if (!(input instanceof OnnxTensor) || input.waiting === null)
+        this.checked(input, this.inputs[i] as Signature, `input ${i}`);
+      else if (input.dead) this.fail(`input ${i} was released; keep it until the runs that use it have ended`);
+      else this.fits(input, this.inputs[i] as Signature, `input ${i}`);
+    });
+    const outputs = this.outputs.map(
+      ({ dtype, shape }, i) => new OnnxTensor(dtype, shape, this.outputBytes[i] as number, 'host', null, true),
+    );
+    deferred.add(this, inputs as readonly OnnxTensor[], outputs);
+    return outputs;
+  }
+
+  runNow(inputs: readonly OnnxTensor[], outputs: readonly OnnxTensor[]): void {
+    const { model, host } = this;
+    const feeds: Record<string, Feed> = {};
+    inputs.forEach((input, i) => {
+      feeds[model.inputNames[i] as string] = input.value as Tensor;
+    });
+    const fetches: Record<string, Feed> = {};
+    outputs.forEach((output, i) => {
+      const { dtype, shape, byteLength: bytes } = output;
+      const value = new ort.Tensor(dtype, hostData(dtype, host.pool.take(bytes), sizeOf(shape)), shape);
+      output.value = value;
+      const written = model.writtenShapes[i];
+      fetches[model.outputNames[i] as string] = written ? reshaped(value, written) : value;
+    });
+    if (outputs.length === 0) return;
+    try {
+      (model.session as InPlaceSession).run(feeds, fetches);
+    } catch (error) {
+      this.fail(`failed in ONNX Runtime: ${runtimeMessage(error)}`, error);
+    }
+  }
+
   onnx(): Uint8Array {
     return this.model.export();
   }
@@ -115,8 +167,7 @@ export class OnnxExecutable implements Executable {
   /** The tensor behind a handle that fits. */
   private checked(tensor: DeviceTensor, expected: Signature, what: string): Tensor {
     if (!(tensor instanceof OnnxTensor)) this.fail(`${what} is not a tensor of an ONNX engine; use engine.upload`);
-    if (tensor.dtype !== expected.dtype || !sameDims(tensor.shape, expected.shape))
-      this.fail(`${what} is ${signatureText(tensor)}, expected ${signatureText(expected)}`);
+    this.fits(tensor, expected, what);
     const { value } = tensor;
     if (value === null) this.fail(`${what} was released; keep it until the runs that use it have ended`);
     if (tensor.location === 'host' && tensor.byteLength > 0 && (value.data as Float32Array).byteLength === 0)
@@ -124,8 +175,15 @@ export class OnnxExecutable implements Executable {
     return value;
   }
 
+  private fits(tensor: OnnxTensor, expected: Signature, what: string): void {
+    if (tensor.dtype !== expected.dtype || !sameDims(tensor.shape, expected.shape))
+      this.fail(`${what} is ${signatureText(tensor)}, expected ${signatureText(expected)}`);
+  }
+
   private target(tensor: DeviceTensor, i: number, run: number): OnnxTensor {
     this.checked(tensor, this.outputs[i] as Signature, `into[${i}]`);
+    const { deferred } = this.host;
+    if (deferred?.reads(tensor as OnnxTensor)) deferred.flush();
     if ((tensor as OnnxTensor).usedBy === run)
       this.fail(`into[${i}] is also an input of this run, which would overwrite it`);
     return tensor as OnnxTensor;

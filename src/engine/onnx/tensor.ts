@@ -2,6 +2,7 @@ import type { Tensor } from 'onnxruntime-node';
 import type { Shape } from '../../tensor/index.ts';
 import type { DeviceTensor } from '../engine.ts';
 import type { GraphDType } from '../graph.ts';
+import type { DeferredRuns } from './deferred.ts';
 
 /** Typed arrays behind values on the host. */
 export type HostData = Float32Array | Int32Array | Uint8Array;
@@ -12,8 +13,13 @@ export class OnnxTensor implements DeviceTensor {
   readonly shape: Shape;
   readonly byteLength: number;
   readonly location: 'host' | 'device';
-  /** The tensor of the last run that wrote it; null once released. */
-  value: Tensor | null;
+  /** The runs that wait, if one of them makes its value (`DeferredRuns`). */
+  waiting: DeferredRuns | null = null;
+  /** Released while it waited: nobody wants the value but other runs that wait. */
+  dead = false;
+  /** Which flush of the runs that wait reads it; compared with the present one. */
+  queued = 0;
+  private current: Tensor | null;
   /** Whether the memory may be given to another value after `release`: it is ours, and nobody was shown it. */
   recyclable: boolean;
   /** Number of the last run that took it as an input: to catch one that is also an `into`. */
@@ -24,15 +30,25 @@ export class OnnxTensor implements DeviceTensor {
     shape: Shape,
     byteLength: number,
     location: 'host' | 'device',
-    value: Tensor,
+    value: Tensor | null,
     recyclable: boolean,
   ) {
     this.dtype = dtype;
     this.shape = shape;
     this.byteLength = byteLength;
     this.location = location;
-    this.value = value;
+    this.current = value;
     this.recyclable = recyclable;
+  }
+
+  /** The tensor of the last run that wrote it; null once released. Looking at it ends the wait of runs that were put off. */
+  get value(): Tensor | null {
+    this.waiting?.flush();
+    return this.current;
+  }
+
+  set value(value: Tensor | null) {
+    this.current = value;
   }
 }
 

@@ -2,8 +2,7 @@ import type { SegmentPart } from '../../plan/index.ts';
 import { isExchanged } from '../../plan/index.ts';
 import { ExpertExchange } from '../exchange.ts';
 import { LayerPass } from '../layer-pass.ts';
-import { NonFinite } from '../non-finite.ts';
-import type { Handler, MetricValue, ProgramRun } from '../program-run.ts';
+import type { Handler, ProgramRun } from '../program-run.ts';
 import type { StagePass } from '../stage-pass.ts';
 import type { Cell } from '../tensor-space.ts';
 
@@ -36,7 +35,7 @@ async function forwardLayer(run: ProgramRun, pass: StagePass, index: number, pha
   await layerPass.forward(phase);
   if (phase !== layerPass.layer.plan.forwards - 1) return;
   await recordMetrics(run, layerPass);
-  if (index === run.parts.layerCount - 1) pass.releaseKept();
+  if (index === run.parts.layerCount - 1 && !run.readsLate) pass.releaseKept();
 }
 
 /** Activations for a layer: the ones before it made them, on this stage or on another. */
@@ -57,15 +56,9 @@ function takeInputs(run: ProgramRun, pass: StagePass, index: number): readonly C
 }
 
 async function recordMetrics(run: ProgramRun, pass: LayerPass): Promise<void> {
-  const { space } = run.parts;
-  for (const { name, cell } of pass.metrics()) {
-    const { data, shape } = await space.read(cell.tensor);
-    const value: MetricValue = shape.length === 0 ? Number(data[0]) : Array.from(data as Float32Array);
-    space.release(cell);
-    run.recordMetric(name, pass.microbatch, value);
-    if (name === 'loss' && run.training && !Number.isFinite(value))
-      throw new NonFinite({ kind: 'loss', value: Number(value), microbatch: pass.microbatch, step: run.step });
-  }
+  for (const { name, cell } of pass.metrics())
+    if (run.readsLate) run.leaveMetric(name, pass.microbatch, cell);
+    else await run.readMetric(name, pass.microbatch, cell);
 }
 
 async function forwardInPlace(

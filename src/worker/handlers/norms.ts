@@ -1,4 +1,5 @@
 import { allGather } from '../../comm/index.ts';
+import type { DeviceTensor } from '../../engine/index.ts';
 import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
 import { type HeldParam, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
@@ -52,6 +53,8 @@ export const gather: Handler<'AllGather'> = (run, instruction) =>
 export async function ownSquaredNorms(run: ProgramRun): Promise<Map<string, number>> {
   const { space, model } = run.parts;
   const norms = new Map<string, number>();
+  // All are computed before one is looked at, so that they can be one run.
+  const found: { readonly vector: DeviceTensor; readonly paths: readonly string[] }[] = [];
   for (const group of model.groups) {
     const sums = finishedSums(group).slice(0, group.gradientOf.length);
     for (const i of updatedHere(group)) norms.set((group.params[i] as HeldParam).path, 0);
@@ -65,9 +68,13 @@ export async function ownSquaredNorms(run: ProgramRun): Promise<Map<string, numb
     );
     const [vector] = await space.run(executable, signatures);
     if (!vector) throw new Error('the norm of gradients has no result');
+    found.push({ vector, paths: present.map(({ param }) => (param as HeldParam).path) });
+  }
+  await run.readMetrics();
+  for (const { vector, paths } of found) {
     const { data } = await space.read(vector);
-    present.forEach(({ param }, i) => {
-      if (param) norms.set(param.path, Number(data[i]));
+    paths.forEach((path, i) => {
+      norms.set(path, Number(data[i]));
     });
     space.give(vector);
   }
