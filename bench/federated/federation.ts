@@ -37,6 +37,7 @@ export interface Federation {
   readonly strategy: string;
   readonly settings: object;
   readonly compression: UpdateCompression;
+  readonly momentum: number;
   initial(seed: number): Float32Array;
   /** Accuracy on the test images, in percent. */
   accuracy(params: Float32Array): Promise<number>;
@@ -128,6 +129,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     strategy,
     settings: own,
     compression,
+    momentum,
     initial: (seed) => {
       const tensors = initParams(params, seed);
       const vector = new Float32Array(layout.size);
@@ -162,12 +164,12 @@ export interface RoundOptions {
 
 /** Rounds of a federation over a partition. */
 export function rounds(
-  { pool, layout, strategy, settings, compression, initial }: Federation,
+  { pool, layout, strategy, settings, compression, momentum, initial }: Federation,
   partition: Partition,
   options: RoundOptions,
 ): RoundSimulation {
   const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null, collector } = options;
-  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed };
+  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed, momentum };
   const server = federatedStrategies()
     .get(strategy)
     ?.server(settings as never, shape);

@@ -25,10 +25,10 @@ export function runRounds(
   strategy: FederatedStrategy,
   settings: RoundConfig & ProtectionConfig & Readonly<Record<string, unknown>>,
 ): AsyncGenerator<RunEvent, void> {
-  const { seed, origin } = execution.prepared.config;
+  const { seed, origin, optim } = execution.prepared.config;
   const plan = (layouts: Layouts, clients: number): FederatedPlan => {
     const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
-    const shape = { ...layouts, clients, seed, model };
+    const shape = { ...layouts, clients, seed, model, momentum: optim.name === 'sgd' ? optim.momentum : 0 };
     const unsuited = strategy.unsuited?.(settings as never, shape);
     if (unsuited) {
       const message = `scheduler ${strategy.name}: ${unsuited}`;

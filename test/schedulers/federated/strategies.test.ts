@@ -21,10 +21,10 @@ const layers = [{ name: 'head', module: nn.linear(size, 1, { bias: false }) }];
 const model = { model: { layers, loss: nn.crossEntropy() }, info };
 const shape = { params: layout, state: vectorLayout([]), clients: 10, seed: 1, model };
 
-function serverOf(name: string, settings: object = {}): FederatedServer {
+function serverOf(name: string, settings: object = {}, more: { readonly momentum?: number } = {}): FederatedServer {
   const strategy = federatedStrategies().get(name);
   if (!strategy) throw new Error(`no strategy ${name}`);
-  return strategy.server(strategy.config.parse(settings), shape);
+  return strategy.server(strategy.config.parse(settings), { ...shape, ...more });
 }
 
 interface Answer {
@@ -136,6 +136,13 @@ describe('averaging strategies', () => {
     ];
     // Normalised directions [1,0,0] and [0,1,0], averaged, times the mean number of steps 2.5.
     close(rounds(server, answers), [1 + 1.25, 2 + 1.25, 3]);
+    // With momentum 0.5 four steps along a constant gradient of 1 go 1 + 1.5 + 1.75 + 1.875 = 6.125, one goes 1.
+    const far: Answer[] = [
+      { update: [1, 0, 0], examples: 10, steps: 1 },
+      { update: [0, 6.125, 0], examples: 10, steps: 4 },
+    ];
+    const mean = (1 + 6.125) / 2;
+    close(rounds(serverOf('fednova', {}, { momentum: 0.5 }), far), [1 + mean / 2, 2 + mean / 2, 3]);
   });
 
   it('scaffold moves its variate by the clients that took part, as a share of all', () => {
