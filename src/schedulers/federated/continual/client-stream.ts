@@ -1,4 +1,4 @@
-import type { Dataset, PreparedData } from '../../../data/index.ts';
+import { type Dataset, type PreparedData, view } from '../../../data/index.ts';
 import { Phases } from '../../../optim/index.ts';
 import { createRng } from '../../../tensor/index.ts';
 import { composeTasks } from '../../continual/compose.ts';
@@ -80,4 +80,15 @@ function ownScenario({ job, scenario, examples, fits, task: now }: ClientStreamO
   });
   const shape = { ...scenario.shape, tasks: tasks.length, outputsOf: tasks.map(({ outputs }) => outputs) };
   return { scenario: { ...scenario, shape, tasks }, task: kept.findIndex(({ index }) => index === now) };
+}
+
+/** The positions of a step; only the first one where the others are copies of it, whose mean is the same for less arithmetic. */
+export function withoutCopies({ built }: ClientStream, positions: Int32Array): Int32Array {
+  const { examples, labels, views, targets } = built.data.parts.train;
+  const columns = Object.values(targets).map(({ values, rows }) => rows ?? values);
+  const all = [examples, labels, views, ...columns].flatMap((array) => (array ? [view(array, array.dtype)] : []));
+  const alike = all.every((values) =>
+    positions.every((position) => values[position] === values[positions[0] as number]),
+  );
+  return alike ? positions.slice(0, 1) : positions;
 }

@@ -10,7 +10,7 @@ import type { ClientView } from '../client-view.ts';
 import type { Evaluator } from '../evaluator.ts';
 import type { ClientFit } from '../fit-task.ts';
 import { ClientSlots } from './client-slots.ts';
-import { type ClientStream, clientStream } from './client-stream.ts';
+import { type ClientStream, clientStream, withoutCopies } from './client-stream.ts';
 import { type ClientTasks, type ContinualJob, NO_COURSE } from './job.ts';
 import { clientObjective } from './objective.ts';
 import { filledIn, type KeptWriter, taskEndOf } from './task-end.ts';
@@ -128,7 +128,7 @@ export class TaskClients {
       this.slots.with(state, kept),
       {
         split: this.#open(stream, client, kept),
-        batches: batchesOf(stream.trained, stream.end, batch),
+        batches: batchesOf(stream.trained, stream.end, batch).map((positions) => withoutCopies(stream, positions)),
         first: 0,
         key: (step) => layerKey(seed, step, client.client, `end of task ${stream.task}`),
       },
