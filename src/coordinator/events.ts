@@ -129,7 +129,8 @@ export interface TaskEvent {
   readonly accuracies: readonly number[];
   /** Mean over the tasks that have been learnt. */
   readonly average: number;
-  readonly cost: TaskCost;
+  /** Absent where tasks are learnt by clients, each of which has costs of its own. */
+  readonly cost?: TaskCost;
   /** Milliseconds from the task's last step. */
   readonly ms: number;
 }

@@ -71,6 +71,12 @@ export function taskEndOf(options: TaskEndOptions): TaskEnd {
       if (other !== undefined) throw new Error(`clients can look up their model's outputs, not "${other}"`);
       return { [OUTPUTS]: await options.predict(positions) };
     },
+    examples: view(built.data.parts.train.examples, 'int32'),
+    rows: (target) => {
+      const given = built.data.parts.train.targets[target]?.rows;
+      if (!given) throw new Error(`the strategy ${strategy.name} has no target "${target}" with rows`);
+      return view(given, 'int32');
+    },
     positions: (task) => ({
       from: (built.ends[task - 1] ?? 0) * batch,
       to: (built.ends[task] as number) * batch,
