@@ -4,7 +4,7 @@ import { type OptimizerPlan, type PhaseRun, withRule } from '../../optim/index.t
 import { registerTrainingObjective, type TrainingObjective, type Transition } from '../../worker/index.ts';
 import { plainLoss, streamLoss } from './loss.ts';
 import type { ScenarioShape } from './scenario.ts';
-import { type Course, continualStrategy } from './strategy.ts';
+import { type Course, resolvedStrategy } from './strategy.ts';
 import './strategies/index.ts';
 
 /** Transitions that every strategy has. */
@@ -39,9 +39,8 @@ export interface ContinualObjective {
 }
 
 /** What a strategy changes about a step. */
-export function continualObjective(objective: ContinualObjective): TrainingObjective {
-  const { strategy: name, config, shape, phases, course } = objective;
-  const strategy = continualStrategy(name);
+export function continualObjective({ shape, phases, course, ...section }: ContinualObjective): TrainingObjective {
+  const { strategy, config } = resolvedStrategy({ ...section.config, name: section.strategy });
   const rule = strategy.rule?.(config, shape, course);
   const transitions = strategy.transitions?.(config, shape);
   return {

@@ -11,7 +11,7 @@ import { READ, WRITE } from './near-data.ts';
 import { saveDrift, saveMatrix } from './save-matrix.ts';
 import type { ContinualPlan } from './scheduler.ts';
 import type { TaskEnd } from './strategy.ts';
-import { inputSize } from './stream-builder.ts';
+import { inputSize, type Pause } from './stream-builder.ts';
 
 /** Names of what the scheduler keeps in checkpoints. */
 const MATRIX = 'accuracy';
@@ -61,16 +61,17 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
       await drift(null);
     }
     const { pauses, half } = stopsOf(plan, task);
+    const stops = [half, ...pauses.map(({ step }) => step)];
     const pause = async () => {
+      const { position } = session;
       // Where the strategy takes steps of another kind, what the task changes has been seen.
-      if (session.position === half || session.position === pauses[0])
-        await drift({ task, part: session.position > half ? 'within' : 'between' });
-      if (pauses.includes(session.position))
-        await strategy.atPause?.(taskEnd(session, plan, task, state), pauses.indexOf(session.position), strategyConfig);
-      state.paused = session.position;
+      if (position === half || position === pauses[0]?.step)
+        await drift({ task, part: position > half ? 'within' : 'between' });
+      for (const { step, name } of pauses)
+        if (step === position) await strategy.atPause?.(taskEnd(session, plan, task, state), name, strategyConfig);
+      state.paused = position;
     };
     while (session.position < end && !session.signal.aborted) {
-      const stops = [half, ...pauses];
       if (stops.includes(session.position) && state.paused !== session.position) await pause();
       const due = checkpoint_every > 0 ? (Math.floor(session.position / checkpoint_every) + 1) * checkpoint_every : end;
       yield* session.steps(Math.min(end, due, ...stops.filter((stop) => stop > session.position)));
@@ -115,10 +116,10 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
 function stopsOf(
   { stream }: ContinualPlan,
   task: number,
-): { readonly pauses: readonly number[]; readonly half: number } {
+): { readonly pauses: readonly Pause[]; readonly half: number } {
   const [from, to] = [stream.ends[task - 1] ?? 0, stream.ends[task] as number];
-  const pauses = stream.pauses.filter((step) => step >= from && step < to);
-  return { pauses, half: Math.ceil((from + Math.min(to, ...pauses.filter((step) => step > from))) / 2) };
+  const pauses = stream.pauses.filter(({ step }) => step >= from && step < to);
+  return { pauses, half: Math.ceil((from + Math.min(to, ...pauses.map(({ step }) => step))) / 2) };
 }
 
 function taskEnd(session: Session, plan: ContinualPlan, task: number, state: TaskState): TaskEnd {

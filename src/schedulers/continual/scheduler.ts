@@ -10,7 +10,13 @@ import { readReference } from './reference.ts';
 import { runTasks } from './run-tasks.ts';
 import { makeScenario, type Scenario } from './scenario.ts';
 import { scenarioSchema } from './schema.ts';
-import { type ContinualStrategy, type Course, continualStrategies, continualStrategy } from './strategy.ts';
+import {
+  anyStrategySchema,
+  type ContinualStrategy,
+  type Course,
+  resolvedStrategy,
+  type StrategySection,
+} from './strategy.ts';
 import { type BuiltStream, StreamBuilder } from './stream-builder.ts';
 
 /** Keys of the `scheduler` section, the strategy's own not yet looked at. */
@@ -19,7 +25,7 @@ export interface ContinualConfig {
   readonly epochs: number;
   readonly drift: boolean;
   readonly reference: readonly number[] | string | null;
-  readonly strategy: { readonly name: string; readonly [key: string]: unknown };
+  readonly strategy: StrategySection;
 }
 
 /** What `prepare` has made for `run`. */
@@ -34,15 +40,6 @@ export interface ContinualPlan {
   readonly reference: readonly number[] | null;
   /** Whether it is looked at how far modules move. */
   readonly drift: boolean;
-}
-
-function strategySchema() {
-  const options = [...continualStrategies().values()].map(({ name, config }) =>
-    z.strictObject({ name: z.literal(name).describe('continual-learning strategy'), ...config.shape }),
-  );
-  const [first, ...rest] = options;
-  if (!first) throw new Error('no continual strategy is registered');
-  return z.discriminatedUnion('name', [first, ...rest]).prefault({ name: 'naive' } as never);
 }
 
 const continualSchema = z.strictObject({
@@ -61,7 +58,7 @@ const continualSchema = z.strictObject({
     .describe(
       'accuracy on each task of a model that learns tasks together, or the run folder of a joint or cumulative run; gives intransigence',
     ),
-  strategy: strategySchema(),
+  strategy: anyStrategySchema().prefault({ name: 'naive' } as never),
 });
 
 /** Width of what goes into the last layer of a model with one matrix there. */
@@ -72,8 +69,8 @@ async function featuresOf(model: ModelConfig, info: TaskInfo): Promise<number | 
 }
 
 async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig): Promise<SchedulerPlan> {
-  const { name, ...strategyConfig } = own.strategy;
-  const strategy = continualStrategy(name);
+  const { name, ...ownConfig } = own.strategy;
+  const { strategy, config: strategyConfig } = resolvedStrategy(own.strategy);
   const split = config.train.eval_split;
   const cut = makeScenario(own.scenario, dataset, { split, seed: config.seed });
   const features = strategy.features
@@ -90,7 +87,7 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
   const course = { ends: stream.ends, pauses: stream.pauses, epochs: own.epochs };
   const objective: ContinualObjective = {
     strategy: name,
-    config: strategyConfig,
+    config: ownConfig,
     shape: scenario.shape,
     phases: stream.phases,
     course,

@@ -1,4 +1,4 @@
-import type { ZodObject, z } from 'zod';
+import { type ZodObject, z } from 'zod';
 import type { Dataset, StreamTarget } from '../../data/index.ts';
 import type { tf } from '../../engine/index.ts';
 import type { Model, StateSpec } from '../../modules/index.ts';
@@ -7,7 +7,7 @@ import type { HostTensor } from '../../tensor/index.ts';
 import type { Transition, TransitionAnswers } from '../../worker/index.ts';
 import type { ModuleDrift } from './drift.ts';
 import type { Scenario, ScenarioShape } from './scenario.ts';
-import type { StreamBuilder } from './stream-builder.ts';
+import type { Pause, StreamBuilder } from './stream-builder.ts';
 
 type Tensor = tf.Tensor;
 
@@ -38,11 +38,17 @@ export interface StrategyLoss {
   of(given: LossGiven): Tensor;
 }
 
+/** What of a stream's builder is a strategy's. */
+export type StepBuilder = Pick<
+  StreamBuilder,
+  'steps' | 'reserve' | 'step' | 'restart' | 'pause' | 'remember' | 'endTask'
+>;
+
 /** What a strategy is given to decide what is seen when. */
 export interface ComposeGiven {
   readonly scenario: Scenario;
   readonly dataset: Dataset;
-  readonly builder: StreamBuilder;
+  readonly builder: StepBuilder;
   /** Passes over each task's examples. */
   readonly epochs: number;
   /** Examples of a step. */
@@ -54,8 +60,7 @@ export interface ComposeGiven {
 export interface Course {
   /** Completed steps at the end of each task. */
   readonly ends: readonly number[];
-  /** Completed steps at each pause. */
-  readonly pauses: readonly number[];
+  readonly pauses: readonly Pause[];
   /** Passes over each task's examples. */
   readonly epochs: number;
 }
@@ -114,11 +119,8 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
   /** Called before the first step of each task; waited for. */
   beforeTask?(start: TaskEnd, config: z.output<S>): unknown;
-  /**
-   * Called where `StreamBuilder.pause` said so, before the step after it; waited for. `count` is the pause's number among those of its
-   * task.
-   */
-  atPause?(at: TaskEnd, count: number, config: z.output<S>): unknown;
+  /** Called where `StreamBuilder.pause` said so, before the step after it; waited for. `name` is what the pause was called. */
+  atPause?(at: TaskEnd, name: string, config: z.output<S>): unknown;
   /** Called after the last step of each task, before it is evaluated; waited for. */
   afterTask?(end: TaskEnd, config: z.output<S>): unknown;
   /**
@@ -140,11 +142,68 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   };
 }
 
+/** A strategy that is made of another one: `strategy: {name: fpf, base: {name: ewc}}`. */
+export interface StrategyAround<S extends ZodObject = ZodObject> {
+  readonly name: string;
+  /** Called once all strategies are known: `strategySchema` gives what a base can be. */
+  config(): S;
+  /** The strategy that a config stands for, and the config that its members are given: the base's. */
+  around(config: z.output<S>): ResolvedStrategy;
+}
+
+/** A strategy and the keys that its members are given. */
+export interface ResolvedStrategy {
+  readonly strategy: ContinualStrategy;
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
+/** What a config says of a strategy: its name and its own keys. */
+export interface StrategySection {
+  readonly name: string;
+  readonly [key: string]: unknown;
+}
+
 const registry = new Map<string, ContinualStrategy>();
+const arounds = new Map<string, StrategyAround>();
 
 /** Makes a strategy known to configs by its name. */
 export function registerContinual<S extends ZodObject>(strategy: ContinualStrategy<S>): void {
   registry.set(strategy.name, strategy as unknown as ContinualStrategy);
+}
+
+/** The same for one that is made of another. */
+export function registerAround<S extends ZodObject>(strategy: StrategyAround<S>): void {
+  arounds.set(strategy.name, strategy as unknown as StrategyAround);
+}
+
+/** Names of all strategies, those that are made of others too. */
+export function continualNames(): string[] {
+  return [...registry.keys(), ...arounds.keys()];
+}
+
+/** Schema of a strategy that is not made of another. */
+export function strategySchema() {
+  return unionOf([...registry.values()].map(({ name, config }) => ({ name, shape: config.shape })));
+}
+
+/** Schema of `scheduler.strategy`. */
+export function anyStrategySchema() {
+  const made = [...arounds.values()].map(({ name, config }) => ({ name, shape: config().shape }));
+  return unionOf([...[...registry.values()].map(({ name, config }) => ({ name, shape: config.shape })), ...made]);
+}
+
+function unionOf(given: readonly { readonly name: string; readonly shape: ZodObject['shape'] }[]) {
+  const options = given.map(({ name, shape }) =>
+    z.strictObject({ name: z.literal(name).describe('continual-learning strategy'), ...shape }),
+  );
+  const [first, ...rest] = options;
+  if (!first) throw new Error('no continual strategy is registered');
+  return z.discriminatedUnion('name', [first, ...rest]);
+}
+
+/** The strategy that a config asks for. @throws Error naming the strategies that there are */
+export function resolvedStrategy({ name, ...config }: StrategySection): ResolvedStrategy {
+  return arounds.get(name)?.around(config) ?? { strategy: continualStrategy(name), config };
 }
 
 /** Registered strategies by name. */

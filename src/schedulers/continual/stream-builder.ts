@@ -47,6 +47,18 @@ export interface StreamCost {
   readonly held: number;
 }
 
+/** Examples that are kept. */
+export interface Remembered {
+  readonly held: readonly { readonly example: number; readonly task: number }[];
+}
+
+/** A place where a strategy does something in the middle of a task. */
+export interface Pause {
+  /** Completed steps. */
+  readonly step: number;
+  readonly name: string;
+}
+
 /** What a strategy has decided about steps: part of `SchedulerPlan`. */
 export interface BuiltStream {
   readonly data: PreparedStream;
@@ -54,8 +66,7 @@ export interface BuiltStream {
   readonly phases: readonly PhaseRun[];
   /** Completed steps at the end of each task, observing steps included. */
   readonly ends: readonly number[];
-  /** Completed steps at each pause. */
-  readonly pauses: readonly number[];
+  readonly pauses: readonly Pause[];
   /** What each task's steps come to, and what is held after it. */
   readonly costs: readonly StreamCost[];
   /** Names of the strategy's own targets. */
@@ -87,7 +98,7 @@ export class StreamBuilder {
   readonly #phases: StepPhase[] = [];
   readonly #restarts = new Set<number>();
   readonly #ends: number[] = [];
-  readonly #pauses: number[] = [];
+  readonly #pauses: Pause[] = [];
   readonly #base: number;
   #reserved = 0;
 
@@ -118,7 +129,7 @@ export class StreamBuilder {
   }
 
   /** Says that what a buffer holds when a task ends is kept. Without: what later steps go back to counts as kept. */
-  remember(buffer: { readonly held: readonly unknown[] }): void {
+  remember(buffer: Remembered): void {
     this.#buffers.push(buffer);
   }
 
@@ -148,9 +159,9 @@ export class StreamBuilder {
     this.#phases.push(phase);
   }
 
-  /** Asks for `ContinualStrategy.atPause` before the next step, in the middle of a task. */
-  pause(): void {
-    if (this.#pauses.at(-1) !== this.steps) this.#pauses.push(this.steps);
+  /** Asks for `ContinualStrategy.atPause` before the next step of the task. */
+  pause(name: string): void {
+    this.#pauses.push({ step: this.steps, name });
   }
 
   /** Says that schedules and bias corrections begin anew with the next step. */

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type RunEvent, type RunSummary, train } from '../../../src/index.ts';
-import { continualStrategies } from '../../../src/schedulers/continual/index.ts';
+import { continualNames } from '../../../src/schedulers/continual/index.ts';
 import { small } from './small.ts';
 import { writeClasses } from './table.ts';
 
@@ -29,23 +29,19 @@ async function run(config: object, overrides: string[] = []): Promise<RunSummary
 }
 
 describe('continual strategies', () => {
-  it.each([...continualStrategies().keys()])(
-    '%s: the same matrix on every mesh',
-    { timeout: 120_000 },
-    async (name) => {
-      const { scenario, strategy, ...others } = small[name] ?? {};
-      const scheduler = {
-        name: 'continual',
-        scenario: { stream: { name: 'split', tasks: 2 }, ...scenario },
-        strategy: { name, ...strategy },
-      };
-      const serial = await run({ ...others, scheduler });
-      for (const parallel of [{ data: 2 }, { pipeline: 2 }]) {
-        const sharded = await run({ ...others, scheduler, parallel });
-        expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
-        expect(sharded.weights_sha256).toBe(serial.weights_sha256);
-        expect(sharded.losses_sha256).toBe(serial.losses_sha256);
-      }
-    },
-  );
+  it.each(continualNames())('%s: the same matrix on every mesh', { timeout: 120_000 }, async (name) => {
+    const { scenario, strategy, ...others } = small[name] ?? {};
+    const scheduler = {
+      name: 'continual',
+      scenario: { stream: { name: 'split', tasks: 2 }, ...scenario },
+      strategy: { name, ...strategy },
+    };
+    const serial = await run({ ...others, scheduler });
+    for (const parallel of [{ data: 2 }, { pipeline: 2 }]) {
+      const sharded = await run({ ...others, scheduler, parallel });
+      expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
+      expect(sharded.weights_sha256).toBe(serial.weights_sha256);
+      expect(sharded.losses_sha256).toBe(serial.losses_sha256);
+    }
+  });
 });

@@ -11,3 +11,4 @@ import './hat.ts';
 import './greedy-sampler.ts';
 import './episodic-memory.ts';
 import './progressive.ts';
+import './fpf.ts';

@@ -105,12 +105,12 @@ registerContinual({
     requireKnownTask(NAME, scenario.shape);
     for (const task of scenario.tasks) {
       composeTask(given, task, task.examples.train, { fresh: global });
-      builder.pause();
+      builder.pause('prune');
       composeTask({ ...given, epochs: retrain_epochs }, task, task.examples.train, { fresh: global });
       builder.endTask();
     }
   },
-  atPause: async ({ task, scenario, model, transition }, _count, config) => {
+  atPause: async ({ task, scenario, model, transition }, _pause, config) => {
     const outputs = scenario.tasks[task]?.outputs ?? [];
     const args: Pruning = { task, share: config.prune, heads: headParams(model, scenario.shape), outputs };
     await transition('prune', args);

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { createRng } from '../../../tensor/index.ts';
+import { createRng, type Rng } from '../../../tensor/index.ts';
 import { classBalanced, type ExampleBuffer, reservoir } from '../buffer.ts';
 import { composeTasks, type Seen } from '../compose.ts';
 import { type ComposeGiven, registerContinual } from '../strategy.ts';
@@ -19,15 +19,15 @@ const bufferSchema = z.object(bufferShape);
 type BufferConfig = z.output<typeof bufferSchema>;
 
 /** The buffer that a config asks for. */
-export function bufferOf(given: ComposeGiven, config: BufferConfig): ExampleBuffer {
-  const buffer = emptyBuffer(given, config);
-  given.builder.remember(buffer);
-  return buffer;
+export function bufferOf(given: ComposeGiven, { buffer, sampling }: BufferConfig): ExampleBuffer {
+  const rng = createRng(given.seed).fork('continual buffer');
+  const made = sampling === 'reservoir' ? reservoir(buffer, rng) : balancedBuffer(given, buffer, rng);
+  given.builder.remember(made);
+  return made;
 }
 
-function emptyBuffer({ scenario, dataset, seed }: ComposeGiven, { buffer, sampling }: BufferConfig): ExampleBuffer {
-  const rng = createRng(seed).fork('continual buffer');
-  if (sampling === 'reservoir') return reservoir(buffer, rng);
+/** A buffer with equal shares of the outputs. */
+export function balancedBuffer({ scenario, dataset }: ComposeGiven, buffer: number, rng: Rng): ExampleBuffer {
   const labels = dataset.split('train').labels as ArrayLike<number>;
   return classBalanced(
     buffer,
