@@ -9,6 +9,8 @@ export interface SmallSettings {
 export const small: Readonly<Record<string, SmallSettings>> = {
   ewc: { strategy: { samples: 10 } },
   'online-ewc': { strategy: { samples: 10 } },
+  fpf: { strategy: { base: { name: 'ewc', samples: 10 }, buffer: 20, tuning_epochs: 2 } },
+  'k-fpf': { strategy: { buffer: 20, times: 3, tuning_epochs: 1, skip: 0.3 } },
   mas: { strategy: { samples: 10 } },
   hat: { scenario: { name: 'task-incremental' } },
   pnn: { scenario: { name: 'task-incremental' } },

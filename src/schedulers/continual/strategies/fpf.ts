@@ -19,7 +19,7 @@ const tuningShape = {
     .number()
     .gt(0)
     .max(1)
-    .default(0.34)
+    .default(0.67)
     .describe('part of the modules that are fine-tuned: those that change most between tasks; at least one'),
   rate: z.number().positive().default(1).describe('what gradients are multiplied by while modules are fine-tuned'),
 } as const;
@@ -38,8 +38,8 @@ const kFpfSchema = () =>
   z.object({
     ...tuningShape,
     buffer: z.int().min(1).default(500).describe('examples that are kept, as many of each class'),
-    times: z.int().min(1).default(10).describe('how often modules are fine-tuned, evenly over the run: k'),
-    tuning_epochs: z.int().min(1).default(3).describe('passes over the buffer each time'),
+    times: z.int().min(1).default(4).describe('how often modules are fine-tuned, evenly over the run: k'),
+    tuning_epochs: z.int().min(1).default(10).describe('passes over the buffer each time'),
     skip: z
       .number()
       .min(0)
