@@ -93,6 +93,15 @@ export function makeScenario(
   };
 }
 
+/** @throws RangeError where a strategy needs new classes in each task that are told apart from all others, and has not got them */
+export function requireNewClasses(strategy: string, { outputsOf, taskKnown }: ScenarioShape): void {
+  const all = outputsOf.flat();
+  if (taskKnown || new Set(all).size < all.length)
+    throw new RangeError(
+      `${strategy} tells the classes of all tasks apart and each task must bring new ones: set scenario.name to class-incremental`,
+    );
+}
+
 function labelsOf(dataset: Dataset, split: SplitName): ArrayLike<number> {
   const { labels } = dataset.split(split);
   if (labels && dataset.info.classes !== undefined) return labels;

@@ -17,4 +17,6 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   packnet: { scenario: { name: 'task-incremental' } },
   gdumb: { strategy: { buffer: 20, epochs: 3 } },
   gem: { strategy: { buffer: 20 } },
+  icarl: { strategy: { buffer: 20 } },
+  bic: { strategy: { buffer: 40 } },
 };

@@ -12,3 +12,5 @@ import './greedy-sampler.ts';
 import './episodic-memory.ts';
 import './progressive.ts';
 import './fpf.ts';
+import './nearest-mean.ts';
+import './bias-correction.ts';
