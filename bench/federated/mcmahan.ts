@@ -7,7 +7,7 @@ import { flag } from '../scaling/table.ts';
 import { type Federation, federation, rounds, sourceOf, spread } from './federation.ts';
 
 const TARGET = 97;
-const RATES = [0.05, 0.1, 0.2];
+const RATES = [0.1, 0.2, 0.05];
 const wanted = process.argv.find((arg) => arg.startsWith('--case='))?.split('=')[1];
 const cases = [
   { name: 'IID', published: 87, make: (of: Federation, seed: number) => iid(sourceOf(of), { clients: 100, seed }) },

@@ -1,13 +1,13 @@
 // Robust aggregation under attack: Fashion-MNIST, MLP 784-200-10, 100 clients of alike data, 20 a round, of which a fifth is
 // malicious. Accuracy beside the same strategy's and averaging's without an attack.
-//   npm run bench -- federated/robust [--seeds=3] [--rounds=30]
+//   npm run bench -- federated/robust [--fashion=FOLDER] [--seeds=3] [--rounds=30] [--attacks="sign-flip,label-flip x10"]
 import { iid } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
-import { federation, sourceOf, spread, spreadText, trained } from './federation.ts';
+import { federation, sourceOf, spread, spreadText, trained, word } from './federation.ts';
 
 const SHARE = 0.2;
 const COHORT = 20;
-const attacks = [
+const all = [
   { title: 'no attack', attack: null },
   { title: 'sign-flip', attack: { name: 'sign-flip', share: SHARE, factor: 10 } },
   { title: 'label-flip', attack: { name: 'label-flip', share: SHARE } },
@@ -15,6 +15,8 @@ const attacks = [
   { title: 'gaussian', attack: { name: 'gaussian', share: SHARE, factor: 0.5 } },
   { title: 'nan', attack: { name: 'nan', share: SHARE } },
 ] as const;
+const wanted = word('attacks')?.split(',');
+const attacks = all.filter(({ title, attack }) => !attack || !wanted || wanted.includes(title));
 // Up to 8 of a round's 20 are malicious where 4 are the mean: what the strategies are told to expect.
 const strategies = [
   { strategy: 'fedavg', settings: {} },
