@@ -9,13 +9,13 @@ export interface Beginning {
   readonly members: readonly number[];
   /** Numbers in an update: parameters, then module state. */
   readonly length: number;
-  /** Masks an update on a thread of its own, which takes the update's memory. Absent: it is done on this thread. */
-  readonly mask?: (job: MaskJob) => Promise<Uint32Array>;
+  /** Masks an update in its memory on another thread, where that is shared memory. Absent: it is done on this thread. */
+  readonly mask?: (job: MaskJob) => Promise<void>;
 }
 
 /** What the clients of a round have to send. */
 export interface Answers {
-  /** Of clients that have trained; those of the members that are missing have left. Those whose report has a problem send nothing. */
+  /** (Their memory is used for what is sent.) Of clients that have trained; those of the members that are missing have left. Those whose report has a problem send nothing. */
   readonly updates: readonly ClientUpdate[];
   /** Bound that clients clipped the norm of their updates to; null for none. */
   readonly clipNorm: number | null;

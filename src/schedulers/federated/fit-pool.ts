@@ -31,6 +31,14 @@ export interface CohortSum {
   readonly reports: readonly ClientReport[];
 }
 
+/** How single updates are to be had. */
+export interface EachOptions {
+  readonly signal?: AbortSignal;
+  /** Called with reports as they come, for progress. */
+  readonly onReport?: (report: ClientReport) => void;
+  readonly lend?: boolean;
+}
+
 /** Clients that one task trains at most: a power of two, so that a task is a node of the tree. */
 const BLOCK = 8;
 
@@ -140,21 +148,29 @@ export class FitPool {
     return { sum: cohort.length === 0 ? null : total.total(), reports };
   }
 
-  /** Trains clients and gives each one's own update, in order. For a few clients: all updates are in memory at once. */
+  /**
+   * Trains clients and gives each one's own update, in order. For a few clients: all updates are in memory at once. With `lend`
+   * they are in shared memory, which is to be given back by `giveBack`.
+   */
   async each(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+    { signal, onReport, lend = false }: EachOptions = {},
   ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
     const results = cohort.map(async (client) => {
       const { into, reports } = await this.#fit({ start, clients: [client], mode: 'each', into: this.#take() }, signal);
-      const update = new Float32Array(into).slice();
-      this.#spare.push(into);
+      const update = lend ? new Float32Array(into) : new Float32Array(into).slice();
+      if (!lend) this.#spare.push(into);
       const report = reports[0] as ClientReport;
       onReport?.(report);
       return { update, report };
     });
     return Promise.all(results);
+  }
+
+  /** Takes back the memory of updates that `each` lent; nobody may look at them any more. */
+  giveBack(updates: readonly { readonly update: Float32Array }[]): void {
+    for (const { update } of updates) this.#spare.push(update.buffer as unknown as SharedArrayBuffer);
   }
 
   /** The weighted sum of updates that came one by one, with the bits that `sum` gives. Those with a problem are left out. */
@@ -166,10 +182,9 @@ export class FitPool {
     return total.total();
   }
 
-  /** Masks a client's update as it does before it sends it. Takes the update's memory. */
-  async mask(job: MaskJob): Promise<Uint32Array> {
-    const transferList = [job.update.buffer as ArrayBuffer];
-    return this.#piscina.run(job, { name: 'mask', transferList }) as Promise<Uint32Array>;
+  /** Masks a client's update, which `each` has lent, as it does before it sends it. */
+  async mask(job: MaskJob): Promise<void> {
+    await this.#piscina.run(job, { name: 'mask' });
   }
 
   /** Asks clients something about their data; answers are in their order. `task` is the name of a client task. */

@@ -1,4 +1,4 @@
-import { move, workerData } from 'piscina';
+import { workerData } from 'piscina';
 import { ClientFitter } from './client-fitter.ts';
 import type {
   ClientReport,
@@ -41,8 +41,8 @@ export async function answer(question: ClientQuestion): Promise<unknown> {
 }
 
 /** Masks a client's update. */
-export function mask(job: MaskJob): ReturnType<typeof move> {
-  return move(maskUpdate(job));
+export function mask(job: MaskJob): void {
+  maskUpdate(job);
 }
 
 /** Makes the thread ready, and says how long the vectors are. */

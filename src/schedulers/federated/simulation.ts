@@ -263,7 +263,7 @@ export class RoundSimulation {
       const weight = weightOf(reports);
       return { ...plain, sum, weight, reports };
     }
-    const trained = pool.each(start, fits, options);
+    const trained = pool.each(start, fits, { ...options, lend: collector !== null && collector !== undefined });
     // Meanwhile they agree on keys.
     const [collection, given] = await Promise.all([collector?.begin(this.#beginning(fits, left)), trained]);
     const all = given.map(({ update, report }): ClientUpdate => {
@@ -275,6 +275,7 @@ export class RoundSimulation {
       // (With noise of their own clients go beyond what they were clipped to.)
       const clipNorm = server.noise ? null : (server.clipNorm?.() ?? null);
       const { down, up, ...rest } = await collection.collect({ updates: all, clipNorm });
+      pool.giveBack?.(all);
       return { ...plain, ...rest, secrecy: { down, up } };
     }
     const updates = all.filter(({ report }) => report.problem === null);

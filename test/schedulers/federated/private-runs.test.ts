@@ -68,14 +68,20 @@ const updates = (count: number, length = 300): ClientUpdate[] =>
 describe('secure aggregation of rounds', () => {
   const secagg = { name: 'secagg+', neighbours: 20, range: 8 } as const;
   const members = Array.from({ length: 10 }, (_, i) => i);
+  // (Their memory is used for what is sent.)
+  const copies = (of: readonly ClientUpdate[]) => of.map(({ update, report }) => ({ update: update.slice(), report }));
 
   it('gives the server nothing but noise of each client, and the exact sum, when 30 % leave', async () => {
     const seen = new Map<number, Uint32Array>();
     const given = updates(10);
-    const collector = secureCollector({ config: secagg, seed: 3, onArrival: (of, masked) => seen.set(of, masked) });
+    const collector = secureCollector({
+      config: secagg,
+      seed: 3,
+      onArrival: (of, masked) => seen.set(of, masked.slice()),
+    });
     const sending = given.slice(0, 7);
     const collection = await collector.begin({ round: 4, members, length: 300 });
-    const { sum, weight, failure } = await collection.collect({ updates: sending, clipNorm: null });
+    const { sum, weight, failure } = await collection.collect({ updates: copies(sending), clipNorm: null });
     expect(failure).toBeNull();
     expect(weight).toBe(10 + 11 + 12 + 13 + 14 + 15 + 16);
     expect([...seen.keys()]).toEqual([0, 1, 2, 3, 4, 5, 6]);
@@ -112,7 +118,7 @@ describe('secure aggregation of rounds', () => {
     const given = updates(10);
     const collect = async (round: number, of: readonly number[], sending: number) => {
       const collection = await collector.begin({ round, members: of, length: 300 });
-      return collection.collect({ updates: given.slice(0, sending), clipNorm: null });
+      return collection.collect({ updates: copies(given.slice(0, sending)), clipNorm: null });
     };
     const few = await collect(0, members, 4);
     expect(few.failure).toMatch(

@@ -3,6 +3,7 @@ import { type QuantiseOptions, quantise } from './quantise.ts';
 
 /** What a client does to its update before it sends it: plain data, for a thread. */
 export interface MaskJob {
+  /** Its memory takes the result. */
   readonly update: Float32Array;
   readonly levels: QuantiseOptions;
   /** For the rounding to levels. */
@@ -10,9 +11,14 @@ export interface MaskJob {
   readonly masks: readonly Mask[];
 }
 
-/** An update as it leaves its client: weighted, as integers, under masks. */
-export function maskUpdate({ update, levels, roundingKey, masks }: MaskJob): Uint32Array {
-  const vector = quantise(update, levels, roundingKey);
+/** An update as it leaves its client: weighted, as integers, under masks, in the memory that the update was in. */
+export function maskUpdate({ update, levels, roundingKey, masks }: MaskJob): void {
+  const vector = maskedIn(update);
+  quantise(update, levels, roundingKey, vector);
   addMasks(vector, masks);
-  return vector;
+}
+
+/** What is in an update's memory after it was masked. */
+export function maskedIn(update: Float32Array): Uint32Array {
+  return new Uint32Array(update.buffer, update.byteOffset, update.length);
 }

@@ -19,23 +19,33 @@ export function roundingKey(rng: Rng): Uint8Array {
 /**
  * Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). The chances are a keystream under
  * `key`, which is much quicker to have than numbers of a generator.
+ * @param into takes the levels; may lie in the memory of `values`
  */
 export function quantise(
   values: Float32Array,
-  { range, levels, share = 1 }: QuantiseOptions,
+  options: QuantiseOptions,
   key: Uint8Array,
+  into: Uint32Array = new Uint32Array(values.length),
 ): Uint32Array {
-  const scale = levels / (2 * range);
-  const result = new Uint32Array(values.length);
   eachChunk(key, values.length, (bits, at) => {
-    for (let i = 0; i < bits.length; i++) {
-      const exact = (Math.fround((values[at + i] as number) * share) + range) * scale;
-      const cut = exact < 0 ? 0 : exact > levels ? levels : exact;
-      const level = Math.floor(cut + ((bits[i] as number) >>> 8) * 2 ** -24);
-      result[at + i] = level > levels ? levels : level;
-    }
+    const end = at + bits.length;
+    quantiseChunk(into.subarray(at, end), values.subarray(at, end), bits, options);
   });
-  return result;
+  return into;
+}
+
+function quantiseChunk(
+  into: Uint32Array,
+  values: Float32Array,
+  bits: Int32Array,
+  { range, levels, share = 1 }: QuantiseOptions,
+): void {
+  const scale = levels / (2 * range);
+  for (let i = 0; i < bits.length; i++) {
+    const exact = (Math.fround((values[i] as number) * share) + range) * scale;
+    const chance = ((bits[i] as number) >>> 8) * 2 ** -24;
+    into[i] = exact <= 0 ? 0 : exact >= levels ? levels : (exact + chance) >>> 0;
+  }
 }
 
 /** The sum of `count` quantised vectors, back as real numbers. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { createRng, type Rng } from '../../../tensor/index.ts';
 import type { Beginning, Collector } from '../collector.ts';
 import type { ClientUpdate } from '../strategy.ts';
-import { type MaskJob, maskUpdate } from './mask-update.ts';
+import { type MaskJob, maskedIn, maskUpdate } from './mask-update.ts';
 import { dequantiseSum, levelsFor, type QuantiseOptions, roundingKey } from './quantise.ts';
 import { SecAggClient, type Unmasking } from './secagg-client.ts';
 import { SecAggError } from './secagg-error.ts';
@@ -97,7 +97,7 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
     const { members, mask = async (job: MaskJob) => maskUpdate(job) } = beginning;
     // Weights go in as shares of the largest one, so that nothing leaves the range.
     const largest = Math.max(...sending.map(({ report }) => report.weight));
-    const jobs = sending.map(({ update, report }) =>
+    const masked = sending.map(({ update, report }) =>
       mask({
         update,
         levels: { ...levels, share: report.weight / largest },
@@ -105,10 +105,10 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
         masks: (clients.get(report.client) as SecAggClient).masks(),
       }),
     );
-    for (const [i, masked] of (await Promise.all(jobs)).entries()) {
-      const { client } = (sending[i] as ClientUpdate).report;
-      onArrival?.(client, masked);
-      server.addMasked(client, masked);
+    await Promise.all(masked);
+    for (const { update, report } of sending) {
+      onArrival?.(report.client, maskedIn(update));
+      server.addMasked(report.client, maskedIn(update));
     }
     const survivors = server.survivors();
     const answers: Unmasking[] = survivors.map((member) => (clients.get(member) as SecAggClient).unmask(survivors));

@@ -131,7 +131,7 @@ export class SecAggServer {
       if (this.#survivors.has(gone)) continue;
       const mates = this.#member(gone).filter((other) => this.#survivors.has(other));
       if (mates.length === 0) continue;
-      const key = privateKey(secretOf('key', gone));
+      const key = privateKey(secretOf('key', gone), (this.#keys.get(gone) as PublicKeys).mask);
       for (const other of mates) {
         const seed = pairSeed(key, (this.#keys.get(other) as PublicKeys).mask);
         // What the survivor added is taken away.
