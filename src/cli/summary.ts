@@ -86,16 +86,26 @@ function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federat
   return rows.map(([label, value, note]) => `  ${label.padEnd(wide)}  ${value.padStart(8)}  ${note}`.trimEnd());
 }
 
+const lossCell = (loss: number): string => loss.toFixed(3);
+
 /** What became of a sequence of tasks. */
 function sequence(
-  { accuracy_matrix: matrix, tasks }: RunSummary,
+  { accuracy_matrix: matrix, loss_matrix: losses, tasks }: RunSummary,
   paint: ReturnType<typeof painter>,
   columns: number,
 ): string[] {
   if (!matrix) return [];
   return [
     '',
-    ...matrixLines(matrix, { title: 'accuracy on each task, in percent', cell: percentCell, paint, columns }),
+    ...matrixLines(matrix, {
+      title: losses ? 'next tokens predicted right in each task, in percent' : 'accuracy on each task, in percent',
+      cell: percentCell,
+      paint,
+      columns,
+    }),
+    ...(losses
+      ? ['', ...matrixLines(losses, { title: 'loss of a token in each task', cell: lossCell, paint, columns })]
+      : []),
     ...(tasks ? ['', ...costLines(tasks, paint)] : []),
   ];
 }

@@ -127,6 +127,8 @@ export interface TaskEvent {
   readonly tasks: number;
   /** Share of right answers on each task, those to come included. */
   readonly accuracies: readonly number[];
+  /** Mean loss of a token on each task, where the data is text. */
+  readonly losses?: readonly number[];
   /** Mean over the tasks that have been learnt. */
   readonly average: number;
   /** Absent where tasks are learnt by clients, each of which has costs of its own. */

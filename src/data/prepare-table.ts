@@ -122,11 +122,11 @@ function encoded(
   };
 }
 
-/** The cells of any column in the rows to train on, in their order. @throws DataError if there is no such column */
-export async function columnCells(config: CsvConfig, column: string): Promise<string[]> {
+/** The cells of any column in the rows of a part, in their order. @throws DataError if there is no such column */
+export async function columnCells(config: CsvConfig, column: string, split: SplitName): Promise<string[]> {
   const table = parseCsv(await readFileOrFail(config.path), config.delimiter, config.path);
-  const index = columnOf(table, column, 'scheduler.partition.key', config.path);
-  return Array.from(splitRows(table.rows.length, config).train, (row) => table.rows[row]?.[index] as string);
+  const index = columnOf(table, column, 'key', config.path);
+  return Array.from(splitRows(table.rows.length, config)[split], (row) => table.rows[row]?.[index] as string);
 }
 
 async function readFileOrFail(path: string): Promise<string> {

@@ -65,12 +65,28 @@ async function readParts(
   return { parts: splitText(bytes, config.validation, config.test), source };
 }
 
-/** The documents that the text to train on is made of, in its order, as far as it goes. */
-export async function documentsOf(config: TextConfig): Promise<readonly TextDocument[]> {
-  if (config.name === 'sotu') return (await readSpeeches(config)).documents;
+/** The documents that a part of the text is made of, in its order, and how many bytes of each are in it. */
+export async function documentsOf(
+  config: TextConfig,
+  split: SplitName,
+): Promise<readonly { readonly keys: TextDocument['keys']; readonly bytes: number }[]> {
+  if (config.name === 'sotu')
+    return (await readSpeeches(config)).documents.map(({ keys, bytes }) => ({ keys, bytes: bytes[split] }));
   const files = config.name === 'text' ? await textFiles(config.path) : [mobyDickFile()];
-  const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
-  return files.map((file, i) => ({ keys: { document: basename(file) }, bytes: sizes[i] as number }));
+  const { parts } = await readParts(config);
+  const before = { train: 0, validation: parts.train.length, test: parts.train.length + parts.validation.length };
+  const [from, to] = [before[split], before[split] + parts[split].length];
+  let end = 0;
+  const documents: { keys: TextDocument['keys']; bytes: number }[] = [];
+  for (const file of files) {
+    const begin = end;
+    end += (await stat(file)).size;
+    documents.push({
+      keys: { document: basename(file) },
+      bytes: Math.max(0, Math.min(end, to) - Math.max(begin, from)),
+    });
+  }
+  return documents;
 }
 
 function mobyDickFile(): string {

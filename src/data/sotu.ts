@@ -9,8 +9,8 @@ import type { SotuConfig } from './schema.ts';
 export interface TextDocument {
   /** By the name of a key: `document` always, others where the corpus has them. */
   readonly keys: Readonly<Record<string, string>>;
-  /** Bytes of it in the text to train on. */
-  readonly bytes: number;
+  /** Bytes of it in each part. */
+  readonly bytes: Readonly<Record<SplitName, number>>;
 }
 
 /** Speeches, part by part, in order of the years. */
@@ -54,7 +54,10 @@ export async function readSpeeches(config: SotuConfig): Promise<Speeches> {
     parts.test.push(bytes.subarray(validationEnd));
     const president = (found[2] as string).split('_').map(capital).join(' ');
     const party = PARTIES[found[3] as string] ?? (found[3] as string);
-    documents.push({ keys: { document: name, president, party, year: String(year) }, bytes: trainEnd });
+    documents.push({
+      keys: { document: name, president, party, year: String(year) },
+      bytes: { train: trainEnd, validation: validationEnd - trainEnd, test: bytes.length - validationEnd },
+    });
   }
   if (documents.length === 0)
     throw new DataError(

@@ -33,6 +33,8 @@ export interface RunSummary {
   readonly comm_bytes_synchronous?: number;
   /** Of a sequence of tasks: a row for each task learnt, a column for each task; and what was lost of them (a share). */
   readonly accuracy_matrix?: readonly (readonly number[])[];
+  /** Of text: mean loss of a token likewise. */
+  readonly loss_matrix?: readonly (readonly number[])[];
   readonly forgetting?: number;
   readonly backward_transfer?: number;
   readonly forward_transfer?: number;

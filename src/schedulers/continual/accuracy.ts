@@ -1,7 +1,7 @@
 import type { Session } from '../../coordinator/index.ts';
 import { view } from '../../data/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
-import { OUTPUTS } from './loss.ts';
+import { OUTPUTS, TOKEN_LOSS, TOKENS_RIGHT } from './loss.ts';
 import type { ContinualPlan } from './scheduler.ts';
 
 /** What an evaluation of all tasks needs besides the session. */
@@ -11,6 +11,31 @@ export interface AccuracyOptions {
   readonly kept: (name: string) => HostTensor | null;
   /** Shows the model as it is for a task; null takes that back. */
   readonly show?: ((task: number | null) => Promise<unknown>) | undefined;
+}
+
+/** How well each task is known. */
+export interface TaskScores {
+  readonly accuracies: readonly number[];
+  /** Mean loss of a token, float32, where the data is text; null elsewhere. */
+  readonly losses: readonly number[] | null;
+}
+
+/**
+ * Loss and share of right predictions of the next token on each task's evaluation examples. (Losses are rounded to float32, in which
+ * checkpoints keep them.)
+ */
+export async function tokenScores(session: Session, { scenario, stream }: ContinualPlan): Promise<TaskScores> {
+  const split = session.config.train.eval_split;
+  const [accuracies, losses]: [number[], number[]] = [[], []];
+  const mean = (values: Float32Array) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  for (const task of scenario.tasks.keys()) {
+    const [from, to] = [stream.evaluation[task] as number, stream.evaluation[task + 1] as number];
+    const examples = Int32Array.from({ length: to - from }, (_, i) => from + i);
+    const rows = await session.predict({ split, examples, metrics: [TOKEN_LOSS, TOKENS_RIGHT] });
+    accuracies.push(mean(rows[TOKENS_RIGHT] as Float32Array) / (scenario.shape.tokens as number));
+    losses.push(Math.fround(mean(rows[TOKEN_LOSS] as Float32Array)));
+  }
+  return { accuracies, losses };
 }
 
 /**

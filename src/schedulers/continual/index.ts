@@ -2,6 +2,7 @@ export * from './buffer.ts';
 export * from './compose.ts';
 export type { ModuleDrift } from './drift.ts';
 export * from './metrics.ts';
+export * from './natural-tasks.ts';
 export { type DriftFile, matrixPicture } from './save-matrix.ts';
 export * from './scenario.ts';
 export { continual } from './scheduler.ts';

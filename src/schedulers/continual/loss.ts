@@ -29,6 +29,10 @@ export function withFeatures(model: Model): Model {
   return { ...model, layers: [...model.layers.slice(0, -1), { ...last, module }] };
 }
 
+/** Metrics of each example of text, in evaluations: the mean loss of its tokens, and how many of them were predicted right. */
+export const TOKEN_LOSS = 'token_loss';
+export const TOKENS_RIGHT = 'tokens_right';
+
 /** Cross entropy of each example `[micro]` over the outputs that take part. */
 export function crossEntropies({ logits, labels, mask }: Pick<LossGiven, 'logits' | 'labels' | 'mask'>): Tensor {
   return softmaxCrossEntropy(tf.add(logits, mask) as tf.Tensor2D, labels as tf.Tensor1D);
@@ -41,7 +45,8 @@ export const plainLoss: StrategyLoss = {
 
 /**
  * A loss module that takes a stream's targets: the dataset's own (classes, then others, which it leaves alone), weights, mask,
- * the strategy's. In evaluations it reports the logits of every example.
+ * the strategy's. In evaluations it reports the logits of every example. Of text each token is an example to the strategy's loss,
+ * with the weight and marks of its window.
  */
 export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTargets: number): Module {
   // Weight, mask and the strategy's.
@@ -50,18 +55,28 @@ export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTa
     kind: 'streamLoss',
     ...(loss.state ? { state: loss.state } : {}),
     forward(_params, inputs, ctx) {
-      const [logits, features] = inputs.slice(0, -(datasetTargets + added));
-      const labels = inputs.at(-(datasetTargets + added));
-      const [weights, mask, ...mine] = inputs.slice(-added);
-      if (!logits || !labels || !weights || !mask || logits.rank !== 2)
+      const [outputs, features] = inputs.slice(0, -(datasetTargets + added));
+      const classes = inputs.at(-(datasetTargets + added));
+      const given = inputs.slice(-added);
+      if (!outputs || !classes || given.length < 2 || String(outputs.shape.slice(0, -1)) !== String(classes.shape))
         throw new Error(
-          `continual strategies need logits [examples, outputs] and the targets of a task sequence, but the model gives [${logits?.shape}]`,
+          `continual strategies need logits [examples, outputs] (of text [examples, tokens, outputs]) and the targets of a task ` +
+            `sequence, but the model gives [${outputs?.shape}]`,
         );
-      if (logits.shape[1] !== mask.shape[1])
+      const width = outputs.shape.at(-1) as number;
+      if (width !== given[1]?.shape[1])
         throw new Error(
-          `the tasks have ${mask.shape[1]} outputs, but the model has ${logits.shape[1]}: give it as many, or use a zoo model`,
+          `the tasks have ${given[1]?.shape[1]} outputs, but the model has ${width}: give it as many, or use a zoo model`,
         );
-      if (!ctx.training) {
+      const tokens = outputs.rank === 3;
+      const [weights, mask, ...mine] = (tokens ? rowsOfTokens(given, classes) : given) as [Tensor, Tensor, ...Tensor[]];
+      const logits = tokens ? tf.reshape(outputs, [-1, width]) : outputs;
+      const labels = tokens ? tf.reshape(classes, [-1]) : classes;
+      if (!ctx.training && tokens) {
+        const of = (values: Tensor) => tf.reshape(values, classes.shape);
+        ctx.metric(TOKEN_LOSS, tf.mean(of(crossEntropies({ logits, labels, mask })), 1));
+        ctx.metric(TOKENS_RIGHT, tf.sum(of(tf.cast(tf.equal(tf.argMax(logits, 1), labels), 'float32')), 1));
+      } else if (!ctx.training) {
         ctx.metric(OUTPUTS, logits);
         if (features) ctx.metric(FEATURES, features);
       }
@@ -84,4 +99,14 @@ export function streamLoss(loss: StrategyLoss, own: readonly string[], datasetTa
       });
     },
   };
+}
+
+/** Weights, mask and marks of windows of text for each of their tokens, one behind the other. All outputs take part. */
+function rowsOfTokens([weights, mask, ...mine]: readonly Tensor[], { shape }: Tensor): Tensor[] {
+  const each = (values: Tensor) => {
+    if (values.rank !== 1) throw new Error('strategies whose targets are not numbers do not work for text');
+    const all = tf.zeros([1, shape[1] as number], values.dtype as 'float32' | 'int32');
+    return tf.reshape(tf.add(tf.expandDims(values, 1), all), [-1]);
+  };
+  return [each(weights as Tensor), tf.zeros([1, mask?.shape[1] as number]), ...mine.map(each)];
 }

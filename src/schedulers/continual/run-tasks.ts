@@ -1,7 +1,7 @@
 import type { RunEvent, Session, TaskCost } from '../../coordinator/index.ts';
 import { type StreamValues, view } from '../../data/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
-import { accuracyOn } from './accuracy.ts';
+import { accuracyOn, type TaskScores, tokenScores } from './accuracy.ts';
 import { jsonOf, jsonTensor } from './arrays.ts';
 import { type Spent, taskCost } from './costs.ts';
 import { DriftLog, type DriftPart } from './drift.ts';
@@ -15,6 +15,7 @@ import { inputSize, type Pause } from './stream-builder.ts';
 
 /** Names of what the scheduler keeps in checkpoints. */
 const MATRIX = 'accuracy';
+const LOSSES = 'losses';
 const FILLED = 'filled/';
 const KEPT = 'kept/';
 const MADE = 'made';
@@ -43,9 +44,11 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
       ? async (task: number | null) =>
           strategy.showTask?.(taskEnd(session, plan, task ?? 0, state), task, strategyConfig)
       : undefined;
-  const evaluate = (learnt: number): Promise<readonly number[]> =>
-    accuracyOn(session, plan, { learnt, kept: state.find, show });
-  if (state.rows.length === 0 && !session.signal.aborted) state.rows.push(await evaluate(0));
+  const evaluate = async (learnt: number): Promise<TaskScores> =>
+    scenario.shape.tokens === null
+      ? { accuracies: await accuracyOn(session, plan, { learnt, kept: state.find, show }), losses: null }
+      : await tokenScores(session, plan);
+  if (state.rows.length === 0 && !session.signal.aborted) state.add(await evaluate(0));
   let since = performance.now();
   const lap = (task: number): void => {
     const now = performance.now();
@@ -86,14 +89,24 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
     state.costs.push(taskCost(session, plan, { task, spent: state.spent, kept: state.kept }));
     // Where tasks are learnt together they are known together.
     const row = await evaluate(stream.ends.filter((done) => done <= session.position).length);
-    state.rows.push(row);
+    state.add(row);
+    const losses = row.losses ? { loss_matrix: state.losses.slice(1) } : {};
     const [untrained, ...matrix] = state.rows;
     const metrics = continualMetrics(matrix, untrained as readonly number[], plan.reference);
-    session.report({ ...metrics, accuracy: metrics.average_accuracy, accuracy_matrix: matrix, tasks: state.costs });
+    session.report({
+      ...metrics,
+      ...losses,
+      ...(row.losses ? { val_loss: weightedMean(row.losses, plan) } : {}),
+      accuracy: metrics.average_accuracy,
+      accuracy_matrix: matrix,
+      tasks: state.costs,
+    });
     await saveMatrix(session.folder, matrix, {
       untrained: untrained as readonly number[],
       ...(plan.reference ? { reference: plan.reference } : {}),
+      ...(row.losses ? { untrained_losses: state.losses[0] } : {}),
       ...metrics,
+      ...losses,
       tasks: state.costs,
     });
     if (plan.drift) await saveDrift(session.folder, { tasks: task + 1, modules: state.drift.modules() });
@@ -102,7 +115,8 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
       step: session.position,
       task: task + 1,
       tasks,
-      accuracies: row,
+      accuracies: row.accuracies,
+      ...(row.losses ? { losses: row.losses } : {}),
       average: metrics.average_accuracy,
       cost: state.costs[task] as TaskCost,
       ms: performance.now() - before,
@@ -110,6 +124,13 @@ export async function* runTasks(session: Session, plan: ContinualPlan): AsyncGen
     await checkpoint();
   }
   if (session.saved !== session.position) await checkpoint();
+}
+
+/** Mean loss over the evaluation examples of all tasks. */
+function weightedMean(losses: readonly number[], { stream: { evaluation } }: ContinualPlan): number {
+  const sizes = losses.map((_, task) => (evaluation[task + 1] as number) - (evaluation[task] as number));
+  const sum = losses.reduce((total, loss, task) => total + loss * (sizes[task] as number), 0);
+  return sum / sizes.reduce((total, size) => total + size, 0);
 }
 
 /** Steps in a task before which something happens: those that the strategy asked for, and the middle of it. */
@@ -177,6 +198,8 @@ function taskEnd(session: Session, plan: ContinualPlan, task: number, state: Tas
 class TaskState {
   /** Accuracy on each task: of the untrained model, then after each task. */
   readonly rows: (readonly number[])[] = [];
+  /** Losses likewise, where the data is text. */
+  readonly losses: (readonly number[])[] = [];
   readonly kept = new Map<string, HostTensor>();
   /** Targets whose rows have been filled in. */
   readonly filled = new Set<string>();
@@ -202,7 +225,11 @@ class TaskState {
     if (!matrix) return state;
     const tasks = plan.scenario.tasks.length;
     // Shares of examples were kept as counts, which float32 has exactly.
-    const sizes = plan.scenario.tasks.map((task) => task.examples.evaluation.length);
+    const sizes = answers(plan);
+    const losses = await session.restored(LOSSES);
+    if (losses)
+      for (let row = 0; row < losses.data.length; row += tasks)
+        state.losses.push(Array.from((losses.data as Float32Array).subarray(row, row + tasks)));
     for (let row = 0; row < (matrix.shape[0] as number); row++)
       state.rows.push(sizes.map((size, task) => Number(matrix.data[row * tasks + task]) / size));
     for (const { name } of plan.stream.data.targets) {
@@ -235,16 +262,23 @@ class TaskState {
     return state;
   }
 
+  add({ accuracies, losses }: TaskScores): void {
+    this.rows.push(accuracies);
+    if (losses) this.losses.push(losses);
+  }
+
   readonly find = (name: string): HostTensor | null => this.kept.get(name) ?? null;
 
   /** All of it, for a checkpoint. */
   tensors(): Record<string, HostTensor> {
     const { scenario, stream } = this.#plan;
-    const sizes = scenario.tasks.map((task) => task.examples.evaluation.length);
+    const sizes = answers(this.#plan);
     const counts = this.rows.flatMap((row) => row.map((share, task) => Math.round(share * (sizes[task] as number))));
     const tensors: Record<string, HostTensor> = {};
     if (this.rows.length > 0)
       tensors[MATRIX] = float32(Float32Array.from(counts), [this.rows.length, scenario.tasks.length]);
+    if (this.losses.length > 0)
+      tensors[LOSSES] = float32(Float32Array.from(this.losses.flat()), [this.losses.length, scenario.tasks.length]);
     for (const name of this.filled) {
       const values = view((stream.data.parts.train.targets[name] as StreamValues).values, 'float32');
       tensors[`${FILLED}${name}`] = float32(values.slice(), [values.length]);
@@ -261,4 +295,9 @@ class TaskState {
     for (const [name, tensor] of this.kept) tensors[`${KEPT}${name}`] = tensor;
     return tensors;
   }
+}
+
+/** Answers that each task's evaluation asks for. */
+function answers({ scenario: { tasks, shape } }: ContinualPlan): number[] {
+  return tasks.map((task) => task.examples.evaluation.length * (shape.tokens ?? 1));
 }

@@ -1,4 +1,5 @@
 import { type Dataset, type PreparedViews, permutations, rotations, type SplitName } from '../../data/index.ts';
+import { type ExampleKeys, keyTasks } from './natural-tasks.ts';
 import type { ScenarioConfig } from './schema.ts';
 
 /** Which examples of a split a task has: numbers of the dataset's examples. */
@@ -28,6 +29,8 @@ export interface ScenarioShape {
   readonly outputsOf: readonly (readonly number[])[];
   /** Whether the task is known when its examples are classified, so that only its own outputs count. */
   readonly taskKnown: boolean;
+  /** Tokens of an example, where each is predicted from those before (its outputs are the vocabulary); null where an example has a class. */
+  readonly tokens: number | null;
   readonly seed: number;
   /** Width of what goes into the model's last layer; null where that is not a single matrix. */
   readonly features: number | null;
@@ -43,40 +46,50 @@ export interface Scenario {
 /**
  * Cuts a labelled dataset into a sequence of tasks (van de Ven and Tolias, Three scenarios for continual learning, 2019,
  * tables 1 and 2). Task-incremental: the task is known, each has outputs of its own. Domain-incremental: all tasks share the
- * outputs, and it is not. Class-incremental: each task brings new outputs, and it is not known.
+ * outputs, and it is not. Class-incremental: each task brings new outputs, and it is not known. Text is domain-incremental, by a key.
+ * @param options.keys for stream `natural`: whose each example is
  * @throws RangeError if the dataset has no classes, or not enough for the tasks
  */
 export function makeScenario(
   config: ScenarioConfig,
   dataset: Dataset,
-  options: { readonly split: SplitName; readonly seed: number },
+  options: { readonly split: SplitName; readonly seed: number; readonly keys?: ExampleKeys | null },
 ): Scenario {
-  const labels = { train: labelsOf(dataset, 'train'), evaluation: labelsOf(dataset, options.split) };
-  const classes = dataset.info.classes as number;
-  const lists = classLists(config, classes);
+  const tokens = tokensOf(config, dataset);
+  const classes = (tokens === null ? dataset.info.classes : dataset.info.vocabSize) as number;
+  const keys = options.keys && config.stream.name === 'natural' ? options.keys : null;
+  const byKey = keys && config.stream.name === 'natural' ? keyTasks(config.stream, keys) : null;
+  const lists = classLists(config, classes, byKey?.tasks);
   const perTask = Math.max(...lists.map((list) => list.length));
   const shared = config.name === 'domain-incremental';
   const views = viewsOf(config, dataset, lists.length);
   // Where the tasks' classes differ, an output belongs to a class; where they are all the same, to a class of a task.
   const split = config.stream.name === 'split';
   const outputs = shared ? perTask : split ? classes : perTask * lists.length;
-  const examples = (list: readonly number[]): TaskExamples => {
+  const examples = (list: readonly number[], task: number): TaskExamples => {
     const members = new Set(list);
-    const of = (all: ArrayLike<number>) =>
-      Int32Array.from(Array.from({ length: all.length }, (_, i) => i).filter((i) => members.has(all[i] as number)));
-    return { train: of(labels.train), evaluation: of(labels.evaluation) };
+    const of = (part: SplitName, own: readonly string[] | undefined) => {
+      const all = dataset.split(part);
+      const isOf = own
+        ? (i: number) => byKey?.taskOf(own[i] as string) === task
+        : (i: number) => members.has((all.labels as ArrayLike<number>)[i] as number);
+      return Int32Array.from(Array.from({ length: all.examples }, (_, i) => i).filter(isOf));
+    };
+    return { train: of('train', keys?.train), evaluation: of(options.split, keys?.evaluation) };
   };
-  const whole = split ? null : examples(lists[0] as readonly number[]);
+  const whole = split || keys ? null : examples(lists[0] as readonly number[], 0);
   const tasks = lists.map((list, index): Task => {
     const place = new Map(list.map((label, at) => [label, at]));
     const outputOf = (label: number): number => {
       const at = place.get(label) as number;
       return shared ? at : split ? label : index * perTask + at;
     };
-    const own = whole ?? examples(list);
+    const own = whole ?? examples(list, index);
     for (const [part, found] of Object.entries(own))
       if (found.length === 0)
-        throw new RangeError(`task ${index + 1} (classes ${list.join(', ')}) has no ${part} examples`);
+        throw new RangeError(
+          `task ${index + 1} (${keys ? 'its values of the key' : `classes ${list.join(', ')}`}) has no ${part} examples`,
+        );
     return { index, examples: own, view: views ? index : -1, outputs: list.map(outputOf), outputOf };
   });
   return {
@@ -85,6 +98,7 @@ export function makeScenario(
       outputs,
       outputsOf: tasks.map((task) => task.outputs),
       taskKnown: config.name === 'task-incremental',
+      tokens,
       seed: options.seed,
       features: null,
     },
@@ -102,15 +116,23 @@ export function requireNewClasses(strategy: string, { outputsOf, taskKnown }: Sc
     );
 }
 
-function labelsOf(dataset: Dataset, split: SplitName): ArrayLike<number> {
-  const { labels } = dataset.split(split);
-  if (labels && dataset.info.classes !== undefined) return labels;
-  throw new RangeError(`dataset ${dataset.name} has no classes to make tasks of; use a labelled one`);
+/** Tokens of an example, or null where it has a class. @throws RangeError where it has neither, or text is not cut by a key */
+function tokensOf({ name, stream }: ScenarioConfig, dataset: Dataset): number | null {
+  const { classes, vocabSize, targets } = dataset.info;
+  if (classes !== undefined && dataset.split('train').labels) return null;
+  if (vocabSize === undefined)
+    throw new RangeError(`dataset ${dataset.name} has no classes to make tasks of; use a labelled one`);
+  if (stream.name !== 'natural' || name !== 'domain-incremental')
+    throw new RangeError(
+      `dataset ${dataset.name} has no classes to make tasks of: for text use scenario {name: domain-incremental, stream: {name: natural, key: ...}}, ` +
+        `not ${name} with stream ${stream.name}`,
+    );
+  return targets[0]?.shape[0] ?? 1;
 }
 
-function classLists({ stream }: ScenarioConfig, classes: number): number[][] {
+function classLists({ stream }: ScenarioConfig, classes: number, tasks?: number): number[][] {
   const all = Array.from({ length: classes }, (_, i) => i);
-  if (stream.name !== 'split') return Array.from({ length: stream.tasks }, () => all);
+  if (stream.name !== 'split') return Array.from({ length: tasks ?? stream.tasks }, () => all);
   if (stream.classes) {
     const seen = new Set<number>();
     for (const label of stream.classes.flat()) {
@@ -131,7 +153,7 @@ function classLists({ stream }: ScenarioConfig, classes: number): number[][] {
 }
 
 function viewsOf({ stream }: ScenarioConfig, dataset: Dataset, tasks: number): PreparedViews | null {
-  if (stream.name === 'split') return null;
+  if (stream.name === 'split' || stream.name === 'natural') return null;
   const shape = dataset.info.inputs[0]?.shape ?? [];
   const size = shape.reduce((product, dim) => product * dim, 1);
   if (stream.name === 'permuted') return permutations(size, tasks, stream.seed);

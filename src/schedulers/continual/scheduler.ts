@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/index.ts';
-import type { Dataset } from '../../data/index.ts';
+import { type Dataset, naturalKeys } from '../../data/index.ts';
 import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';
 import { composeTasks } from './compose.ts';
 import { CONTINUAL, type ContinualObjective } from './near-data.ts';
@@ -72,7 +72,21 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
   const { name, ...ownConfig } = own.strategy;
   const { strategy, config: strategyConfig } = resolvedStrategy(own.strategy);
   const split = config.train.eval_split;
-  const cut = makeScenario(own.scenario, dataset, { split, seed: config.seed });
+  const { stream: how } = own.scenario;
+  const keys =
+    how.name === 'natural'
+      ? {
+          train: await naturalKeys(config.data, data, how.key),
+          evaluation: await naturalKeys(config.data, data, how.key, split),
+        }
+      : null;
+  const cut = makeScenario(own.scenario, dataset, { split, seed: config.seed, keys });
+  if (cut.shape.tokens !== null && !strategy.languageModels) {
+    const able = [...continualStrategies().values()].filter(({ languageModels }) => languageModels);
+    throw new RangeError(
+      `strategy ${name} needs examples that have a class, but ${dataset.name} is text; for text there are ${able.map((each) => each.name).join(', ')}`,
+    );
+  }
   const features = strategy.features
     ? await featuresOf(config.model, { ...dataset.info, classes: cut.shape.outputs })
     : null;

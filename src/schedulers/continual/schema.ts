@@ -24,6 +24,30 @@ export const streamSchema = z
       tasks,
       degrees: z.number().default(180).describe('angle of the last task, in degrees'),
     }),
+    z.strictObject({
+      name: z
+        .literal('natural')
+        .describe('each task has some values of a key of the data: eras of speeches, hospitals of patients'),
+      key: z
+        .string()
+        .min(1)
+        .describe(
+          'column of a CSV file; document of text; document, year, president or party of State of the Union speeches',
+        ),
+      tasks: tasks.describe(
+        'number of tasks, unless bounds or values are given: about equal shares in order of the key',
+      ),
+      bounds: z
+        .array(z.number())
+        .min(1)
+        .optional()
+        .describe('where a key that is a number begins another task: its lowest value in each task but the first'),
+      values: z
+        .array(z.array(z.string()).min(1))
+        .min(1)
+        .optional()
+        .describe('values of the key in each task; examples with others are not used'),
+    }),
   ])
   .prefault({ name: 'split' });
 

@@ -83,7 +83,8 @@ export class StreamBuilder {
   readonly #scenario: Scenario;
   readonly #global: number;
   readonly #own: readonly StreamTarget[];
-  readonly #labels: ArrayLike<number>;
+  /** Null where examples have no class. */
+  readonly #labels: ArrayLike<number> | null;
   readonly #examples: number[] = [];
   readonly #classes: number[] = [];
   readonly #views: number[] = [];
@@ -108,7 +109,7 @@ export class StreamBuilder {
     this.#global = global;
     this.#own = targets;
     const { labels, examples } = dataset.split('train');
-    this.#labels = labels as ArrayLike<number>;
+    this.#labels = labels ?? null;
     this.#base = examples;
     for (const { name } of targets) this.#marks.set(name, []);
   }
@@ -146,7 +147,7 @@ export class StreamBuilder {
       const task = this.#scenario.tasks[entry.task];
       if (!task) throw new RangeError(`there is no task ${entry.task}`);
       this.#examples.push(entry.example);
-      this.#classes.push(entry.output ?? this.#outputOf(entry.example, task));
+      if (this.#labels) this.#classes.push(entry.output ?? this.#outputOf(entry.example, task, this.#labels));
       this.#views.push(entry.view ?? task.view);
       this.#weights.push(entry.weight);
       this.#tasks.push(entry.weight === 0 && Object.keys(entry.marks ?? {}).length === 0 ? -1 : entry.task);
@@ -180,7 +181,7 @@ export class StreamBuilder {
     const { tasks, shape, views } = this.#scenario;
     if (this.#ends.length !== tasks.length || this.steps === 0)
       throw new RangeError(`the strategy ended ${this.#ends.length} of ${tasks.length} tasks, in ${this.steps} steps`);
-    const labels = dataset.split(split).labels as ArrayLike<number>;
+    const { labels } = dataset.split(split);
     const shown = tasks.flatMap((task) => Array.from(task.examples.evaluation, (example) => ({ task, example })));
     const evaluation = tasks.map((_, t) => shown.findIndex(({ task }) => task.index === t));
     const part = {
@@ -189,10 +190,12 @@ export class StreamBuilder {
         'int32',
         shown.map(({ example }) => example),
       ),
-      labels: share(
-        'int32',
-        shown.map(({ task, example }) => task.outputOf(labels[example] as number)),
-      ),
+      labels: labels
+        ? share(
+            'int32',
+            shown.map(({ task, example }) => task.outputOf(labels[example] as number)),
+          )
+        : null,
       views: views
         ? share(
             'int32',
@@ -217,7 +220,7 @@ export class StreamBuilder {
     ];
     const info = {
       ...dataset.info,
-      classes: shape.outputs,
+      ...(labels ? { classes: shape.outputs } : {}),
       targets: [...dataset.info.targets, ...targets.map(({ dtype, shape: each }) => ({ dtype, shape: each }))],
     };
     const data: PreparedStream = {
@@ -229,7 +232,7 @@ export class StreamBuilder {
         train: {
           from: 'train',
           examples: share('int32', this.#examples),
-          labels: share('int32', this.#classes),
+          labels: this.#labels ? share('int32', this.#classes) : null,
           views: views ? share('int32', this.#views) : null,
           targets: {
             [WEIGHT]: { values: share('float32', this.#weights), rows: null },
@@ -277,8 +280,8 @@ export class StreamBuilder {
     return counts.map((count, task) => (task === counts.length - 1 ? (counts[task - 1] ?? 0) : count));
   }
 
-  #outputOf(example: number, task: Task): number {
-    const label = this.#labels[example];
+  #outputOf(example: number, task: Task, labels: ArrayLike<number>): number {
+    const label = labels[example];
     if (label === undefined)
       throw new RangeError(`example ${example} is not of the dataset: its entry must say which output is right`);
     return task.outputOf(label);

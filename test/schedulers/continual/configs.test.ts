@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -7,9 +7,15 @@ import { complete, type RunEvent, resolveConfig, train } from '../../../src/inde
 const dir = mkdtempSync(join(tmpdir(), 'plexus-continual-configs-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
+const speeches = join(dir, 'speeches');
+mkdirSync(speeches);
+for (const year of [1800, 1840, 1870, 1910, 1960])
+  writeFileSync(join(speeches, `${year}_some_one_r.txt`), `Fellow citizens of the year ${year}, `.repeat(300));
+
 /** What makes a config quick, by its data. */
 const quick: Readonly<Record<string, readonly string[]>> = {
   mnist: ['data.limit=1000', 'data.validation=0.2', 'train.eval_split=validation'],
+  sotu: [`data.path=${speeches}`, 'data.validation=0.2', 'model.args.dim=16'],
   'fashion-mnist': ['data.limit=1000', 'data.validation=0.2', 'train.eval_split=validation'],
 };
 

@@ -5,11 +5,12 @@ import type { Task } from '../scenario.ts';
 import { registerContinual } from '../strategy.ts';
 
 /** Each task is fine-tuned on, and nothing is done against forgetting: the lower bound. */
-registerContinual({ name: 'naive', config: z.object({}) });
+registerContinual({ name: 'naive', languageModels: true, config: z.object({}) });
 
 /** All tasks at once, in one shuffled stream: the upper bound. */
 registerContinual({
   name: 'joint',
+  languageModels: true,
   config: z.object({}),
   compose: (given) => {
     const { scenario, builder } = given;
@@ -21,6 +22,7 @@ registerContinual({
 /** Each task is learnt together with all data of those before. */
 registerContinual({
   name: 'cumulative',
+  languageModels: true,
   config: z.object({}),
   compose: (given) => {
     const { scenario, builder } = given;

@@ -147,6 +147,7 @@ function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
   type Own = z.output<z.ZodObject<typeof importanceShape>>;
   registerContinual({
     ...strategy,
+    languageModels: true,
     targets: () => observed,
     loss: () => measured.loss,
     rule: (config) => quadraticPenalty(name, config as Own, measured.of),

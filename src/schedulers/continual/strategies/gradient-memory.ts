@@ -47,6 +47,7 @@ export function projectedGradients(): ParamRule {
 /** Averaged gradient episodic memory: each training step follows one that only looks at the gradient of kept examples. */
 registerContinual({
   name: 'a-gem',
+  languageModels: true,
   config: memorySchema,
   rule: projectedGradients,
   compose: (given, config) => {

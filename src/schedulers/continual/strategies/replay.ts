@@ -28,7 +28,11 @@ export function bufferOf(given: ComposeGiven, { buffer, sampling }: BufferConfig
 
 /** A buffer with equal shares of the outputs. */
 export function balancedBuffer({ scenario, dataset }: ComposeGiven, buffer: number, rng: Rng): ExampleBuffer {
-  const labels = dataset.split('train').labels as ArrayLike<number>;
+  const { labels } = dataset.split('train');
+  if (!labels)
+    throw new RangeError(
+      `strategy.sampling class-balanced needs classes, which ${dataset.name} has not; use reservoir`,
+    );
   return classBalanced(
     buffer,
     rng,
@@ -78,7 +82,7 @@ export function composeReplay(
 }
 
 /** Experience replay (Chaudhry et al., On tiny episodic memories in continual learning, 2019, algorithm 1). */
-registerContinual({ name: 'er', config: bufferSchema, compose: composeReplay });
+registerContinual({ name: 'er', languageModels: true, config: bufferSchema, compose: composeReplay });
 
 /**
  * Experience replay with an asymmetric cross entropy: new examples are told apart only from the classes of their own batch

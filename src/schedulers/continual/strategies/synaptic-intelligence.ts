@@ -52,6 +52,7 @@ const begin: Transition = ({ value, slots }) => {
 
 registerContinual({
   name: NAME,
+  languageModels: true,
   config: z.object({
     strength: z.number().min(0).default(0.1).describe("weight of the penalty, the paper's c"),
     damping: z
