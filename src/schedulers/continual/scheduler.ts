@@ -14,6 +14,7 @@ import {
   anyStrategySchema,
   type ContinualStrategy,
   type Course,
+  continualStrategies,
   resolvedStrategy,
   type StrategySection,
 } from './strategy.ts';
