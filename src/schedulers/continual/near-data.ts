@@ -45,7 +45,7 @@ export function continualObjective({ shape, phases, course, ...section }: Contin
   const transitions = strategy.transitions?.(config, shape);
   return {
     model: (model: Model, dataset: Dataset): Model => {
-      const changed = strategy.model?.(model, config, shape) ?? model;
+      const changed = strategy.model?.(model, config, shape, dataset) ?? model;
       const own = (strategy.targets?.(config, shape) ?? []).map((target) => target.name);
       const datasetTargets = dataset.modelInfo?.targets.length ?? 1;
       return { ...changed, loss: streamLoss(strategy.loss?.(config, shape) ?? plainLoss, own, datasetTargets) };

@@ -117,7 +117,7 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   compose?(given: ComposeGiven, config: z.output<S>): void;
   loss?(config: z.output<S>, shape: ScenarioShape): StrategyLoss;
   rule?(config: z.output<S>, shape: ScenarioShape, course: Course): ParamRule;
-  model?(model: Model, config: z.output<S>, shape: ScenarioShape): Model;
+  model?(model: Model, config: z.output<S>, shape: ScenarioShape, dataset: Dataset): Model;
   transitions?(config: z.output<S>, shape: ScenarioShape): Readonly<Record<string, Transition>>;
   /** Called before the first step of each task; waited for. */
   beforeTask?(start: TaskEnd, config: z.output<S>): unknown;

@@ -18,5 +18,6 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   gdumb: { strategy: { buffer: 20, epochs: 3 } },
   gem: { strategy: { buffer: 20 } },
   icarl: { strategy: { buffer: 20 } },
+  'generative-replay': { strategy: { samples: 20, hidden: 8, latent: 2 } },
   bic: { strategy: { buffer: 40 } },
 };

@@ -14,3 +14,4 @@ import './progressive.ts';
 import './fpf.ts';
 import './nearest-mean.ts';
 import './bias-correction.ts';
+import './generative-replay.ts';

@@ -15,7 +15,7 @@ type Part = Pick<ContinualJob, 'strategy' | 'config' | 'shape'>;
 /** The model of clients and server: as the strategy wants it, measured by the cross entropy over the outputs that take part. */
 export function clientModel(model: Model, dataset: Dataset, { strategy, config, shape }: Part): Model {
   const found = continualStrategy(strategy);
-  const changed = found.model?.(model, config, shape) ?? model;
+  const changed = found.model?.(model, config, shape, dataset) ?? model;
   const names = targetNames(found, { config, shape });
   return { ...changed, loss: streamLoss(plainLoss, names, datasetTargets(dataset)) };
 }
