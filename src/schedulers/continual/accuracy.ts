@@ -40,7 +40,8 @@ export async function tokenScores(session: Session, { scenario, stream }: Contin
 
 /**
  * Accuracy on each task's evaluation examples, all of them, once `learnt` tasks have been learnt. Where the task is known only
- * its own outputs are looked at, else those of all tasks so far, or for a task that has not come yet, of all that there are.
+ * its own outputs are looked at, else those of all tasks so far, or for a task that has not come yet, of all that there are. (So too
+ * where nobody knows which tasks there have been.)
  */
 export async function accuracyOn(
   session: Session,
@@ -48,7 +49,7 @@ export async function accuracyOn(
   { learnt, kept, show }: AccuracyOptions,
 ): Promise<number[]> {
   const split = session.config.train.eval_split;
-  const { outputsOf, taskKnown, outputs: width } = scenario.shape;
+  const { outputsOf, taskKnown, outputs: width, gradual } = scenario.shape;
   const labels = view(stream.data.parts[split].labels as NonNullable<typeof stream.data.parts.test.labels>, 'int32');
   const accuracies: number[] = [];
   const classify = learnt > 0 ? strategy.classify : undefined;
@@ -58,7 +59,7 @@ export async function accuracyOn(
     const examples = Int32Array.from({ length: to - from }, (_, i) => from + i);
     await shown?.(task);
     const rows = await session.predict({ split, examples, metrics: [OUTPUTS, ...(classify?.metrics ?? [])] });
-    const seen = task < learnt ? outputsOf.slice(0, learnt) : outputsOf;
+    const seen = task < learnt && gradual === 0 ? outputsOf.slice(0, learnt) : outputsOf;
     const allowed = taskKnown ? (outputsOf[task] as readonly number[]) : [...new Set(seen.flat())];
     const answers = classify
       ? classify.answers(rows, allowed, kept)

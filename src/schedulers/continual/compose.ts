@@ -1,4 +1,5 @@
 import { createRng, permutation, type Rng } from '../../tensor/index.ts';
+import { mixNeighbours } from './gradual.ts';
 import type { Task } from './scenario.ts';
 import type { ComposeGiven } from './strategy.ts';
 import type { Entry } from './stream-builder.ts';
@@ -22,40 +23,54 @@ export interface TaskSteps {
   ended?(task: Task): void;
 }
 
-/** Adds all steps of a task sequence: each task's examples in a new order every epoch, the last batch filled up from the next. */
+/**
+ * Adds all steps of a task sequence: each task's examples in a new order every epoch, the last batch filled up from the next. Where
+ * tasks change gradually, neighbours mix.
+ */
 export function composeTasks(given: ComposeGiven, steps: TaskSteps): void {
   const { scenario, builder } = given;
-  for (const task of scenario.tasks) {
-    composeTask(given, task, task.examples.train, steps);
+  const sharp = scenario.tasks.map((task) => sequenceOf(given, task, task.examples.train, steps.fresh));
+  const { gradual } = scenario.shape;
+  const sequences = gradual > 0 ? mixNeighbours(sharp, gradual) : sharp;
+  for (const [index, task] of scenario.tasks.entries()) {
+    addSteps(given, task, sequences[index] as readonly Seen[], steps);
     steps.ended?.(task);
     builder.endTask();
   }
 }
 
 /** Adds the steps of one task, or of several mixed, over some examples. */
-export function composeTask(
-  { builder, epochs, global, seed }: ComposeGiven,
-  task: Task,
-  examples: Int32Array,
-  { fresh, step }: TaskSteps,
-): void {
+export function composeTask(given: ComposeGiven, task: Task, examples: Int32Array, steps: TaskSteps): void {
+  addSteps(given, task, sequenceOf(given, task, examples, steps.fresh), steps);
+}
+
+/** New examples of a task's steps in order: whole batches. */
+function sequenceOf({ epochs, seed }: ComposeGiven, task: Task, examples: Int32Array, fresh: number): Seen[] {
   const total = Math.ceil((examples.length * (task.epochs ?? epochs)) / fresh);
-  const rng = createRng(seed).fork('continual steps', task.index);
   const orderOf = (epoch: number) =>
     permutation(examples.length, createRng(seed).fork('continual order', task.index, epoch));
   let epoch = 0;
   let order = orderOf(0);
   let at = 0;
-  const next = (): Seen => {
+  return Array.from({ length: total * fresh }, () => {
     if (at === order.length) {
       epoch += 1;
       order = orderOf(epoch);
       at = 0;
     }
     return { example: examples[order[at++] as number] as number, task: task.index };
-  };
-  for (let i = 0; i < total; i++) {
-    const seen = Array.from({ length: fresh }, next);
+  });
+}
+
+function addSteps(
+  { builder, global, seed }: ComposeGiven,
+  task: Task,
+  sequence: readonly Seen[],
+  { fresh, step }: TaskSteps,
+): void {
+  const rng = createRng(seed).fork('continual steps', task.index);
+  for (let from = 0; from < sequence.length; from += fresh) {
+    const seen = sequence.slice(from, from + fresh);
     const entries = step?.(seen, { rng, task: task.index }) ?? seen.map((each) => ({ ...each, weight: 1 }));
     builder.step(filled(entries, global));
   }

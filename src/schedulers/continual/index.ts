@@ -1,6 +1,7 @@
 export * from './buffer.ts';
 export * from './compose.ts';
 export type { ModuleDrift } from './drift.ts';
+export * from './gradual.ts';
 export * from './metrics.ts';
 export * from './natural-tasks.ts';
 export { type DriftFile, matrixPicture } from './save-matrix.ts';

@@ -29,6 +29,8 @@ export interface ScenarioShape {
   readonly outputsOf: readonly (readonly number[])[];
   /** Whether the task is known when its examples are classified, so that only its own outputs count. */
   readonly taskKnown: boolean;
+  /** Share of each task in which it mixes with its neighbours; above 0 nobody is told when tasks change. */
+  readonly gradual: number;
   /** Tokens of an example, where each is predicted from those before (its outputs are the vocabulary); null where an example has a class. */
   readonly tokens: number | null;
   readonly seed: number;
@@ -57,6 +59,12 @@ export function makeScenario(
 ): Scenario {
   const tokens = tokensOf(config, dataset);
   const classes = (tokens === null ? dataset.info.classes : dataset.info.vocabSize) as number;
+  if (config.stream.name === 'natural' && !options.keys)
+    throw new RangeError('stream natural is not there for federated clients: use split, permuted or rotated');
+  if (config.gradual > 0 && config.name === 'task-incremental')
+    throw new RangeError(
+      'where the task is known its boundaries are: set scenario.gradual to 0, or scenario.name to domain- or class-incremental',
+    );
   const keys = options.keys && config.stream.name === 'natural' ? options.keys : null;
   const byKey = keys && config.stream.name === 'natural' ? keyTasks(config.stream, keys) : null;
   const lists = classLists(config, classes, byKey?.tasks);
@@ -98,6 +106,7 @@ export function makeScenario(
       outputs,
       outputsOf: tasks.map((task) => task.outputs),
       taskKnown: config.name === 'task-incremental',
+      gradual: config.gradual,
       tokens,
       seed: options.seed,
       features: null,

@@ -69,6 +69,11 @@ async function featuresOf(model: ModelConfig, info: TaskInfo): Promise<number | 
   return matrices.length === 1 ? (matrices[0]?.spec.shape[0] ?? null) : null;
 }
 
+/** Strategies that can do something that not all can. */
+function able(what: 'languageModels' | 'taskFree'): string {
+  return [...continualStrategies()].flatMap(([name, strategy]) => (strategy[what] ? [name] : [])).join(', ');
+}
+
 async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualConfig): Promise<SchedulerPlan> {
   const { name, ...ownConfig } = own.strategy;
   const { strategy, config: strategyConfig } = resolvedStrategy(own.strategy);
@@ -82,12 +87,14 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
         }
       : null;
   const cut = makeScenario(own.scenario, dataset, { split, seed: config.seed, keys });
-  if (cut.shape.tokens !== null && !strategy.languageModels) {
-    const able = [...continualStrategies().values()].filter(({ languageModels }) => languageModels);
+  if (cut.shape.tokens !== null && !strategy.languageModels)
     throw new RangeError(
-      `strategy ${name} needs examples that have a class, but ${dataset.name} is text; for text there are ${able.map((each) => each.name).join(', ')}`,
+      `strategy ${name} needs examples that have a class, but ${dataset.name} is text; for text there are ${able('languageModels')}`,
     );
-  }
+  if (cut.shape.gradual > 0 && !strategy.taskFree)
+    throw new RangeError(
+      `strategy ${name} must know when tasks change, but scenario.gradual is ${cut.shape.gradual}; set it to 0, or use one of ${able('taskFree')}`,
+    );
   const features = strategy.features
     ? await featuresOf(config.model, { ...dataset.info, classes: cut.shape.outputs })
     : null;

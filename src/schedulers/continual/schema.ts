@@ -61,6 +61,14 @@ export const scenarioSchema = z
         'task-incremental: the task is known; domain-incremental: same outputs for all tasks; class-incremental: new outputs, task unknown',
       ),
     stream: streamSchema,
+    gradual: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0)
+      .describe(
+        'share of each task in which it mixes with its neighbours, half with each, and nobody says when tasks change; 0: sharp boundaries',
+      ),
   })
   .prefault({});
 

@@ -105,6 +105,8 @@ export interface TaskEnd {
  */
 export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   readonly name: string;
+  /** Whether it also works where nobody says when tasks change (`scenario.gradual`). */
+  readonly taskFree?: true;
   /** Whether it also works where examples have no class: for text, whose tokens are then what its loss sees as examples. */
   readonly languageModels?: true;
   /** Its own keys of `scheduler.strategy`. */

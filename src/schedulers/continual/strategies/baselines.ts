@@ -5,11 +5,12 @@ import type { Task } from '../scenario.ts';
 import { registerContinual } from '../strategy.ts';
 
 /** Each task is fine-tuned on, and nothing is done against forgetting: the lower bound. */
-registerContinual({ name: 'naive', languageModels: true, config: z.object({}) });
+registerContinual({ name: 'naive', taskFree: true, languageModels: true, config: z.object({}) });
 
 /** All tasks at once, in one shuffled stream: the upper bound. */
 registerContinual({
   name: 'joint',
+  taskFree: true,
   languageModels: true,
   config: z.object({}),
   compose: (given) => {

@@ -105,6 +105,7 @@ function compose(given: ComposeGiven, config: z.output<typeof darkSchema>, beta:
 /** Dark experience replay (Buzzega et al., Dark experience for general continual learning, 2020, equation 6). */
 registerContinual({
   name: 'der',
+  taskFree: true,
   config: darkSchema,
   targets: () => targets,
   loss: ({ alpha, buffer }, { outputs }) => darkLoss(alpha, buffer, outputs),
@@ -114,6 +115,7 @@ registerContinual({
 /** The same with the labels of other kept examples besides (the same, equation 7). */
 registerContinual({
   name: 'der++',
+  taskFree: true,
   config: darkSchema.extend({
     beta: z.number().min(0).default(0.5).describe('weight of the cross entropy of kept examples'),
   }),

@@ -69,8 +69,8 @@ export function composeReplay(
   composeTasks(given, {
     fresh,
     step(seen, { rng, task }) {
-      // The first task has nothing to go back to.
-      const kept = task === 0 ? [] : buffer.draw(replay, rng);
+      // The first task has nothing to go back to, where it is known.
+      const kept = task === 0 && given.scenario.shape.gradual === 0 ? [] : buffer.draw(replay, rng);
       for (const each of seen) buffer.offer(each);
       const entry = (each: Seen, isKept: boolean): Entry => {
         const chosen = outputs(each, { fresh: seen, kept: isKept });
@@ -82,7 +82,7 @@ export function composeReplay(
 }
 
 /** Experience replay (Chaudhry et al., On tiny episodic memories in continual learning, 2019, algorithm 1). */
-registerContinual({ name: 'er', languageModels: true, config: bufferSchema, compose: composeReplay });
+registerContinual({ name: 'er', taskFree: true, languageModels: true, config: bufferSchema, compose: composeReplay });
 
 /**
  * Experience replay with an asymmetric cross entropy: new examples are told apart only from the classes of their own batch
@@ -90,6 +90,7 @@ registerContinual({ name: 'er', languageModels: true, config: bufferSchema, comp
  */
 registerContinual({
   name: 'er-ace',
+  taskFree: true,
   config: bufferSchema,
   compose: (given, config) => {
     const labels = given.dataset.split('train').labels as ArrayLike<number>;

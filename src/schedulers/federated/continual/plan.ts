@@ -35,6 +35,8 @@ export function prepareTasks(
   const split = config.train.eval_split;
   const scenario = makeScenario(wanted, dataset, { split, seed: config.seed });
   const { shape } = scenario;
+  if (shape.gradual > 0)
+    throw new RangeError('continual.scenario.gradual must be 0: clients are told when tasks change');
   const job: ContinualJob = { scenario: wanted, split, strategy: name, config: parsed.data, shape, epochs, rounds };
   const refused = refusal(job, { scenario, dataset, data, batch });
   if (refused !== null)
