@@ -20,7 +20,8 @@ export interface ParamSpec {
  */
 export interface StateSpec {
   readonly shape: Shape;
-  readonly init: number;
+  /** Every element at first, or what fills it as it fills a parameter. */
+  readonly init: number | Initializer;
   /** Traced: the new state from the old, the sum of contributions, and how many microbatches there were. */
   update(state: Tensor, contribution: Tensor, microbatches: number): Tensor;
 }

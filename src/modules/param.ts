@@ -38,9 +38,10 @@ export function initParams(specs: readonly Named<ParamSpec>[], seed: number): Re
   return out;
 }
 
-/** Initial values of state tensors by path. */
-export function initState(specs: readonly Named<StateSpec>[]): Record<string, HostTensor> {
-  return Object.fromEntries(
-    specs.map(({ path, spec }) => [path, float32(new Float32Array(sizeOf(spec.shape)).fill(spec.init), spec.shape)]),
-  );
+/** Initial values of state tensors by path; what is drawn depends only on the seed and the path. */
+export function initState(specs: readonly Named<StateSpec>[], seed: number): Record<string, HostTensor> {
+  const root = createRng(seed);
+  const first = ({ path, spec: { init, shape } }: Named<StateSpec>): Float32Array =>
+    typeof init === 'number' ? new Float32Array(sizeOf(shape)).fill(init) : init(root.fork('state', path), shape);
+  return Object.fromEntries(specs.map((named) => [named.path, float32(first(named), named.spec.shape)]));
 }

@@ -58,6 +58,8 @@ export class ProgramRun {
   readonly batches: BatchSource;
   /** Values by metric name and microbatch. */
   readonly metrics = new Map<string, [microbatch: number, value: MetricValue][]>();
+  /** Names of the metrics that are read; null for all. */
+  wanted: ReadonlySet<string> | null = null;
   /** Sums of squares of gradients by parameter path, of the whole model once they have been gathered. */
   squaredNorms: ReadonlyMap<string, number> | null = null;
   /** What the optimizer wants summed over parameters, by path, of the whole model once it has been gathered. */

@@ -68,6 +68,8 @@ export type WorkerCommand =
       readonly maxMicrobatches: number | null;
       /** Just these examples of the split, in this order; absent for those of any evaluation. */
       readonly examples?: Int32Array;
+      /** Just these metrics; absent for all. */
+      readonly metrics?: readonly string[];
     }
   /** Change parameters and slots by one of the objective's transitions. */
   | { readonly type: 'transition'; readonly id: number; readonly name: string; readonly args: unknown }

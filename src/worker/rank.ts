@@ -64,11 +64,12 @@ export interface Rank {
   readonly ready: ReadyReport;
   /** Runs a training step. */
   step(step: number): Promise<StepReport>;
-  /** Runs forward over a split, or over just some of its examples; values of the microbatches that this rank saw. */
+  /** Runs forward over a split, or over just some of its examples; values (all, or of some metrics) of the microbatches that this rank saw. */
   evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
     examples?: Int32Array,
+    metrics?: readonly string[],
   ): Promise<Readonly<Record<string, LeafValues>>>;
   /** Changes parameters and slots by a transition of the job's objective. @throws Error if it has none of that name */
   transition(name: string, args: unknown): Promise<TransitionAnswers>;
@@ -274,6 +275,7 @@ class JobRank implements Rank {
     split: SplitName,
     maxMicrobatches: number | null,
     examples?: Int32Array,
+    wanted?: readonly string[],
   ): Promise<Readonly<Record<string, LeafValues>>> {
     const { job } = this.#parts;
     const { micro } = job.batch;
@@ -286,6 +288,7 @@ class JobRank implements Rank {
     for (let round = 0; round * perRound < batches.length; round++) {
       const offset = round * perRound;
       const run = await ProgramRun.prepare(this.#parts, job.evaluate, round, evaluationRound(source, batches, offset));
+      if (wanted) run.wanted = new Set(wanted);
       await this.#interpret(run);
       for (const [name, values] of run.metrics) {
         const known = metrics.get(name) ?? [];

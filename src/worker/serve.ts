@@ -81,7 +81,8 @@ async function obey(
         steps.flush();
         break;
       case 'evaluate': {
-        const metrics = await rank.evaluate(command.split, command.maxMicrobatches, command.examples);
+        const { split, maxMicrobatches, examples } = command;
+        const metrics = await rank.evaluate(split, maxMicrobatches, examples, command.metrics);
         post({ type: 'evaluated', id: command.id, metrics });
         break;
       }

@@ -44,7 +44,7 @@ export interface InitialSource {
 export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], seed: number): void {
   for (const group of groups) {
     const params = initParams(group.params, seed);
-    const state = initState(group.state);
+    const state = initState(group.state, seed);
     for (const param of group.params) {
       param.tensor = engine.upload(params[param.path] as HostTensor);
       const slots = param.keepsSlots === false ? [] : param.slotNames;
@@ -53,7 +53,7 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
     }
     for (const held of group.state) held.tensor = engine.upload(state[held.path] as HostTensor);
     // Each upload takes its memory over, so anchors get values of their own.
-    const anchors = { ...initParams(group.params, seed), ...initState(group.state) };
+    const anchors = { ...initParams(group.params, seed), ...initState(group.state, seed) };
     for (const { path, outer } of [...group.params, ...group.state])
       if (outer) outer.anchor = engine.upload(anchors[path] as HostTensor);
     for (const { outer, spec } of group.params)

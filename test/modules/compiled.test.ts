@@ -42,7 +42,7 @@ async function compiled(
 ) {
   const signature = inputs.map((t): Signature => ({ dtype: t.dtype as Signature['dtype'], shape: t.shape }));
   const fn = layerFunction({ name: 'm', module }, signature, { training: true });
-  const given = { ...initParams(fn.params, 1), ...initState(fn.state), ...params };
+  const given = { ...initParams(fn.params, 1), ...initState(fn.state, 1), ...params };
   const own = [...fn.params, ...fn.state].map(({ path }) => given[path] as HostTensor);
   const phased = await compileLayer(await engine, fn);
   return { fn, ...(await runPhases(await engine, fn, phased, [...own, key, ...inputs], cotangents, params)) };
@@ -153,6 +153,7 @@ describe('every zoo model', () => {
     ['lstm-lm', { dim: 4, hidden: 5, dropout: 0.1 }, text],
     ['gru-lm', { dim: 4, hidden: 5, layers: 2 }, text],
     ['mlp', { hidden: [7, 5], dropout: 0.2 }, images],
+    ['spiking-mlp', { hidden: [7, 5], steps: 3 }, images],
     ['cnn', { channels: [3, 4], norm: 'batch', dropout: 0.1 }, images],
     ['cnn', { channels: [3], pool: 'average', hidden: null }, images],
   ];
@@ -165,7 +166,7 @@ describe('every zoo model', () => {
       for (const fn of modelFunctions(model, info, batch, 'train')) {
         const last = fn.layout.activations.length === 0;
         const own = fn.params.map(({ path }) => params[path] as HostTensor);
-        const state = Object.values(initState(fn.state));
+        const state = Object.values(initState(fn.state, 1));
         const [inputs, targets] = [info.inputs, info.targets].map((list) => list.map((s) => exampleOf(s, batch)));
         const given = [
           ...own,

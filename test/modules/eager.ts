@@ -49,7 +49,7 @@ export async function runModule(
   const own = options.loss ? all.slice(0, all.length - (options.targets?.length ?? 0)) : all;
   const fn = layerFunction({ name: 'm', module }, own, { training, loss: options.loss, targets: options.targets });
   const params = { ...initParams(fn.params, 1), ...options.params };
-  const state = { ...initState(fn.state), ...options.state };
+  const state = { ...initState(fn.state, 1), ...options.state };
   const hosts = [
     ...fn.params.map(({ path }) => params[path] as HostTensor),
     ...fn.state.map(({ path }) => state[path] as HostTensor),

@@ -75,6 +75,7 @@ describe('zoo', () => {
     ['gru-lm', { dim: 4, hidden: 6 }, text],
     ['mlp', {}, digits],
     ['mlp', { hidden: [], activation: 'tanh' }, line],
+    ['spiking-mlp', {}, digits],
     ['cnn', { channels: [4, 8], norm: 'batch', dropout: 0.2 }, digits],
     [
       'cnn',

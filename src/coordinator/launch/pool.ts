@@ -129,9 +129,11 @@ export class WorkerPool implements Workers {
     split: SplitName,
     maxMicrobatches: number | null,
     examples?: Int32Array,
+    metrics?: readonly string[],
   ): Promise<Readonly<Record<string, LeafValues>>[]> {
     const id = this.#requests++;
-    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches, ...(examples ? { examples } : {}) });
+    const only = { ...(examples ? { examples } : {}), ...(metrics ? { metrics } : {}) };
+    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches, ...only });
     return this.#await(`evaluated ${id}`);
   }
 

@@ -173,7 +173,7 @@ export class RunSession implements Session {
 
   async predict({ split, examples, metrics }: PredictOptions): Promise<Readonly<Record<string, Float32Array>>> {
     const { micro } = this.config.batch;
-    const reports = await this.#parts.pool.evaluate(split, null, examples);
+    const reports = await this.#parts.pool.evaluate(split, null, examples, metrics);
     return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, micro)]));
   }
 

@@ -20,11 +20,12 @@ export interface Workers {
   grant(until: number): void;
   /** Every rank's report of a step, in order of ranks. @throws RunFailure if a rank fails */
   step(step: number): Promise<StepReport[]>;
-  /** Evaluates, on just these examples if they are given; every rank's leaf values of each metric. */
+  /** Evaluates, on just these examples if they are given; every rank's leaf values of each metric, or of those named. */
   evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
     examples?: Int32Array,
+    metrics?: readonly string[],
   ): Promise<Readonly<Record<string, LeafValues>>[]>;
   /**
    * Lets every rank change its parameters and slots by a transition of the objective; what it says of each parameter, by path. Absent

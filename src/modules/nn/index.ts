@@ -17,4 +17,5 @@ export * from './pool.ts';
 export * from './recurrent.ts';
 export * from './rotary.ts';
 export * from './router.ts';
+export * from './spiking.ts';
 export * from './transformer-block.ts';

@@ -5,13 +5,23 @@ import type { ZooEntry } from './entry.ts';
 import { mlpModel } from './mlp.ts';
 import { moeMlp } from './moe-mlp.ts';
 import { gruLm, lstmLm } from './recurrent-lm.ts';
+import { spikingMlp } from './spiking-mlp.ts';
 import { tfjsLayersModel } from './tfjs-layers-model.ts';
 import { transformerLm } from './transformer-lm.ts';
 
 /** Every model that a config can name. Adding one means adding its file and a line here. */
 export const zoo: Readonly<Record<string, ZooEntry>> = Object.fromEntries(
   (
-    [transformerLm, lstmLm, gruLm, mlpModel, moeMlp, cnn, tfjsLayersModel] as readonly unknown[] as readonly ZooEntry[]
+    [
+      transformerLm,
+      lstmLm,
+      gruLm,
+      mlpModel,
+      moeMlp,
+      spikingMlp,
+      cnn,
+      tfjsLayersModel,
+    ] as readonly unknown[] as readonly ZooEntry[]
   ).map((entry) => [entry.name, entry]),
 );
 

@@ -315,7 +315,7 @@ async function initialModel({ prepared }: Execution, layouts: Layouts, saved: Sa
   if (saved) await readModel(saved, layouts, params, state);
   else {
     fill(params, layouts.params, initParams(modelParams(prepared.model), prepared.config.seed));
-    fill(state, layouts.state, initState(modelState(prepared.model)));
+    fill(state, layouts.state, initState(modelState(prepared.model), prepared.config.seed));
   }
   return { params, state };
 }

@@ -57,7 +57,8 @@ function takeInputs(run: ProgramRun, pass: StagePass, index: number): readonly C
 
 async function recordMetrics(run: ProgramRun, pass: LayerPass): Promise<void> {
   for (const { name, cell } of pass.metrics())
-    if (run.readsLate) run.leaveMetric(name, pass.microbatch, cell);
+    if (run.wanted && !run.wanted.has(name)) run.parts.space.release(cell);
+    else if (run.readsLate) run.leaveMetric(name, pass.microbatch, cell);
     else await run.readMetric(name, pass.microbatch, cell);
 }
 

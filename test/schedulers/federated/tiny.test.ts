@@ -304,7 +304,7 @@ describe('what clients are asked', () => {
     const stateLayout = vectorLayout(modelState(built.model));
     const params = new Float32Array(layout.size);
     const state = new Float32Array(stateLayout.size);
-    const drawn = { ...initParams(modelParams(built.model), 5), ...initState(modelState(built.model)) };
+    const drawn = { ...initParams(modelParams(built.model), 5), ...initState(modelState(built.model), 1) };
     for (const place of layout.places) partOf(params, place).set(drawn[place.path]?.data as Float32Array);
     for (const place of stateLayout.places) partOf(state, place).set(drawn[place.path]?.data as Float32Array);
     const shared = (values: Float32Array) => {

@@ -15,3 +15,5 @@ import './fpf.ts';
 import './nearest-mean.ts';
 import './bias-correction.ts';
 import './generative-replay.ts';
+import './gradient-projection.ts';
+import './hebbian-projection.ts';

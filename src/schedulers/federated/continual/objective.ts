@@ -49,6 +49,10 @@ export function clientObjective(federated: LocalObjective, dataset: Dataset, par
     tensors: [
       ...(federated.tensors ?? []),
       ...states.map(([name, { shape: each, init }]) => {
+        if (typeof init !== 'number')
+          throw new Error(
+            `strategy ${strategy.name} draws the first values of its state ${name}, which a client's cannot be: use another strategy`,
+          );
         return { name: stateName(name), shape: each, scope: 'client', initial: init, moves: true } as const;
       }),
     ],
