@@ -63,7 +63,7 @@ const continualSchema = z.strictObject({
 });
 
 /** Width of what goes into the last layer of a model with one matrix there. */
-async function featuresOf(model: ModelConfig, info: TaskInfo): Promise<number | null> {
+export async function featuresOf(model: ModelConfig, info: TaskInfo): Promise<number | null> {
   const last = (await buildModel(model, info)).model.layers.at(-1);
   const matrices = last ? namedParams(last.module, '').filter(({ spec }) => spec.shape.length === 2) : [];
   return matrices.length === 1 ? (matrices[0]?.spec.shape[0] ?? null) : null;

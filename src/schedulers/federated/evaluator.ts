@@ -46,12 +46,12 @@ export class Evaluator {
     return { examples: examples.length, loss, correct };
   }
 
-  /** What the model returns for each example, one after another. */
-  async outputs(at: LocalState, split: SplitName | Split, examples: Int32Array): Promise<Float32Array> {
+  /** What the model returns for each example, one after another: the first of its outputs, or another one by number. */
+  async outputs(at: LocalState, split: SplitName | Split, examples: Int32Array, output = 0): Promise<Float32Array> {
     const source = typeof split === 'string' ? this.#options.dataset.split(split) : split;
     const parts: Float32Array[] = [];
     for (const indices of pieces(examples))
-      parts.push((await this.#run(at, source, indices, 'outputs'))[0]?.data.slice() as Float32Array);
+      parts.push((await this.#run(at, source, indices, 'outputs'))[output]?.data.slice() as Float32Array);
     const all = new Float32Array(parts.reduce((total, { length }) => total + length, 0));
     let next = 0;
     for (const part of parts) {
@@ -108,7 +108,7 @@ export class Evaluator {
         const inputs = given.splice(0, made.inputs.length);
         const { outputs } = made.forward({ params, state, key, inputs });
         const output = outputs[0] as tf.Tensor;
-        if (what === 'outputs') return [output];
+        if (what === 'outputs') return outputs;
         const targets = given.splice(0, made.targets.length);
         const loss = made.loss(outputs, targets);
         if (!this.#classifies) return [loss];

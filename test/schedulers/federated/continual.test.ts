@@ -2,7 +2,12 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { complete, type RunEvent, type RunSummary, resume, train } from '../../../src/index.ts';
+import { dataSchema, openDataset, prepareData, view } from '../../../src/data/index.ts';
+import { complete, type RunEvent, type RunSummary, resolveConfig, resume, train } from '../../../src/index.ts';
+import { continualStrategies, makeScenario } from '../../../src/schedulers/continual/index.ts';
+import { scenarioSchema } from '../../../src/schedulers/continual/schema.ts';
+import { type ClientStream, clientStream } from '../../../src/schedulers/federated/continual/client-stream.ts';
+import type { ContinualJob } from '../../../src/schedulers/federated/continual/job.ts';
 import { writeClasses } from '../continual/table.ts';
 
 let dir: string;
@@ -85,9 +90,72 @@ describe('federated continual learning', () => {
     expect(await interrupted('dark-cut', dark, given)).toMatchObject(same(summary));
   }, 60_000);
 
+  it('composes what a client goes on with, when it has trained once more, as before: a buffer need not be kept', async () => {
+    const data = await prepareData(dataSchema.parse({ name: 'csv', path: join(dir, 'classes.csv') }));
+    const dataset = openDataset(data);
+    const wanted = scenarioSchema.parse({ stream: { name: 'split', tasks: 2 } });
+    const scenario = makeScenario(wanted, dataset, { split: 'validation', seed: 1 });
+    const examples = scenario.tasks.map((task) => task.examples.train.filter((_, i) => i % 5 === 0));
+    const mine = new Set(examples.flatMap((own) => [...own]));
+    for (const strategy of ['naive', 'cumulative', 'er', 'er-ace', 'der++', 'ewc', 'si', 'lwf']) {
+      const config = continualStrategies().get(strategy)?.config.parse({}) ?? {};
+      const job = {
+        strategy,
+        config,
+        scenario: wanted,
+        split: 'validation',
+        shape: scenario.shape,
+        epochs: 1,
+        rounds: 3,
+      };
+      const stream = (fits: number[], task: number) =>
+        clientStream({
+          job: job as ContinualJob,
+          scenario,
+          dataset,
+          data,
+          examples,
+          fits,
+          task,
+          batch: 8,
+          seed: 1,
+          client: 2,
+        });
+      const columns = ({ built, trained }: ClientStream) => {
+        const { examples: all, labels, targets } = built.data.parts.train;
+        const weights = targets.weight?.values;
+        return [all, labels, weights].map((array) => array && view(array, array.dtype).slice(0, trained * 8));
+      };
+      const before = stream([2, 1], 1);
+      const after = stream([2, 2], 1);
+      expect(after.trained).toBeGreaterThan(before.trained);
+      expect(columns(before)).toEqual(columns({ ...after, trained: before.trained }));
+      const seen = [...view(after.built.data.parts.train.examples, 'int32')];
+      expect(seen.every((example) => mine.has(example))).toBe(true);
+      // A client that has not taken part in the first task has nothing of it to go back to.
+      const only = stream([0, 1], 1);
+      expect(only).toMatchObject({ task: 0, first: 0 });
+      const own = new Set(examples[1]);
+      expect([...view(only.built.data.parts.train.examples, 'int32')].every((example) => own.has(example))).toBe(true);
+    }
+  });
+
+  it.each([
+    ['fedavg-ewc', ['scheduler.continual.strategy.samples=2']],
+    ['fedavg-replay', ['scheduler.continual.scenario.stream.classes=[[0, 1], [2, 3]]']],
+  ])('trains as configs/continual/%s.yaml says', async (name, own) => {
+    const path = `configs/continual/${name}.yaml`;
+    expect(readFileSync(path, 'utf8')).toMatch(/^# .*\n# .*\nname: /);
+    const small = ['data.limit=1000', 'scheduler.threads=1', 'scheduler.continual.rounds_per_task=1', `run.dir=${dir}`];
+    const less = ['scheduler.continual.scenario.stream.tasks=2', 'scheduler.cohort=2', ...own];
+    const { summary } = await complete(train(resolveConfig(path, [...small, ...less])));
+    expect(summary?.accuracy_matrix).toHaveLength(2);
+  });
+
   it.each([
     [{ name: 'a-gem' }, {}, /a-gem cannot be used by federated clients: .*compiled as one.*can: naive, .*ewc/],
     [{ name: 'ewcc' }, {}, /continual.strategy: there is no continual strategy "ewcc"; known: naive/],
+    [{ name: 'gdumb' }, {}, /gdumb cannot .* begins its training anew/],
     [{ name: 'joint' }, {}, /joint cannot .* does not learn one task after another/],
     [{ name: 'ewc', lamda: 3 }, {}, /continual.strategy ewc: .*lamda/],
     [ewc, { name: 'fedper' }, /scheduler.continual: clients of fedper keep models, or parts of one, of their own/],

@@ -35,6 +35,7 @@ export function clientObjective(federated: LocalObjective, dataset: Dataset, par
     const [weights, mask, ...mine] = targets.slice(first);
     return {
       logits: forward.outputs[0] as Tensor,
+      ...(forward.outputs[1] ? { features: forward.outputs[1] } : {}),
       labels: targets[0] as Tensor,
       weights: weights as Tensor,
       mask: mask as Tensor,

@@ -2,7 +2,13 @@ import { z } from 'zod';
 import type { PrepareGiven, SchedulerPlan } from '../../../coordinator/index.ts';
 import { type Dataset, type PreparedData, type PreparedStream, share } from '../../../data/index.ts';
 import { makeScenario, type Scenario } from '../../continual/scenario.ts';
-import { type ContinualStrategy, continualStrategy } from '../../continual/strategy.ts';
+import { featuresOf } from '../../continual/scheduler.ts';
+import {
+  type ContinualStrategy,
+  continualNames,
+  continualStrategies,
+  continualStrategy,
+} from '../../continual/strategy.ts';
 import { StreamBuilder } from '../../continual/stream-builder.ts';
 import type { ContinualJob } from './job.ts';
 import { CLIENT_TASKS } from './objective.ts';
@@ -20,11 +26,11 @@ export interface TasksPlan {
 }
 
 /** Makes a sequence of tasks of a dataset, for clients to train on. @throws RangeError if it cannot be done, saying why */
-export function prepareTasks(
+export async function prepareTasks(
   { config, data, dataset }: PrepareGiven,
   { scenario: wanted, strategy: given, rounds_per_task: rounds }: ContinualSection,
   { local_epochs: epochs, local_batch: batch }: { readonly local_epochs: number; readonly local_batch: number },
-): SchedulerPlan {
+): Promise<SchedulerPlan> {
   const { name, ...keys } = given;
   const strategy = known(name);
   const parsed = z.strictObject(strategy.config.shape).safeParse(keys);
@@ -33,10 +39,12 @@ export function prepareTasks(
       `continual.strategy ${name}: ${parsed.error.issues.map(({ path, message }) => [...path, message].join(': ')).join('; ')}`,
     );
   const split = config.train.eval_split;
-  const scenario = makeScenario(wanted, dataset, { split, seed: config.seed });
-  const { shape } = scenario;
-  if (shape.gradual > 0)
+  const cut = makeScenario(wanted, dataset, { split, seed: config.seed });
+  if (cut.shape.gradual > 0)
     throw new RangeError('continual.scenario.gradual must be 0: clients are told when tasks change');
+  const info = { ...dataset.info, classes: cut.shape.outputs };
+  const shape = { ...cut.shape, features: strategy.features ? await featuresOf(config.model, info) : null };
+  const scenario: Scenario = { ...cut, shape };
   const job: ContinualJob = { scenario: wanted, split, strategy: name, config: parsed.data, shape, epochs, rounds };
   const refused = refusal(job, { scenario, dataset, data, batch });
   if (refused !== null)
@@ -50,7 +58,12 @@ export function prepareTasks(
   };
 }
 
+/** @throws RangeError naming the strategies that there are */
 function known(name: string): ContinualStrategy {
+  if (!continualStrategies().has(name) && continualNames().includes(name))
+    throw new RangeError(
+      `continual.strategy ${name} is made of another strategy, and changes the model between that one's steps, which only the server can do here; use the other one by itself`,
+    );
   try {
     return continualStrategy(name);
   } catch (error) {
@@ -63,9 +76,8 @@ function refusal(job: ContinualJob, tried: Parameters<typeof refusedStrategy>[1]
     return refusedStrategy(job, tried);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw new RangeError(`continual.${error.message} (a step's batch.global is scheduler.local_batch here)`, {
-      cause: error,
-    });
+    const batch = error.message.includes('batch.global') ? ' (batch.global is scheduler.local_batch here)' : '';
+    throw new RangeError(`continual.strategy ${job.strategy}: ${error.message}${batch}`, { cause: error });
   }
 }
 

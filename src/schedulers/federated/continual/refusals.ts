@@ -43,13 +43,18 @@ function unsuited(strategy: ContinualStrategy, { config, shape }: ContinualJob):
   return null;
 }
 
-/** Tries whether a client's steps can be taken task by task: a client that has a few examples of each, in its first task. */
+/** Tries whether a client's steps can be taken task by task: a client that has a few examples of each. */
 function composition(job: ContinualJob, { scenario, ...tried }: Tried): string | null {
   const examples = scenario.tasks.map((task) => task.examples.train.subarray(0, 2 * tried.batch));
   const fits = scenario.tasks.map(({ index }) => (index === 0 ? 1 : 0));
   try {
-    clientStream({ job, scenario, ...tried, examples, fits, task: 0, seed: 0, client: 0 });
-    return null;
+    const common = { job, scenario, ...tried, examples, seed: 0, client: 0 };
+    clientStream({ ...common, fits, task: 0 });
+    const { built } = clientStream({ ...common, fits: fits.map(() => 1), task: fits.length - 1 });
+    const anew = built.pauses.length > 0 || built.phases.some(({ restarts }) => restarts);
+    return anew
+      ? 'it begins its training anew, or changes the model within a task, which only the server can do'
+      : null;
   } catch (error) {
     if (error instanceof NoSteps) return error.message;
     throw error;

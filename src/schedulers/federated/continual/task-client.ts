@@ -66,7 +66,8 @@ export class TaskClients {
     this.#options = options;
     this.#strategy = continualStrategy(job.strategy);
     this.#base = openDataset(data.base);
-    this.#scenario = makeScenario(job.scenario, this.#base, { split: job.split, seed });
+    const made = makeScenario(job.scenario, this.#base, { split: job.split, seed });
+    this.#scenario = { ...made, shape: job.shape };
     const dataset = openDataset(data);
     this.objective = clientObjective(federated, dataset, job);
     this.slots = new ClientSlots(
@@ -162,7 +163,8 @@ export class TaskClients {
     return taskEndOf({
       ...{ model, strategy: this.#strategy, job, stream, batch, dataset: this.#base, slots: this.slots, kept },
       params: start.params,
-      predict: (positions) => evaluator.outputs(start.state, this.#open(stream, client, kept), positions),
+      predict: (positions, output) =>
+        evaluator.outputs(start.state, this.#open(stream, client, kept), positions, output),
     });
   }
 

@@ -1,7 +1,7 @@
 import { type Dataset, type PreparedStream, type StreamValues, view } from '../../../data/index.ts';
 import type { Model } from '../../../modules/index.ts';
 import type { HostTensor } from '../../../tensor/index.ts';
-import { OUTPUTS } from '../../continual/loss.ts';
+import { FEATURES, OUTPUTS } from '../../continual/loss.ts';
 import type { ContinualStrategy, TaskEnd } from '../../continual/strategy.ts';
 import { inputSize } from '../../continual/stream-builder.ts';
 import { partOf, type VectorLayout } from '../../local/index.ts';
@@ -31,7 +31,8 @@ export interface TaskEndOptions {
   readonly kept: KeptWriter;
   /** The common model's. */
   readonly params: Float32Array;
-  predict(positions: Int32Array): Promise<Float32Array>;
+  /** One of the model's outputs, by number, for positions of the stream. */
+  predict(positions: Int32Array, output: number): Promise<Float32Array>;
 }
 
 /** What a strategy can do between tasks where the model is everybody's: look at it, and change what the client keeps. */
@@ -67,9 +68,14 @@ export function taskEndOf(options: TaskEndOptions): TaskEnd {
     parameters: async () => Object.fromEntries(each((_, __, place) => partOf(params, place).slice())),
     setParameters: async () => refuse('gives parameters other values'),
     predict: async (positions, metrics = [OUTPUTS]) => {
-      const other = metrics.find((name) => name !== OUTPUTS);
-      if (other !== undefined) throw new Error(`clients can look up their model's outputs, not "${other}"`);
-      return { [OUTPUTS]: await options.predict(positions) };
+      const found: Record<string, Float32Array> = {};
+      for (const name of metrics) {
+        // (`withFeatures` shows features behind the logits.)
+        const output = [OUTPUTS, FEATURES].indexOf(name);
+        if (output < 0) throw new Error(`clients can look up their model's outputs and features, not "${name}"`);
+        found[name] = await options.predict(positions, output);
+      }
+      return found;
     },
     examples: view(built.data.parts.train.examples, 'int32'),
     rows: (target) => {
