@@ -17,3 +17,4 @@ import './bias-correction.ts';
 import './generative-replay.ts';
 import './gradient-projection.ts';
 import './hebbian-projection.ts';
+import './foster.ts';
