@@ -205,6 +205,17 @@ describe('the metrics log', () => {
     expect((await readMetrics(path)).map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
   });
 
+  it('hashes a loss of -0, which JSON does not know, as the 0 that it is read back as', async () => {
+    const path = join(folder, 'zero.jsonl');
+    const log = await MetricsLog.open(path, 0);
+    await log.append({ step: 1, loss: -0 });
+    const before = log.sha256();
+    await log.close();
+    const again = await MetricsLog.open(path, 1);
+    expect([before, again.sha256()]).toEqual([hashOf([0]), hashOf([0])]);
+    await again.close();
+  });
+
   it('refuses to continue where losses are missing', async () => {
     const path = join(folder, 'metrics.jsonl');
     const log = await MetricsLog.open(path, 0);

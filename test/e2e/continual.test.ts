@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { writeClasses } from '../schedulers/continual/table.ts';
 import { plexus, project, runOf, summaryOf } from './plexus.ts';
 
-const config = `name: tasks
+const configOf = (strategy: string) => `name: tasks
 model: { name: mlp, args: { hidden: [8] } }
 data: { name: csv, path: classes.csv, label: label, validation: 0.2 }
 batch: { global: 8, micro: 4 }
@@ -14,11 +14,11 @@ scheduler:
   name: continual
   epochs: 3
   scenario: { stream: { name: split, tasks: 4 } }
-  strategy: { name: 'der++', buffer: 20 }
+  strategy: ${strategy}
 `;
 
-function sequence(): string {
-  const folder = project({ 'config.yaml': config });
+function sequence(strategy: string): string {
+  const folder = project({ 'config.yaml': configOf(strategy) });
   writeClasses(join(folder, 'classes.csv'), { rows: 400 });
   return folder;
 }
@@ -29,13 +29,17 @@ const resultOf = (folder: string) => {
   return { accuracy_matrix, forgetting, weights_sha256, losses_sha256, steps };
 };
 
-it('kill -9 in the third task, resumed: the accuracy matrix of the undisturbed run', { timeout: 120_000 }, async () => {
-  const undisturbed = sequence();
+/** State of the loss; and teachers, made examples and tensors that are kept on the host. */
+const strategies = ['{ name: der++, buffer: 20 }', '{ name: icarl, buffer: 20 }'];
+
+const title = '%s: kill -9 in the third task, resumed: the accuracy matrix of the undisturbed run';
+it.each(strategies)(title, { timeout: 120_000 }, async (strategy) => {
+  const undisturbed = sequence(strategy);
   const whole = await plexus(['train', 'config.yaml', '--json'], { cwd: undisturbed });
   expect(whole).toMatchObject({ code: 0, stderr: '' });
   const expected = resultOf(undisturbed);
   expect(expected.accuracy_matrix).toHaveLength(4);
-  const folder = sequence();
+  const folder = sequence(strategy);
   let learnt = 0;
   let [steps, sent] = [0, false];
   const killed = await plexus(['train', 'config.yaml', '--json'], {

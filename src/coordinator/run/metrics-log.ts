@@ -69,7 +69,8 @@ export class MetricsLog {
 
   /** Appends a step's metrics. Lines reach the file in order. @throws Error if it cannot be written, or too many wait */
   append(line: MetricsLine): Promise<void> {
-    this.#losses[line.step - 1] = line.loss;
+    // JSON has no -0: a run that goes on must find what it had.
+    this.#losses[line.step - 1] = line.loss + 0;
     return this.#next(async () => {
       this.#waiting.push({ step: line.step, bytes: encode(line) });
       await this.#drain().catch((error: Error) => {
