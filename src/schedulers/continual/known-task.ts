@@ -1,4 +1,4 @@
-import { type Model, modelParams } from '../../modules/index.ts';
+import { type Model, modelParams, walk } from '../../modules/index.ts';
 import type { TransitionParam } from '../../worker/index.ts';
 import type { ScenarioShape } from './scenario.ts';
 
@@ -11,6 +11,20 @@ export function requireKnownTask(strategy: string, shape: ScenarioShape): void {
   throw new RangeError(
     `strategy ${strategy} has parameters of its own for each task, so it must know the task of an example: ` +
       'set scenario.name to task-incremental, which it is not',
+  );
+}
+
+/**
+ * For strategies that leave the answers to earlier tasks as they are.
+ * @throws Error where a module keeps statistics, which go on changing when its weights do not
+ */
+export function refuseStatistics(strategy: string, model: Model): Model {
+  const placed = model.layers.flatMap(({ name, module }) => walk(module, name, { experts: true }));
+  const found = placed.find(({ module }) => module.state);
+  if (!found) return model;
+  throw new Error(
+    `strategy ${strategy} keeps the weights of earlier tasks as they are, but ${found.path} (${found.module.kind}) has statistics ` +
+      'that every step changes: use a model without, such as mlp, or cnn with norm none',
   );
 }
 

@@ -2,7 +2,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
+import type { Dataset } from '../../../src/data/index.ts';
 import { type RunEvent, type RunSummary, train } from '../../../src/index.ts';
+import { nn } from '../../../src/modules/index.ts';
+import { continualStrategy, type Scenario } from '../../../src/schedulers/continual/index.ts';
 import { small } from './small.ts';
 import { writeClasses } from './table.ts';
 
@@ -58,4 +61,47 @@ it('naive fine-tuning forgets where these do not', { timeout: 60_000 }, async ()
 
 it.each(['packnet', 'hat', 'pnn'])('%s refuses a scenario in which the task is not known', async (name) => {
   await expect(matrixOf(name, 'domain-incremental')).rejects.toThrow(/task-incremental/);
+});
+
+it('packnet: prunes the smallest free weights, and shows a task what it had, to the bit', () => {
+  const { prune, open, show } = continualStrategy('packnet').transitions?.({}, {} as Scenario['shape']) ?? {};
+  const value = Float32Array.of(0.5, -0.1, 0.3, -0.9, 0.2, 0.05);
+  const names = ['owner', 'closed', 'hidden'].map((slot) => [`packnet.${slot}`, new Float32Array(6)] as const);
+  const slots: Readonly<Record<string, Float32Array>> = {
+    momentum: new Float32Array(6).fill(1),
+    ...Object.fromEntries(names),
+  };
+  const param = { info: { path: 'a.weight', shape: [2, 3], decay: true }, value, slots };
+  const pruning = { share: 0.5, heads: [], outputs: [] };
+  prune?.(param, { task: 0, ...pruning });
+  const first = Float32Array.of(0.5, 0, 0.3, -0.9, 0, 0);
+  expect(value).toEqual(first);
+  // Only what is kept is trained on; then only what was given back.
+  expect([...(slots['packnet.closed'] ?? [])]).toEqual([0, 1, 0, 0, 1, 1]);
+  expect([...(slots.momentum ?? [])]).toEqual([0, 0, 0, 0, 0, 0]);
+  open?.(param, {});
+  expect([...(slots['packnet.closed'] ?? [])]).toEqual([1, 0, 1, 1, 0, 0]);
+  value.set([0.5, 0.7, 0.3, -0.9, -0.01, 0.6]);
+  prune?.(param, { task: 1, ...pruning, share: 1 / 3 });
+  const second = Float32Array.of(0.5, 0.7, 0.3, -0.9, 0, 0.6);
+  expect(value).toEqual(second);
+  for (const [task, shown] of [
+    [0, first],
+    [1, second],
+    [0, first],
+    [null, second],
+  ] as const) {
+    show?.(param, { task });
+    expect(value).toEqual(shown);
+  }
+});
+
+it.each(['packnet', 'hat', 'pnn'])('%s refuses a model with statistics that go on changing', (name) => {
+  const strategy = continualStrategy(name);
+  const norm = nn.sequential([nn.linear(4, 4), nn.batchNorm(4), nn.activation('relu')]);
+  const model = { layers: [{ name: 'a', module: norm }], loss: nn.crossEntropy() };
+  const shape = { tasks: 2, outputs: 4 } as Scenario['shape'];
+  expect(() => strategy.model?.(model, strategy.config.parse({}), shape, {} as Dataset)).toThrow(
+    /a\.1 \(batchNorm\) has statistics/,
+  );
 });

@@ -6,7 +6,7 @@ import { createRng, float32 } from '../../../tensor/index.ts';
 import type { Transition } from '../../../worker/index.ts';
 import { changeModules, type Places, placesBetween } from '../change-modules.ts';
 import { composeTasks } from '../compose.ts';
-import { emptyOptimizer, requireKnownTask } from '../known-task.ts';
+import { emptyOptimizer, refuseStatistics, requireKnownTask } from '../known-task.ts';
 import { type Course, registerContinual, type TaskEnd } from '../strategy.ts';
 
 type Tensor = tf.Tensor;
@@ -154,7 +154,7 @@ function attentionUpTo({ kept }: TaskEnd, task: number, gates: readonly string[]
 registerContinual({
   name: NAME,
   config: schema,
-  model: withGates,
+  model: (model, config) => withGates(refuseStatistics(NAME, model), config),
   rule: (config, _shape, course) => attentionRule(config, course),
   transitions: () => ({ limit }),
   compose: (given) => {

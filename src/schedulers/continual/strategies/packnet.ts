@@ -3,7 +3,7 @@ import { tf } from '../../../engine/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';
 import type { Transition, TransitionParam } from '../../../worker/index.ts';
 import { composeTask } from '../compose.ts';
-import { emptyOptimizer, headParams, requireKnownTask } from '../known-task.ts';
+import { emptyOptimizer, headParams, refuseStatistics, requireKnownTask } from '../known-task.ts';
 import { registerContinual } from '../strategy.ts';
 
 type Tensor = tf.Tensor;
@@ -98,6 +98,7 @@ registerContinual({
       .describe('share of the free weights of each layer that is pruned after a task, and so left for later ones'),
     retrain_epochs: z.int().min(1).default(1).describe("passes over the task's examples after pruning"),
   }),
+  model: (model) => refuseStatistics(NAME, model),
   rule: closedWeights,
   transitions: () => ({ prune, open, show }),
   compose: (given, { retrain_epochs }) => {

@@ -4,7 +4,7 @@ import { init, type Layer, type Model, type Module, nn, param, walk, withoutGrad
 import type { ParamInfo, ParamRule } from '../../../optim/index.ts';
 import { float32 } from '../../../tensor/index.ts';
 import { composeTasks } from '../compose.ts';
-import { requireKnownTask } from '../known-task.ts';
+import { refuseStatistics, requireKnownTask } from '../known-task.ts';
 import { type Course, registerContinual, type TaskEnd } from '../strategy.ts';
 
 type Tensor = tf.Tensor;
@@ -76,18 +76,11 @@ function withColumns(
   return { name, module: grown };
 }
 
-/** @throws Error where a layer keeps statistics, which go on changing when its weights do not */
 function progressive(model: Model, tasks: number, hidden: number | undefined): Model {
   if (tasks === 1) return model;
   let width: number | null = null;
   const layers = model.layers.map((layer, i) => {
     const modules = walk(layer.module, layer.name, { experts: false });
-    const kept = modules.find(({ module }) => module.state);
-    if (kept)
-      throw new Error(
-        `strategy pnn freezes the columns of earlier tasks, but ${kept.path} (${kept.module.kind}) keeps statistics ` +
-          'that every step changes: use a model without, such as mlp, or cnn with norm none',
-      );
     const before: number | null = width;
     width = modules.reduce<number | null>((units, { module }) => module.params?.weight?.shape.at(-1) ?? units, width);
     const last = i === model.layers.length - 1;
@@ -134,7 +127,7 @@ registerContinual({
       .optional()
       .describe('hidden width of lateral connections; default: as wide as the layer that they come from'),
   }),
-  model: (model, config, { tasks }) => progressive(model, tasks, config.adapter),
+  model: (model, config, { tasks }) => progressive(refuseStatistics(NAME, model), tasks, config.adapter),
   rule: (_config, _shape, course) => oneColumn(course),
   compose: (given) => {
     requireKnownTask(NAME, given.scenario.shape);
