@@ -1,8 +1,10 @@
-"""Federated averaging in PyTorch, the peer of accuracy.ts: the same clients, cohorts and settings, its own initial weights and
-orders. Reads one JSON job from standard input, prints the accuracy in percent."""
+"""Federated averaging in PyTorch, the peer of accuracy.ts and mcmahan.ts: the same clients, cohorts and settings, its own initial
+weights and orders. Reads one JSON job from standard input, prints the accuracy in percent; with a target, that after each round
+until it is reached."""
 
 import gzip
 import json
+import os
 import struct
 import sys
 
@@ -11,7 +13,7 @@ import torch
 
 
 def idx(path):
-    with gzip.open(path, "rb") as file:
+    with gzip.open(f"{path}.gz", "rb") if os.path.exists(f"{path}.gz") else open(path, "rb") as file:
         data = file.read()
     dims = data[3]
     shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
@@ -19,8 +21,8 @@ def idx(path):
 
 
 def images(folder, part):
-    pixels = idx(f"{folder}/{part}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
-    return torch.from_numpy(pixels), torch.from_numpy(idx(f"{folder}/{part}-labels-idx1-ubyte.gz").astype(np.int64))
+    pixels = idx(f"{folder}/{part}-images-idx3-ubyte").reshape(-1, 784).astype(np.float32) / 255
+    return torch.from_numpy(pixels), torch.from_numpy(idx(f"{folder}/{part}-labels-idx1-ubyte").astype(np.int64))
 
 
 def main():
@@ -29,7 +31,9 @@ def main():
     torch.manual_seed(job["seed"])
     inputs, labels = images(job["folder"], "train")
     test_inputs, test_labels = images(job["folder"], "t10k")
-    model = torch.nn.Sequential(torch.nn.Linear(784, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10))
+    widths = [784, *job.get("hidden", [200])]
+    layers = [part for pair in zip(widths, widths[1:]) for part in (torch.nn.Linear(*pair), torch.nn.ReLU())]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], 10))
     params = list(model.parameters())
     loss_of = torch.nn.CrossEntropyLoss()
     for cohort in job["cohorts"]:
@@ -51,9 +55,18 @@ def main():
                 sum_.add_(param.data, alpha=len(own) / count)
         for param, value in zip(params, total):
             param.data.copy_(value)
+        if job.get("target") is not None:
+            reached = accuracy(model, test_inputs, test_labels)
+            print(reached, flush=True)
+            if reached >= job["target"]:
+                return
+    if job.get("target") is None:
+        print(accuracy(model, test_inputs, test_labels))
+
+
+def accuracy(model, inputs, labels):
     with torch.no_grad():
-        right = (model(test_inputs).argmax(1) == test_labels).float().mean().item()
-    print(100 * right)
+        return 100 * (model(inputs).argmax(1) == labels).float().mean().item()
 
 
 main()

@@ -3,10 +3,9 @@
 // unless it is larger than what seeds make.
 //   npm run bench -- federated/accuracy --fashion=FOLDER [--seeds=10] [--rounds=50] [--python=/usr/bin/python3]
 // With --python, PyTorch trains the same clients in the same rounds (accuracy.py), from its own initial weights.
-import { spawnSync } from 'node:child_process';
-import { createRng, dirichlet, distinct, iid, type Partition, type PartitionSource, shards } from '../../src/index.ts';
+import { dirichlet, iid, type Partition, type PartitionSource, shards } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
-import { fashionFolder, federation, sourceOf, spread, spreadText, trained, word } from './federation.ts';
+import { federation, pytorch, sourceOf, spread, spreadText, trained, word } from './federation.ts';
 
 const clients = 100;
 const cases: readonly {
@@ -26,26 +25,6 @@ const cases: readonly {
   { name: '2 shards', target: 73.6, make: (source, seed) => shards(source, { clients, shards: 2, seed }) },
 ];
 
-/** What PyTorch comes to with the same clients asked in the same rounds. */
-function peer(python: string, partition: Partition, seed: number, rounds: number): number {
-  const job = {
-    seed,
-    folder: fashionFolder(),
-    batch: 10,
-    lr: 0.05,
-    clients: Array.from({ length: clients }, (_, client) => [...partition.examples(client)]),
-    cohorts: Array.from({ length: rounds }, (_, round) => [
-      ...distinct(createRng(seed).fork('cohort', round), 10, clients),
-    ]),
-  };
-  const { stdout, stderr, status } = spawnSync(python, ['bench/federated/accuracy.py'], {
-    input: JSON.stringify(job),
-    encoding: 'utf8',
-  });
-  if (status !== 0) throw new Error(`${python} bench/federated/accuracy.py failed: ${stderr}`);
-  return Number(stdout);
-}
-
 const python = word('python');
 const seeds = flag('seeds', 10);
 const count = flag('rounds', 50);
@@ -57,7 +36,10 @@ for (const { name, target, make } of cases) {
   for (let seed = 0; seed < seeds; seed++) {
     const partition = make(sourceOf(of), seed);
     found.push(await trained(of, partition, { seed, cohort: 10, epochs: 1, batch: 10, rounds: count }));
-    if (python) peers.push(peer(python, partition, seed, count));
+    if (python) {
+      const job = { folder: of.folder, hidden: [200], lr: 0.05, partition, seed, count };
+      peers.push(pytorch(python, job)[0] as number);
+    }
   }
   const { mean, deviation } = spread(found);
   const first = spread(found.slice(0, 3)).mean;

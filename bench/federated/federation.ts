@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,8 +10,10 @@ import {
   type Collector,
   clientBehaviour,
   compressesUpdates,
+  createRng,
   type Dataset,
   dataSchema,
+  distinct,
   FitPool,
   federatedStrategies,
   initParams,
@@ -32,6 +35,8 @@ import {
 /** What a benchmark trains, with as many threads as it says. */
 export interface Federation {
   readonly dataset: Dataset;
+  /** Folder that its images were read from. */
+  readonly folder: string;
   readonly pool: FitPool;
   readonly layout: VectorLayout;
   readonly strategy: string;
@@ -124,6 +129,7 @@ export async function federation(options: FederationOptions): Promise<Federation
   const test = Int32Array.from({ length: dataset.split('test').examples }, (_, i) => i);
   return {
     dataset,
+    folder: 'source' in data ? String(data.source) : '',
     pool,
     layout,
     strategy,
@@ -145,6 +151,36 @@ export async function federation(options: FederationOptions): Promise<Federation
       if (bundles) rmSync(bundles, { recursive: true, force: true });
     },
   };
+}
+
+/** What PyTorch comes to with the same clients asked in the same rounds: what accuracy.py prints, line by line. */
+export function pytorch(
+  python: string,
+  { folder, hidden, lr, partition, seed, count, target }: PeerOptions,
+): readonly number[] {
+  const every = Array.from({ length: partition.clients }, (_, client) => [...partition.examples(client)]);
+  const cohorts = Array.from({ length: count }, (_, round) => [
+    ...distinct(createRng(seed).fork('cohort', round), 10, partition.clients),
+  ]);
+  const job = { seed, folder, hidden, batch: 10, lr, clients: every, cohorts, ...(target ? { target } : {}) };
+  const { stdout, stderr, status } = spawnSync(python, ['bench/federated/accuracy.py'], {
+    input: JSON.stringify(job),
+    encoding: 'utf8',
+  });
+  if (status !== 0) throw new Error(`${python} bench/federated/accuracy.py failed: ${stderr}`);
+  return stdout.trim().split('\n').map(Number);
+}
+
+/** A job of PyTorch: rounds of ten clients, one local epoch in batches of ten. */
+export interface PeerOptions {
+  readonly folder: string;
+  readonly hidden: readonly number[];
+  readonly lr: number;
+  readonly partition: Partition;
+  readonly seed: number;
+  readonly count: number;
+  /** Accuracy in percent at which it ends; with it there is a line for each round. */
+  readonly target?: number;
 }
 
 /** What the rounds of a benchmark are like. */

@@ -1,14 +1,16 @@
 // Rounds to 97 % test accuracy with federated averaging: McMahan et al. (2017), table 1, the 2NN on MNIST, E = 1, C = 0.1,
 // B = 10: 87 rounds where clients have alike data, 664 where each has two shards of sorted data. As there, the learning rate
 // is the best of a few, and the curve is made monotone and interpolated.
-//   npm run bench -- federated/mcmahan [--case=IID|non-IID] [--seeds=3] [--rounds=1200]
+//   npm run bench -- federated/mcmahan [--case=IID|non-IID] [--seeds=3] [--rounds=1200] [--python=PYTHON]
+// With --python, PyTorch trains the same clients in the same rounds at the best rate, from its own initial weights.
 import { iid, type Partition, shards } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
-import { type Federation, federation, rounds, sourceOf, spread } from './federation.ts';
+import { type Federation, federation, pytorch, rounds, sourceOf, spread, word } from './federation.ts';
 
 const TARGET = 97;
 const RATES = [0.1, 0.2, 0.05];
-const wanted = process.argv.find((arg) => arg.startsWith('--case='))?.split('=')[1];
+const wanted = word('case');
+const python = word('python');
 const cases = [
   { name: 'IID', published: 87, make: (of: Federation, seed: number) => iid(sourceOf(of), { clients: 100, seed }) },
   {
@@ -16,16 +18,24 @@ const cases = [
     published: 664,
     make: (of: Federation, seed: number) => shards(sourceOf(of), { clients: 100, shards: 2, seed }),
   },
-].filter(({ name }) => wanted === undefined || wanted === name);
+].filter(({ name }) => wanted === null || wanted === name);
 
 /** Rounds until the best accuracy so far reaches the target, interpolated; infinity if it does not. */
 async function roundsToTarget(of: Federation, partition: Partition, seed: number, most: number): Promise<number> {
   const simulation = rounds(of, partition, { seed, cohort: 10, epochs: 1, batch: 10 });
-  let best = 0;
+  const curve: number[] = [];
   while (simulation.round < most) {
     await simulation.next();
-    const accuracy = await of.accuracy(simulation.params);
-    if (accuracy >= TARGET) return simulation.round - 1 + (TARGET - best) / (accuracy - best);
+    curve.push(await of.accuracy(simulation.params));
+    if ((curve.at(-1) as number) >= TARGET) break;
+  }
+  return reached(curve);
+}
+
+function reached(curve: readonly number[]): number {
+  let best = 0;
+  for (const [round, accuracy] of curve.entries()) {
+    if (accuracy >= TARGET) return round + (TARGET - best) / (accuracy - best);
     best = Math.max(best, accuracy);
   }
   return Number.POSITIVE_INFINITY;
@@ -54,7 +64,7 @@ for (const lr of RATES) {
   }
   await of.close();
 }
-for (const { name, published } of cases) {
+for (const { name, published, make } of cases) {
   const best = [...(results.get(name) ?? [])].sort((a, b) => spread(a.counts).mean - spread(b.counts).mean)[0];
   if (!best) {
     console.log(`${name}: the target was not reached`);
@@ -66,4 +76,12 @@ for (const { name, published } of cases) {
   console.log(
     `${name.padEnd(8)} ${mean.toFixed(0)} ± ${deviation.toFixed(0)} rounds at lr ${best.lr}, published ${published}: ${ratio.toFixed(2)}x  target within 25 %: ${met ? 'met' : 'NOT met'}`,
   );
+  if (!python) continue;
+  const of = await federation({ data: 'mnist', hidden: [200, 200], lr: best.lr, batch: 10 });
+  const peers = best.counts.map((_, seed) => {
+    const job = { folder: of.folder, hidden: [200, 200], lr: best.lr, partition: make(of, seed), seed };
+    return reached(pytorch(python, { ...job, count: flag('rounds', 1200), target: TARGET }));
+  });
+  await of.close();
+  console.log(`${'PyTorch'.padEnd(8)} ${peers.map((count) => count.toFixed(0)).join(', ')} rounds`);
 }
