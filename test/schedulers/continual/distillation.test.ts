@@ -63,9 +63,9 @@ describe('lfl', () => {
     const one = await run({
       ...twoTasks,
       scenario: { name: 'task-incremental', stream: { name: 'split', classes: [[0, 1]] } },
-      strategy: { name: 'lfl' },
+      strategy: { name: 'lfl', lambda: 1 },
     });
-    const two = await run({ ...twoTasks, strategy: { name: 'lfl' } });
+    const two = await run({ ...twoTasks, strategy: { name: 'lfl', lambda: 1 } });
     for (const name of ['weight', 'bias'])
       expect(await two.tensor(`param/head.linear.${name}`)).toEqual(await one.tensor(`param/head.linear.${name}`));
     // The features are free to move, but less so the more their distance weighs.

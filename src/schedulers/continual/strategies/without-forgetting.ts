@@ -40,7 +40,7 @@ const lwfSchema = z.object({
   temperature: z.number().positive().default(2).describe('what logits are divided by before answers are compared'),
   over: z
     .enum(['known', 'all'])
-    .default('known')
+    .default('all')
     .describe(
       'outputs that answers are compared over: those that the model of before was trained on, or all so far, where it gave new ones nothing',
     ),
@@ -117,7 +117,7 @@ registerContinual({
     lambda: z
       .number()
       .min(0)
-      .default(1)
+      .default(0.1)
       .describe('weight of half the squared distance between features of now and of before'),
   }),
   features: true,
