@@ -11,6 +11,7 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   'online-ewc': { strategy: { samples: 10 } },
   fpf: { strategy: { base: { name: 'ewc', samples: 10 }, buffer: 20, tuning_epochs: 2 } },
   'k-fpf': { strategy: { buffer: 20, times: 3, tuning_epochs: 1, skip: 0.3 } },
+  'continual-moe': { model: { name: 'moe-mlp', args: { dim: 8, hidden: 8, experts: 4 } } },
   mas: { strategy: { samples: 10 } },
   hat: { scenario: { name: 'task-incremental' } },
   pnn: { scenario: { name: 'task-incremental' } },

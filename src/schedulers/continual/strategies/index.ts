@@ -18,3 +18,4 @@ import './generative-replay.ts';
 import './gradient-projection.ts';
 import './hebbian-projection.ts';
 import './foster.ts';
+import './growing-experts.ts';
