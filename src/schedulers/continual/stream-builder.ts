@@ -9,6 +9,7 @@ import {
 } from '../../data/index.ts';
 import type { PhaseRun, StepPhase } from '../../optim/index.ts';
 import type { Scenario, Task } from './scenario.ts';
+import { type StreamCost, streamCosts } from './stream-costs.ts';
 
 /** One example of a step. */
 export interface Entry {
@@ -35,17 +36,6 @@ export const WEIGHT = 'weight';
 export const MASK = 'mask';
 /** What is added to the logits of outputs that take no part. */
 export const MASKED = -1e9;
-
-/** What a task's steps come to. */
-export interface StreamCost {
-  /** Steps, observing ones included, and how many of these there are. */
-  readonly steps: number;
-  readonly observed: number;
-  /** Examples of these steps, without those that only fill a batch. */
-  readonly examples: number;
-  /** Examples that are kept when the task is over. */
-  readonly held: number;
-}
 
 /** Examples that are kept. */
 export interface Remembered {
@@ -251,33 +241,21 @@ export class StreamBuilder {
       steps: this.steps,
       phases: runsOf(this.#phases, this.#restarts),
       ends: this.#ends,
-      costs: this.#costs(),
+      costs: streamCosts(
+        {
+          global: this.#global,
+          ends: this.#ends,
+          phases: this.#phases,
+          tasks: this.#tasks,
+          examples: this.#examples,
+          views: this.#views,
+        },
+        this.#buffers.length > 0 ? this.#held : null,
+      ),
       own: this.#own.map(({ name }) => name),
       pauses: this.#pauses,
       evaluation: [...evaluation, shown.length],
     };
-  }
-
-  #costs(): StreamCost[] {
-    const held = this.#buffers.length > 0 ? this.#held : this.#goneBackTo();
-    return this.#ends.map((end, task) => {
-      const from = this.#ends[task - 1] ?? 0;
-      const counting = this.#tasks.slice(from * this.#global, end * this.#global).filter((of) => of >= 0);
-      const observed = this.#phases.slice(from, end).filter((phase) => phase === 'observe').length;
-      return { steps: end - from, observed, examples: counting.length, held: held[task] as number };
-    });
-  }
-
-  /** Examples of each task and those before that later steps see again; after the last one, those that it had. */
-  #goneBackTo(): number[] {
-    const last = new Map<string, { task: number; at: number }>();
-    for (const [position, task] of this.#tasks.entries())
-      if (task >= 0) last.set(`${this.#examples[position]} ${this.#views[position]}`, { task, at: position });
-    const seen = [...last.values()];
-    const counts = this.#ends.map(
-      (end, task) => seen.filter(({ task: of, at }) => of <= task && at >= end * this.#global).length,
-    );
-    return counts.map((count, task) => (task === counts.length - 1 ? (counts[task - 1] ?? 0) : count));
   }
 
   #outputOf(example: number, task: Task, labels: ArrayLike<number>): number {
