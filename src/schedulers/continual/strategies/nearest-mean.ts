@@ -134,6 +134,11 @@ registerContinual({
   name: 'icarl',
   config: z.object({
     buffer: z.int().min(1).default(2000).describe('exemplars that are kept, in equal shares of the classes'),
+    temperature: z
+      .number()
+      .positive()
+      .default(2)
+      .describe("what logits of the model of before are divided by: more than the paper's 1 lets features change more"),
   }),
   targets: (_, { outputs }) => [
     { name: TEACHER, dtype: 'float32', shape: [outputs] },
@@ -154,7 +159,7 @@ registerContinual({
     },
   }),
   compose: (given, { buffer }) => compose(given, buffer),
-  beforeTask: async (start) => {
+  beforeTask: async (start, { temperature }) => {
     const { task, scenario, predict, fill } = start;
     if (task === 0) return;
     const { outputs } = scenario.shape;
@@ -163,7 +168,7 @@ registerContinual({
     fill(
       TEACHER,
       0,
-      said.map((logit, i) => (known.has(i % outputs) ? 1 / (1 + Math.exp(-logit)) : -1)),
+      said.map((logit, i) => (known.has(i % outputs) ? 1 / (1 + Math.exp(-logit / temperature)) : -1)),
     );
   },
   afterTask: (end, { buffer }) => afterTask(end, buffer),
