@@ -66,7 +66,7 @@ for (const { name, batch, strategy } of rows.filter((row) => !only || row.strate
     const result = await sequence({
       seed,
       model: { name: 'mlp', args: { hidden: WIDTHS.slice(1, -1) } },
-      data: { name: 'fashion-mnist', validation: 0, ...(folder ? { path: folder } : {}) },
+      data: { name: 'fashion-mnist', validation: 0, normalise: false, ...(folder ? { path: folder } : {}) },
       batch: { global: batch, micro: batch },
       optim: { name: 'sgd', lr: 0.1, momentum: 0, clip_norm: null },
       train: { eval_split: 'test' },

@@ -126,6 +126,11 @@ export function withTuning(
       ...base.transitions?.(config, shape),
       [TUNE]: setMode,
     }),
+    beforeTask: async (start, config) => {
+      // Refuses a run that does not look at drift before it has been trained in vain.
+      start.drift();
+      await base.beforeTask?.(start, config);
+    },
     atPause: async (at, pause, config) => {
       if (pause !== TUNE && pause !== GO_ON) {
         await base.atPause?.(at, pause, config);

@@ -13,14 +13,14 @@ const table = join(root, 'classes.csv');
 writeClasses(table, { rows: 480 });
 
 /** What a run comes to: its parameters by path, its accuracy on all classes, how its modules drifted. */
-async function run(name: string, strategy: object, optim: object) {
+async function run(name: string, strategy: object, optim: object, drift = true) {
   const dir = join(root, name);
   const config = {
     model: { name: 'mlp', args: { hidden: [16, 16] } },
     data: { name: 'csv', path: table, label: 'label', validation: 0.25 },
     optim,
     batch: { global: 8, micro: 8 },
-    scheduler: { name: 'continual', epochs: 3, scenario: { stream: { name: 'split', tasks: 2 } }, strategy },
+    scheduler: { name: 'continual', drift, epochs: 3, scenario: { stream: { name: 'split', tasks: 2 } }, strategy },
     run: { dir },
   };
   for await (const _ of train(config));
@@ -61,4 +61,11 @@ it('k-fpf does without replay in every step, and goes on with all modules in bet
   const plain = await run('k-plain', { name: 'naive' }, optim);
   expect(k.accuracy).toBeGreaterThan(plain.accuracy + 0.15);
   for (const [path, values] of Object.entries(plain.params)) expect(k.params[path]).not.toEqual(values);
+});
+
+it('fpf refuses a run that does not look at drift, before anything is trained', async () => {
+  const optim = { name: 'sgd', lr: 0.05, momentum: 0, clip_norm: null };
+  await expect(run('blind', { name: 'k-fpf', buffer: 40 }, optim, false)).rejects.toThrow(
+    /set scheduler.drift to true/,
+  );
 });
