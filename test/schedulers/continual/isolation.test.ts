@@ -59,7 +59,7 @@ it('naive fine-tuning forgets where these do not', { timeout: 60_000 }, async ()
   expect(new Set(known(matrix, 0)).size).toBeGreaterThan(1);
 });
 
-it.each(['packnet', 'hat', 'pnn'])('%s refuses a scenario in which the task is not known', async (name) => {
+it.each(['packnet', 'hat', 'pnn', 'picle'])('%s refuses a scenario in which the task is not known', async (name) => {
   await expect(matrixOf(name, 'domain-incremental')).rejects.toThrow(/task-incremental/);
 });
 
@@ -96,7 +96,7 @@ it('packnet: prunes the smallest free weights, and shows a task what it had, to 
   }
 });
 
-it.each(['packnet', 'hat', 'pnn'])('%s refuses a model with statistics that go on changing', (name) => {
+it.each(['packnet', 'hat', 'pnn', 'picle'])('%s refuses a model with statistics that go on changing', (name) => {
   const strategy = continualStrategy(name);
   const norm = nn.sequential([nn.linear(4, 4), nn.batchNorm(4), nn.activation('relu')]);
   const model = { layers: [{ name: 'a', module: norm }], loss: nn.crossEntropy() };

@@ -16,6 +16,7 @@ export const small: Readonly<Record<string, SmallSettings>> = {
   hat: { scenario: { name: 'task-incremental' } },
   pnn: { scenario: { name: 'task-incremental' } },
   packnet: { scenario: { name: 'task-incremental' } },
+  picle: { scenario: { name: 'task-incremental' }, strategy: { samples: 20 } },
   gdumb: { strategy: { buffer: 20, epochs: 3 } },
   gem: { strategy: { buffer: 20 } },
   icarl: { strategy: { buffer: 20 } },

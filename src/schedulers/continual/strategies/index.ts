@@ -19,3 +19,4 @@ import './gradient-projection.ts';
 import './hebbian-projection.ts';
 import './foster.ts';
 import './growing-experts.ts';
+import './picle.ts';
