@@ -21,13 +21,23 @@ export interface SequenceConfig {
   readonly [section: string]: unknown;
 }
 
-/** Runs a task sequence in a folder of its own that is deleted afterwards. @throws Error if the run does not finish */
-export async function sequence(config: SequenceConfig): Promise<SequenceResult> {
+/**
+ * Runs a task sequence in a folder of its own that is deleted afterwards.
+ * @param look is given the run's folder before that
+ * @throws Error if the run does not finish
+ */
+export async function sequence(
+  config: SequenceConfig,
+  look?: (folder: string) => Promise<void>,
+): Promise<SequenceResult> {
+  let folder = '';
   const dir = mkdtempSync(join(tmpdir(), 'plexus-bench-'));
   const began = performance.now();
   try {
     for await (const event of train({ ...config, run: { dir } }) as AsyncIterable<RunEvent>) {
+      if (event.type === 'started') folder = event.dir;
       if (event.type !== 'finished' || !event.summary) continue;
+      await look?.(folder);
       const summary = event.summary as unknown as Readonly<Record<string, unknown>>;
       return {
         accuracy: 100 * (summary.average_accuracy as number),

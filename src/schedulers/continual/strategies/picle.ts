@@ -128,9 +128,10 @@ registerContinual({
     const { scenario, builder, global } = given;
     requireKnownTask(NAME, scenario.shape);
     for (const task of scenario.tasks) {
-      const { rest } = parted(task, validation, scenario.shape.seed);
+      // The first task has nothing to choose from.
       const trials = task.index === 0 ? 0 : 1 + perceptual + latent;
       for (let trial = 0; trial < trials; trial++) {
+        const { rest } = parted(task, validation, scenario.shape.seed);
         builder.pause('try');
         builder.restart();
         composeTask({ ...given, epochs: trial_epochs }, task, rest, { fresh: global });
@@ -144,7 +145,6 @@ registerContinual({
   beforeTask: (start) => {
     const log = logOf(start);
     const { layers } = new ModuleLibrary(start);
-    // The first task has nothing to choose from.
     log.trials[start.task] = start.task === 0 ? [{ composition: layers.map(() => 0) }] : [];
     start.keep(LOG, jsonTensor(log));
   },
