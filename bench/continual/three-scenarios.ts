@@ -1,0 +1,133 @@
+// Van de Ven and Tolias, Three scenarios for continual learning (2019), tables 4 and 5: Split-MNIST in five tasks (MLP 2 x 400, Adam
+// with learning rate 0.001, 2,000 steps of 128 images a task) in the task-, domain- and class-incremental scenario, and
+// Permuted-MNIST in ten tasks (MLP 2 x 1000, Adam with 0.0001, 5,000 steps of 256), domain-incremental. Average accuracy over the
+// tasks at the end, in percent. Strengths of penalties are the best of a few, as there.
+//   npm run bench -- continual/three-scenarios [--table=split|permuted] [--only=ewc] [--scenario=task] [--seeds=5] [--share=1]
+// `share` takes that part of the steps, for a quick look.
+import { spread, spreadText, word } from '../federated/federation.ts';
+import { flag, printHeading } from '../scaling/table.ts';
+import { type SequenceConfig, sequence } from './sequence.ts';
+
+type ScenarioName = 'task' | 'domain' | 'class';
+
+interface Row {
+  readonly name: string;
+  /** Published accuracy by scenario. */
+  readonly published: Readonly<Partial<Record<ScenarioName, number>>>;
+  strategy(scenario: ScenarioName): object;
+}
+
+const plain = (name: string, published: Row['published']): Row => ({ name, published, strategy: () => ({ name }) });
+
+const split: readonly Row[] = [
+  { ...plain('naive', { task: 87.2, domain: 59.2, class: 19.9 }) },
+  {
+    name: 'ewc',
+    published: { task: 98.6, domain: 64.0, class: 20.0 },
+    strategy: (scenario) => ({
+      name: 'ewc',
+      step: 'implicit',
+      samples: 1000,
+      lambda: { task: 1e5, domain: 1e5, class: 1e5 }[scenario],
+    }),
+  },
+  {
+    name: 'si',
+    published: { task: 99.1, domain: 65.4, class: 20.0 },
+    strategy: (scenario) => ({ name: 'si', strength: { task: 50, domain: 500, class: 0.5 }[scenario] }),
+  },
+  plain('lwf', { task: 99.6, domain: 71.5, class: 23.9 }),
+  { name: 'icarl', published: { class: 94.6 }, strategy: () => ({ name: 'icarl', buffer: 2000 }) },
+  plain('joint', { task: 99.7, domain: 98.4, class: 97.9 }),
+];
+
+const permuted: readonly Row[] = [
+  plain('naive', { domain: 78.5 }),
+  {
+    name: 'ewc',
+    published: { domain: 94.3 },
+    strategy: () => ({ name: 'ewc', step: 'implicit', samples: 1000, lambda: 500 }),
+  },
+  { name: 'si', published: { domain: 95.3 }, strategy: () => ({ name: 'si', strength: 5 }) },
+];
+
+const share = flag('share', 1);
+const seeds = flag('seeds', 5);
+const only = word('only');
+const wantedScenario = word('scenario');
+const wantedTable = word('table');
+/** Images of a task: of Split-MNIST a fifth of all. */
+const epochsOf = (steps: number, batch: number, images: number): number =>
+  Math.max(1, Math.round((share * steps * batch) / images));
+
+const tables: readonly {
+  readonly name: string;
+  readonly rows: readonly Row[];
+  readonly config: SequenceConfig;
+  readonly stream: object;
+  readonly epochs: number;
+}[] = [
+  {
+    name: 'split',
+    rows: split,
+    config: {
+      model: { name: 'mlp', args: { hidden: [400, 400] } },
+      batch: { global: 128, micro: 128 },
+      optim: { name: 'adam', lr: 0.001, clip_norm: null },
+    },
+    stream: { name: 'split', tasks: 5 },
+    epochs: epochsOf(2000, 128, 12_000),
+  },
+  {
+    name: 'permuted',
+    rows: permuted,
+    config: {
+      model: { name: 'mlp', args: { hidden: [1000, 1000] } },
+      batch: { global: 256, micro: 256 },
+      optim: { name: 'adam', lr: 0.0001, clip_norm: null },
+    },
+    stream: { name: 'permuted', tasks: 10 },
+    epochs: epochsOf(5000, 256, 60_000),
+  },
+];
+
+for (const { name: table, rows, config, stream, epochs } of tables) {
+  if (wantedTable && wantedTable !== table) continue;
+  printHeading(`${table} MNIST, ${epochs} epochs a task, ${seeds} seeds; average accuracy in percent (published)`);
+  for (const { name, published, strategy } of rows) {
+    if (only && name !== only) continue;
+    for (const scenario of ['task', 'domain', 'class'] as const) {
+      const target = published[scenario];
+      if (target === undefined || (wantedScenario && wantedScenario !== scenario)) continue;
+      const found: number[] = [];
+      const seconds: number[] = [];
+      for (let seed = 0; seed < seeds; seed++) {
+        const result = await sequence({
+          ...config,
+          seed,
+          data: { name: 'mnist', validation: 0, normalise: false },
+          train: { eval_split: 'test', checkpoint_every: 0 },
+          scheduler: {
+            name: 'continual',
+            epochs,
+            scenario: { name: `${scenario}-incremental`, stream },
+            strategy: { ...strategy(scenario), ...settings() },
+          },
+        });
+        found.push(result.accuracy);
+        seconds.push(result.seconds);
+      }
+      const off = spread(found).mean - target;
+      const verdict = Math.abs(off) <= 3 ? 'within 3 points' : off > 0 ? 'better' : 'NOT within 3 points';
+      console.log(
+        `${name.padEnd(7)} ${scenario.padEnd(7)} ${spreadText(found).padStart(12)} (${target}): ${verdict} (${off >= 0 ? '+' : ''}${off.toFixed(1)}); ${spread(seconds).mean.toFixed(0)} s a run`,
+      );
+    }
+  }
+}
+
+/** Settings to try in place of the rows' own: --with='{"lambda":1000}'. */
+function settings(): object {
+  const given = word('with');
+  return given ? (JSON.parse(given) as object) : {};
+}
