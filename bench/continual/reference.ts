@@ -81,7 +81,7 @@ for (const row of rows.filter(({ name }) => !only || name.startsWith(only))) {
   for (let seed = 0; seed < seeds; seed++) {
     const result = await sequence({
       seed,
-      model: { name: 'mlp', args: { hidden: [100, 100] } },
+      model: { name: 'mlp', args: { hidden: [100, 100], init: 'pytorch' } },
       data: { name: 'fashion-mnist', path: folder, validation: 0, normalise: false },
       batch: { global: row.batch, micro: row.batch },
       optim: { name: 'sgd', lr: 0.1, momentum: 0, clip_norm: null },

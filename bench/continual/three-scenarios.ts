@@ -71,7 +71,7 @@ const tables: readonly {
     name: 'split',
     rows: split,
     config: {
-      model: { name: 'mlp', args: { hidden: [400, 400] } },
+      model: { name: 'mlp', args: { hidden: [400, 400], init: 'pytorch' } },
       batch: { global: 128, micro: 128 },
       optim: { name: 'adam', lr: 0.001, clip_norm: null },
     },
@@ -82,7 +82,7 @@ const tables: readonly {
     name: 'permuted',
     rows: permuted,
     config: {
-      model: { name: 'mlp', args: { hidden: [1000, 1000] } },
+      model: { name: 'mlp', args: { hidden: [1000, 1000], init: 'pytorch' } },
       batch: { global: 256, micro: 256 },
       optim: { name: 'adam', lr: 0.0001, clip_norm: null },
     },
