@@ -37,6 +37,9 @@ const NEW_SHARE = 0.05;
 /** What keeps steps finite where a neuron is silent. */
 const SILENT = 1e-6;
 
+/** Length that a neuron's change, before the rate, is cut to. Those that have learnt are of length 1. */
+const LONGEST = 3;
+
 /** Lateral neurons of a layer for each task. */
 function perTask({ neurons }: Config, inputs: number, tasks: number): number {
   return Math.max(1, Math.min(neurons, Math.floor(inputs / tasks)));
@@ -85,11 +88,21 @@ export function lateralCircuit(config: Config, inputs: number, tasks: number): I
         const inhibition = tf.mul(tf.matMul(y, y, false, true), upTo) as tf.Tensor2D;
         const moved = tf.div(tf.sub(tf.matMul(y, x), tf.matMul(inhibition, h)), size);
         const scale = tf.expandDims(tf.add(tf.maximum(squares, ctx.state.variance as Tensor), SILENT), 1);
-        ctx.contribute('lateral', tf.mul(tf.div(moved, scale), learns));
+        const step = noLongerThan(tf.fill([count, 1], LONGEST), tf.div(moved, scale) as tf.Tensor2D);
+        ctx.contribute('lateral', tf.mul(step, learns));
         ctx.contribute('variance', squares);
-        return tf.sub(x, tf.matMul(tf.mul(y, holds) as tf.Tensor2D, h, true, false));
+        return noLongerThan(x, tf.sub(x, tf.matMul(tf.mul(y, holds) as tf.Tensor2D, h, true, false)) as tf.Tensor2D);
       }),
   };
+}
+
+/**
+ * Rows that are at most as long as others. No projection makes a row longer; but directions that were learnt for a few steps only are
+ * not orthonormal yet, and taking them out could otherwise make activity grow without bound.
+ */
+function noLongerThan(before: tf.Tensor2D, after: tf.Tensor2D): Tensor {
+  const length = (rows: tf.Tensor2D) => tf.sqrt(tf.sum(tf.square(rows), 1, true));
+  return tf.mul(after, tf.minimum(1, tf.div(length(before), tf.add(length(after), SILENT))));
 }
 
 /**
