@@ -27,8 +27,8 @@ const split: readonly Row[] = [
     strategy: (scenario) => ({
       name: 'ewc',
       step: 'implicit',
-      samples: 1000,
-      lambda: { task: 1e5, domain: 1e5, class: 1e5 }[scenario],
+      samples: 200,
+      lambda: { task: 1e8, domain: 1e8, class: 1e8 }[scenario],
     }),
   },
   {
@@ -46,7 +46,7 @@ const permuted: readonly Row[] = [
   {
     name: 'ewc',
     published: { domain: 94.3 },
-    strategy: () => ({ name: 'ewc', step: 'implicit', samples: 1000, lambda: 500 }),
+    strategy: () => ({ name: 'ewc', step: 'implicit', samples: 200, lambda: 500 }),
   },
   { name: 'si', published: { domain: 95.3 }, strategy: () => ({ name: 'si', strength: 5 }) },
 ];
