@@ -57,8 +57,8 @@ interface Channel {
 export class SecAggClient {
   readonly client: number;
   readonly #terms: SecAggTerms;
-  readonly #cipher = generateKeyPairSync('x25519');
-  readonly #mask = generateKeyPairSync('x25519');
+  readonly #cipher = newKeyPair();
+  readonly #mask = newKeyPair();
   /** Seed of the mask that only this client adds. */
   readonly #seed = randomBytes(32);
   readonly #neighbours = new Map<number, PublicKeys>();
@@ -76,8 +76,8 @@ export class SecAggClient {
   keys(): PublicKeys {
     return {
       client: this.client,
-      cipher: rawPublic(this.#cipher.publicKey),
-      mask: rawPublic(this.#mask.publicKey),
+      cipher: this.#cipher.rawPublic,
+      mask: this.#mask.rawPublic,
     };
   }
 
@@ -93,7 +93,7 @@ export class SecAggClient {
       );
     for (const keys of neighbours) this.#neighbours.set(keys.client, keys);
     const seeds = splitSecret(this.#seed, neighbours.length, threshold);
-    const keys = splitSecret(rawPrivate(this.#mask.privateKey), neighbours.length, threshold);
+    const keys = splitSecret(this.#mask.rawPrivate, neighbours.length, threshold);
     return neighbours.map((to, i) => {
       const [seed, key] = [seeds[i] as SecretShare, keys[i] as SecretShare];
       const plain = Buffer.concat([Uint8Array.of(seed.x), seed.bytes, key.bytes]);
@@ -203,17 +203,32 @@ function publicKey(raw: Uint8Array): KeyObject {
   return found;
 }
 
-// Keys are the raw 32 bytes of RFC 7748. Node takes and gives those only inside a JWK (RFC 8037) or in DER, which OpenSSL takes twenty
-// times as long to read.
+// Keys are the raw 32 bytes of RFC 7748. Node takes those only inside a JWK (RFC 8037) or in DER, which OpenSSL takes twenty times as
+// long to read.
 const base64url = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64url');
 const jwk = (raw: Uint8Array) => ({ kty: 'OKP', crv: 'X25519', x: base64url(raw) });
 
-function rawPublic(key: KeyObject): Uint8Array {
-  return new Uint8Array(Buffer.from(key.export({ format: 'jwk' }).x as string, 'base64url'));
+interface KeyPair {
+  readonly rawPublic: Uint8Array;
+  readonly rawPrivate: Uint8Array;
+  readonly privateKey: KeyObject;
 }
 
-function rawPrivate(key: KeyObject): Uint8Array {
-  return new Uint8Array(Buffer.from(key.export({ format: 'jwk' }).d as string, 'base64url'));
+/**
+ * A new pair of keys. Generated keys are written as DER, which ends in the raw bytes, and read again: to export one as JWK, Node 20
+ * takes a lock that the job which generated it takes again when it is collected as garbage, and if that happens in the middle of
+ * the export, the thread waits for itself for ever.
+ */
+function newKeyPair(): KeyPair {
+  const { publicKey: generated, privateKey: secret } = generateKeyPairSync('x25519', {
+    publicKeyEncoding: { format: 'der', type: 'spki' },
+    privateKeyEncoding: { format: 'der', type: 'pkcs8' },
+  });
+  const [rawPublic, rawPrivate] = [generated, secret].map((der) => new Uint8Array(der.subarray(-32))) as [
+    Uint8Array,
+    Uint8Array,
+  ];
+  return { rawPublic, rawPrivate, privateKey: privateKey(rawPrivate, rawPublic) };
 }
 
 function seal(key: Uint8Array, plain: Uint8Array): Uint8Array {
