@@ -410,14 +410,11 @@ export class ClientFitter {
       personal.set(part, at);
       at += place.size;
     }
-    let squares = 0;
-    for (let i = 0; i < params; i++) update[i] = (update[i] as number) - (start.params[i] as number);
-    for (let i = params; i < update.length; i++)
-      update[i] = (update[i] as number) - (start.moduleState[i - params] as number);
+    subtract(update.subarray(0, params), start.params);
+    subtract(update.subarray(params), start.moduleState);
     for (const { place, from } of stays) update.fill(0, from + place.offset, from + place.offset + place.size);
     if (attack) spoilUpdate(update, attack, round, client);
-    for (let i = 0; i < params; i++) squares += (update[i] as number) ** 2;
-    const norm = Math.sqrt(squares);
+    const norm = Math.sqrt(sumOfSquares(update.subarray(0, params)));
     if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
     if (noise) addLocalNoise(update.subarray(0, params), noise, { seed: this.#job.seed, round, client });
     const sender = { seed: this.#job.seed, round, client };
@@ -485,4 +482,18 @@ function addReports(a: EvaluateReport, b: EvaluateReport): EvaluateReport {
 
 function scaleBy(values: Float32Array, factor: number, end: number): void {
   for (let i = 0; i < end; i++) values[i] = (values[i] as number) * factor;
+}
+
+// Loops of their own, over locals: inside of a method that awaits they took five times as long.
+function subtract(from: Float32Array, values: Float32Array): void {
+  for (let i = 0; i < from.length; i++) from[i] = (from[i] as number) - (values[i] as number);
+}
+
+function sumOfSquares(values: Float32Array): number {
+  let squares = 0;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
+    squares += value * value;
+  }
+  return squares;
 }
