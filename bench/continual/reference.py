@@ -1,9 +1,8 @@
 """Class-incremental Split-Fashion-MNIST in PyTorch, the peer of reference.ts: MLP 784-100-100-10, SGD with learning rate 0.1, one
 epoch, 10 new images a step. Reads one JSON job from standard input, prints accuracy in percent and seconds as JSON. One thread."""
 
-import gzip
 import json
-import struct
+import os
 import sys
 import time
 
@@ -11,18 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-
-def idx(path):
-    with gzip.open(path, "rb") as file:
-        data = file.read()
-    dims = data[3]
-    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
-    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape)
-
-
-def images(folder, part):
-    pixels = idx(f"{folder}/{part}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
-    return torch.from_numpy(pixels), torch.from_numpy(idx(f"{folder}/{part}-labels-idx1-ubyte.gz").astype(np.int64))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from idx_files import images  # noqa: E402
 
 
 class Reservoir:

@@ -2,27 +2,14 @@
 weights and orders. Reads one JSON job from standard input, prints the accuracy in percent; with a target, that after each round
 until it is reached."""
 
-import gzip
 import json
 import os
-import struct
 import sys
 
-import numpy as np
 import torch
 
-
-def idx(path):
-    with gzip.open(f"{path}.gz", "rb") if os.path.exists(f"{path}.gz") else open(path, "rb") as file:
-        data = file.read()
-    dims = data[3]
-    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
-    return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape)
-
-
-def images(folder, part):
-    pixels = idx(f"{folder}/{part}-images-idx3-ubyte").reshape(-1, 784).astype(np.float32) / 255
-    return torch.from_numpy(pixels), torch.from_numpy(idx(f"{folder}/{part}-labels-idx1-ubyte").astype(np.int64))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from idx_files import images  # noqa: E402
 
 
 def main():

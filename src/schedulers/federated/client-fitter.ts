@@ -34,6 +34,7 @@ import { addLocalNoise } from './privacy/local-noise.ts';
 import { gatherRuns, type Run, runsWithout, scatterRuns } from './sent-parts.ts';
 import { type ClientQuestion, type ClientTaskContext, clientTaskNamed } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
+import { normOf, scaleBy, subtract } from './update-vector.ts';
 
 /** Name of the values that stay with a client, among what it keeps. */
 export const PERSONAL = 'personal';
@@ -414,15 +415,15 @@ export class ClientFitter {
     subtract(update.subarray(params), start.moduleState);
     for (const { place, from } of stays) update.fill(0, from + place.offset, from + place.offset + place.size);
     if (attack) spoilUpdate(update, attack, round, client);
-    const norm = Math.sqrt(sumOfSquares(update.subarray(0, params)));
-    if (clipNorm !== null && norm > clipNorm) scaleBy(update, clipNorm / norm, params);
+    const norm = normOf(update.subarray(0, params));
+    if (clipNorm !== null && norm > clipNorm) scaleBy(update.subarray(0, params), clipNorm / norm);
     if (noise) addLocalNoise(update.subarray(0, params), noise, { seed: this.#job.seed, round, client });
     const sender = { seed: this.#job.seed, round, client };
     // (Noise of the client's own makes an update as large as it is meant to be.)
     const bound = noise ? null : clipNorm;
     const packed = Number.isFinite(norm) ? this.#pack(update.subarray(0, params), sender, kept[LEFT_OUT], bound) : null;
     // Weighted after it was rounded, as an update that was sent by itself is.
-    if (scale !== 1) scaleBy(update, scale, update.length);
+    if (scale !== 1) scaleBy(update, scale);
     const finite = personal.every((value) => Number.isFinite(value));
     return {
       norm: finite ? norm : Number.NaN,
@@ -478,22 +479,4 @@ function addReports(a: EvaluateReport, b: EvaluateReport): EvaluateReport {
     loss: a.loss + b.loss,
     correct: a.correct === null || b.correct === null ? null : a.correct + b.correct,
   };
-}
-
-function scaleBy(values: Float32Array, factor: number, end: number): void {
-  for (let i = 0; i < end; i++) values[i] = (values[i] as number) * factor;
-}
-
-// Loops of their own, over locals: inside of a method that awaits they took five times as long.
-function subtract(from: Float32Array, values: Float32Array): void {
-  for (let i = 0; i < from.length; i++) from[i] = (from[i] as number) - (values[i] as number);
-}
-
-function sumOfSquares(values: Float32Array): number {
-  let squares = 0;
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i] as number;
-    squares += value * value;
-  }
-  return squares;
 }

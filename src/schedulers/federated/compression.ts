@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { sendUpdate, type UpdateCodec, updateCodec, type ValueCodecName } from '../../comm/index.ts';
 import { createRng } from '../../tensor/index.ts';
 import { gatherRuns, type Run, scatterRuns, sizeOfRuns } from './sent-parts.ts';
+import { normOf } from './update-vector.ts';
 
 /** Name of what a client's updates have left out, among what it keeps. */
 export const LEFT_OUT = 'left out';
@@ -170,11 +171,4 @@ export function compressUpdate(
     // A little less each time, since rounding may go up.
     factor *= (bound / norm) * (1 - 2 ** (attempt - 20));
   }
-}
-
-/** Euclidean norm, in double precision. */
-function normOf(values: Float32Array): number {
-  let squares = 0;
-  for (const value of values) squares += value * value;
-  return Math.sqrt(squares);
 }
