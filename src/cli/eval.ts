@@ -2,6 +2,7 @@ import { evaluateRun, type RunEvaluation } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
 import { type ExitCode, exitCodes, UsageError } from './exit.ts';
 import { listenForInterrupt } from './interrupt.ts';
+import { formatTable } from './table.ts';
 import { isInteractive, painter, type Streams } from './terminal.ts';
 
 /** Options of `plexus eval`. */
@@ -39,21 +40,49 @@ export async function evaluate(run: string, options: EvalOptions, streams: Strea
   }
 }
 
-/** The figures of an evaluation, one a line: scalars, then what is better or worse than its baseline. */
+/** Metrics that have a number for each task of a sequence, as columns of a table. */
+const BY_TASK = { task_accuracy: 'accuracy', task_loss: 'loss' } as const;
+
+/** The figures of an evaluation, one a line: scalars, then what is better or worse than its baseline, then tasks. */
 export function formatEvaluation(result: RunEvaluation): string {
   const rows: [string, string][] = [];
+  const { loss } = result;
   for (const [name, value] of Object.entries(result.metrics)) {
-    if (name === 'loss') continue;
-    const text = typeof value === 'number' ? value.toFixed(4) : `[${value.map((item) => item.toFixed(3)).join(', ')}]`;
-    rows.push([name, text]);
+    if (name === 'loss' || name in BY_TASK) continue;
+    rows.push([
+      name,
+      typeof value === 'number' ? numberText(value) : `[${value.map((each) => each.toFixed(3)).join(', ')}]`,
+    ]);
   }
   rows.sort(([a], [b]) => (a < b ? -1 : 1));
   for (const [name, baseline] of Object.entries(result.baselines))
-    rows.push([`${name} baseline`, `${baseline.toFixed(4)}  ${result.loss < baseline ? 'beaten' : 'not beaten'}`]);
-  rows.unshift(['loss', result.loss.toFixed(4)]);
+    rows.push([
+      `${name} baseline`,
+      `${baseline.toFixed(4)}  ${loss !== null && loss < baseline ? 'beaten' : 'not beaten'}`,
+    ]);
+  if (loss !== null) rows.unshift(['loss', loss.toFixed(4)]);
   const wide = Math.max(...rows.map(([name]) => name.length));
+  const amount = result.microbatches === null ? 'all tasks' : `${result.microbatches} microbatches`;
   return [
-    `${result.runId}, step ${result.step}, ${result.split} (${result.microbatches} microbatches)`,
+    `${result.runId}, step ${result.step}, ${result.split} (${amount})`,
     ...rows.map(([name, text]) => `  ${name.padEnd(wide)}  ${text}`),
+    ...taskLines(result.metrics),
   ].join('\n');
+}
+
+const numberText = (value: number) => (Number.isInteger(value) ? String(value) : value.toFixed(4));
+
+/** A line for each task of a sequence; none where there are no tasks. */
+function taskLines(metrics: RunEvaluation['metrics']): string[] {
+  const columns = Object.entries(BY_TASK).flatMap(([name, title]) => {
+    const values = metrics[name];
+    return Array.isArray(values) ? [{ title, values: values as readonly number[] }] : [];
+  });
+  const tasks = columns[0]?.values.length ?? 0;
+  if (tasks === 0) return [];
+  const rows = Array.from({ length: tasks }, (_, task) => [
+    String(task + 1),
+    ...columns.map(({ values }) => (values[task] as number).toFixed(4)),
+  ]);
+  return formatTable(['task', ...columns.map(({ title }) => title)], rows).map((line) => `  ${line}`);
 }

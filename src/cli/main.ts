@@ -61,7 +61,7 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
       done(await (await import('./plan.ts')).plan(config, { set: [], ...options }, streams)),
     );
 
-  sub('eval', 'evaluate the newest checkpoint of a run on a whole split')
+  sub('eval', 'evaluate the newest checkpoint of a run on a whole split, or task by task')
     .argument('<run>', 'run folder or id')
     .option('--split <name>', "train, validation or test; the run's train.eval_split if left out")
     .option('--step <n>', 'checkpoint of this step instead of the newest', wholeNumber(0))

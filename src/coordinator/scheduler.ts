@@ -5,7 +5,8 @@ import type { ObjectiveSection } from '../worker/index.ts';
 import type { Config, Finding, ResolvedConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import type { Execution } from './execute.ts';
-import type { Session } from './session.ts';
+import type { Metrics } from './metrics.ts';
+import type { MeasureSession, Session } from './session.ts';
 
 /**
  * A training strategy: decides rounds, tasks, who trains what, how results are combined. `config` describes its own
@@ -27,10 +28,22 @@ export interface Scheduler<C = unknown> {
   /** The module that worker threads run, where it must know more than the worker room: objectives. */
   entry?(): URL;
   /**
+   * For strategies whose model is not measured on a split as a whole (a sequence of tasks): measures a checkpoint for
+   * `plexus eval`. Only with `prepare`, whose data is then what is measured on.
+   */
+  measure?(session: MeasureSession, config: C): Promise<Measured>;
+  /**
    * For strategies whose work is not that of ranks of a mesh (federated clients): is given the run before any rank is launched,
    * in place of `run`, and yields all of its events from then on.
    */
   alone?(execution: Execution, config: C): AsyncGenerator<RunEvent, void>;
+}
+
+/** What a scheduler says of a checkpoint. */
+export interface Measured {
+  /** Mean loss of an example; null where none is measured. */
+  readonly loss: number | null;
+  readonly metrics: Metrics;
 }
 
 /** What a scheduler's preparation is given. */

@@ -73,3 +73,9 @@ export interface Session {
    */
   checkpoint(kept?: Readonly<Record<string, HostTensor>>): Promise<void>;
 }
+
+/** What measuring a checkpoint needs of a session: workers that hold it, and nothing that trains or writes. */
+export type MeasureSession = Pick<
+  Session,
+  'config' | 'signal' | 'position' | 'predict' | 'transition' | 'plan' | 'model' | 'restored'
+>;

@@ -1,10 +1,20 @@
 import type { LeafValues } from '../../worker/index.ts';
 
+/** Metrics that have a row for each example of a microbatch, by name. @throws Error if one is not reported for each example */
+export function allRows(
+  reports: readonly Readonly<Record<string, LeafValues>>[],
+  metrics: readonly string[],
+  examples: number,
+  micro: number,
+): Record<string, Float32Array> {
+  return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples, micro)]));
+}
+
 /**
  * A metric that has a row for each example of a microbatch, put together: `[examples, width]` as one vector.
  * @throws Error if it is not reported, or has no row for each example
  */
-export function rowsOf(
+function rowsOf(
   reports: readonly Readonly<Record<string, LeafValues>>[],
   name: string,
   examples: number,

@@ -7,18 +7,11 @@ import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
 import { finishMetrics, type Metrics } from '../metrics.ts';
-import {
-  type CheckpointError,
-  type CheckpointInfo,
-  CheckpointReader,
-  type CheckpointStore,
-  type MetricsLog,
-  type UsableCheckpoint,
-} from '../run/index.ts';
+import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog, UsableCheckpoint } from '../run/index.ts';
 import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
-import { rowsOf } from './rows.ts';
-import { schedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
+import { allRows } from './rows.ts';
+import { readSchedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
 import type { Workers } from './workers.ts';
 
 type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
@@ -172,9 +165,8 @@ export class RunSession implements Session {
   }
 
   async predict({ split, examples, metrics }: PredictOptions): Promise<Readonly<Record<string, Float32Array>>> {
-    const { micro } = this.config.batch;
     const reports = await this.#parts.pool.evaluate(split, null, examples, metrics);
-    return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, micro)]));
+    return allRows(reports, metrics, examples.length, this.config.batch.micro);
   }
 
   get transitions(): boolean {
@@ -192,13 +184,7 @@ export class RunSession implements Session {
 
   async restored(name: string): Promise<HostTensor | null> {
     const { from } = this.#parts;
-    if (!from) return null;
-    const reader = await CheckpointReader.open(from.path, from.index);
-    try {
-      return reader.names().includes(schedulerTensor(name)) ? await reader.read(schedulerTensor(name)) : null;
-    } finally {
-      await reader.close();
-    }
+    return from && readSchedulerTensor(from, name);
   }
 
   report(values: Readonly<Record<string, unknown>>): void {

@@ -1,9 +1,10 @@
 import { join } from 'node:path';
 import { type HostTensor, writeSafetensors } from '../../tensor/index.ts';
+import { CheckpointReader, type UsableCheckpoint } from '../run/index.ts';
 import type { WorkersSnapshot } from './workers.ts';
 
 /** Name in checkpoints of a tensor that a scheduler keeps. */
-export function schedulerTensor(name: string): string {
+function schedulerTensor(name: string): string {
   return `scheduler/${name}`;
 }
 
@@ -25,4 +26,14 @@ export function withSchedulerTensors(
     },
     release: () => snapshot.release(),
   };
+}
+
+/** A tensor that a scheduler kept in a checkpoint; null if it kept none of that name. */
+export async function readSchedulerTensor(from: UsableCheckpoint, name: string): Promise<HostTensor | null> {
+  const reader = await CheckpointReader.open(from.path, from.index);
+  try {
+    return reader.names().includes(schedulerTensor(name)) ? await reader.read(schedulerTensor(name)) : null;
+  } finally {
+    await reader.close();
+  }
 }

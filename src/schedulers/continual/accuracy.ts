@@ -1,4 +1,4 @@
-import type { Session } from '../../coordinator/index.ts';
+import type { MeasureSession } from '../../coordinator/index.ts';
 import { view } from '../../data/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import { OUTPUTS, TOKEN_LOSS, TOKENS_RIGHT } from './loss.ts';
@@ -24,7 +24,7 @@ export interface TaskScores {
  * Loss and share of right predictions of the next token on each task's evaluation examples. (Losses are rounded to float32, in which
  * checkpoints keep them.)
  */
-export async function tokenScores(session: Session, { scenario, stream }: ContinualPlan): Promise<TaskScores> {
+export async function tokenScores(session: MeasureSession, { scenario, stream }: ContinualPlan): Promise<TaskScores> {
   const split = session.config.train.eval_split;
   const [accuracies, losses]: [number[], number[]] = [[], []];
   const mean = (values: Float32Array) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -44,7 +44,7 @@ export async function tokenScores(session: Session, { scenario, stream }: Contin
  * where nobody knows which tasks there have been.)
  */
 export async function accuracyOn(
-  session: Session,
+  session: MeasureSession,
   { scenario, stream, strategy }: ContinualPlan,
   { learnt, kept, show }: AccuracyOptions,
 ): Promise<number[]> {

@@ -5,6 +5,7 @@ import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/i
 import { type Dataset, naturalKeys } from '../../data/index.ts';
 import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';
 import { composeTasks } from './compose.ts';
+import { measureTasks } from './evaluate-tasks.ts';
 import { CONTINUAL, type ContinualObjective } from './near-data.ts';
 import { readReference } from './reference.ts';
 import { runTasks } from './run-tasks.ts';
@@ -141,6 +142,7 @@ export const continual: Scheduler<ContinualConfig> = {
   prepare,
   entry: nearDataEntry,
   run: (session) => runTasks(session, session.plan as ContinualPlan),
+  measure: (session) => measureTasks(session, session.plan as ContinualPlan),
 };
 
 /** Node 20 cannot run TypeScript, so from the sources the built file is used; Deno runs the sources as they are. */

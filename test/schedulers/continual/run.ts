@@ -10,6 +10,8 @@ export interface SmallRun {
   readonly summary: RunSummary;
   /** Accuracy on each task at the end. */
   readonly last: readonly number[];
+  /** Its run folder. */
+  readonly dir: string;
   /** Tensors of its last checkpoint by name. */
   tensor(name: string): Promise<Float32Array>;
 }
@@ -39,6 +41,7 @@ export function smallRuns(table: { readonly rows?: number; readonly classes?: nu
     const matrix = summary.accuracy_matrix as number[][];
     return {
       summary,
+      dir,
       last: matrix.at(-1) as number[],
       async tensor(name) {
         const { path: folder, index } = await newestCheckpoint(join(dir, 'checkpoints'));

@@ -58,8 +58,11 @@ describe('eras of text', () => {
     expect(sharded.accuracy_matrix).toEqual(summary.accuracy_matrix);
     expect(sharded.weights_sha256).toBe(summary.weights_sha256);
     // All eras together are the whole validation split, as it is evaluated without tasks.
-    const whole = await evaluateRun(summary.dir, { overrides: ['batch.micro=1'] });
-    expect(summary.val_loss).toBeCloseTo(whole.loss, 5);
+    const whole = await evaluateRun(summary.dir, { overrides: ['batch.micro=1', 'scheduler={name: sync}'] });
+    expect(summary.val_loss).toBeCloseTo(whole.loss as number, 5);
+    const { loss, metrics } = await evaluateRun(summary.dir);
+    expect(metrics).toMatchObject({ task_accuracy: summary.accuracy_matrix?.at(-1), tasks_learnt: 3 });
+    expect(loss).toBe(summary.val_loss);
   });
 
   it('strategies that go by classes, and scenarios that do, are refused', async () => {
