@@ -25,7 +25,8 @@ const DEBIAN_FASHION = '/usr/share/datasets/fashion-mnist';
  * @throws DataError if files are missing or are not what they should be.
  */
 export async function prepareImages(config: ImageConfig): Promise<PreparedImages> {
-  const { train, test, source } = await readImages(config);
+  const { source, ...read } = await readImages(config);
+  const [train, test] = [padded(read.train, config.pad), padded(read.test, config.pad)];
   const size = train.height * train.width;
   const available = Math.min(train.labels.length, config.limit ?? Number.POSITIVE_INFINITY);
   const held = Math.round(available * config.validation);
@@ -92,6 +93,20 @@ async function readPart(folder: string, prefix: 'train' | 't10k'): Promise<Label
   if (labels.data.length !== count)
     throw new DataError(`${folder}: ${prefix} has ${count} images but ${labels.data.length} labels`);
   return { height, width, pixels: images.data, labels: labels.data };
+}
+
+/** Images with `pad` black pixels around them. */
+function padded(images: LabelledImages, pad: number): LabelledImages {
+  if (pad === 0) return images;
+  const { labels, pixels } = images;
+  const [height, width] = [images.height + 2 * pad, images.width + 2 * pad];
+  const out = new Uint8Array(labels.length * height * width);
+  for (let row = 0; row < labels.length * images.height; row++) {
+    const [image, y] = [Math.floor(row / images.height), row % images.height];
+    const at = (image * height + y + pad) * width + pad;
+    out.set(pixels.subarray(row * images.width, (row + 1) * images.width), at);
+  }
+  return { height, width, pixels: out, labels };
 }
 
 /** Mean and standard deviation of pixels scaled to [0, 1]. */

@@ -55,6 +55,11 @@ const imageFields = {
     .boolean()
     .default(true)
     .describe('shift and scale pixels to mean 0 and standard deviation 1 over the training images; otherwise 0 to 1'),
+  pad: z
+    .int()
+    .min(0)
+    .default(0)
+    .describe('black pixels put around each image on all sides: 2 makes 28 x 28 into 32 x 32'),
 };
 
 /** The `data` section of a config. */

@@ -70,6 +70,16 @@ describe('IDX folders', () => {
     expect(values.reduce((a, b) => a + b * b, 0) / values.length).toBeCloseTo(1, 5);
   });
 
+  it('get black pixels around them', async () => {
+    const dataset = openDataset(await prepare(await folder('padded'), { normalise: false, pad: 1 }));
+    const { inputs } = dataset.split('test').batch(Int32Array.of(1));
+    expect(inputs[0]?.shape).toEqual([1, 4, 5, 1]);
+    const pixel = (i: number) => Math.fround(((i * 37) % 256) / 255);
+    const [a, b] = [[6, 7, 8].map(pixel), [9, 10, 11].map(pixel)];
+    const empty = [0, 0, 0, 0, 0];
+    expect([...(inputs[0] as HostTensor).data]).toEqual([...empty, 0, ...a, 0, 0, ...b, 0, ...empty]);
+  });
+
   it.each([
     [
       'missing',

@@ -1,13 +1,11 @@
 import { z } from 'zod';
 import { tf } from '../../../engine/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';
-import { createRng } from '../../../tensor/index.ts';
 import type { Transition } from '../../../worker/index.ts';
 import { composeTasks } from '../compose.ts';
 import { crossEntropies } from '../loss.ts';
-import type { Task } from '../scenario.ts';
-import { type ComposeGiven, type ContinualStrategy, registerContinual, type StrategyLoss } from '../strategy.ts';
-import type { Entry } from '../stream-builder.ts';
+import { type Observation, observedIn, observedTargets, observeTask } from '../observe-task.ts';
+import { type ContinualStrategy, registerContinual, type StrategyLoss } from '../strategy.ts';
 
 type Tensor = tf.Tensor;
 
@@ -19,11 +17,21 @@ const importanceShape = {
     .describe(
       'how the penalty acts: as a part of the gradient, or after the step by its exact solution, which is stable for any weight',
     ),
-  samples: z.int().min(1).default(200).describe('examples of a task that importance is measured on, one by one'),
+  samples: z.int().min(1).default(200).describe('examples of a task that importance is measured on'),
+} as const;
+
+const fisherShape = {
+  ...importanceShape,
+  estimate: z
+    .enum(['single', 'signs'])
+    .default('single')
+    .describe(
+      'how squared gradients of examples are found: of one a step, or of a whole batch a step whose examples have random signs, which is as right on average and lets `samples` be all of a task',
+    ),
 } as const;
 
 const onlineShape = {
-  ...importanceShape,
+  ...fisherShape,
   gamma: z
     .number()
     .min(0)
@@ -31,9 +39,6 @@ const onlineShape = {
     .default(1)
     .describe('what is left of the importance of earlier tasks when another is added'),
 } as const;
-
-/** Mark of an example that only stands for itself in an observing step. */
-const OBSERVED = 'observed';
 
 /**
  * Quadratic penalties lambda / 2 sum_k F_k (w - w_k)^2 over earlier tasks k, of which only the sums of F_k and of F_k w_k are
@@ -94,31 +99,13 @@ export function consolidate(name: string): Transition {
 }
 
 /**
- * Adds steps that look at the gradients of single examples of a task, drawn without replacement: each fills a whole batch, so
- * that the batch's mean gradient is its own.
- */
-function observeTask({ builder, global, seed }: ComposeGiven, task: Task, samples: number): void {
-  const { train } = task.examples;
-  // (A federated client may have none of a task.)
-  if (train.length === 0) return;
-  const rng = createRng(seed).fork('continual importance', task.index);
-  for (let i = 0; i < samples; i++) {
-    const example = train[rng.integer(train.length)] as number;
-    const entry: Entry = { example, task: task.index, weight: 1, marks: { [OBSERVED]: 1 } };
-    builder.step(new Array<Entry>(global).fill(entry), 'observe');
-  }
-}
-
-const observed = [{ name: OBSERVED, dtype: 'float32', shape: [] }] as const;
-
-/**
  * Cross entropy whose labels are the model's own answers where a single example is looked at: the Fisher information's
  * expectation is over what the model says, here over its most likely answer.
  */
 const fisherLoss: StrategyLoss = {
   of: (given) => {
     const own = tf.argMax(tf.add(given.logits, given.mask), 1);
-    const looked = tf.greater(given.targets[OBSERVED] as Tensor, 0.5);
+    const looked = tf.greater(observedIn(given.targets), 0.5);
     const labels = tf.where(looked, tf.cast(own, 'int32'), tf.cast(given.labels, 'int32'));
     return tf.mean(tf.mul(given.weights, crossEntropies({ ...given, labels })));
   },
@@ -127,7 +114,7 @@ const fisherLoss: StrategyLoss = {
 /** Half the squared length of the outputs, where a single example is looked at (Aljundi et al., 2018, section 4.1). */
 const outputLengthLoss: StrategyLoss = {
   of: (given) => {
-    const looked = given.targets[OBSERVED] as Tensor;
+    const looked = observedIn(given.targets);
     const length = tf.div(tf.sum(tf.square(given.logits), 1), 2);
     const losses = tf.add(tf.mul(looked, length), tf.mul(tf.sub(1, looked), crossEntropies(given)));
     return tf.mean(tf.mul(given.weights, losses));
@@ -148,7 +135,7 @@ function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
   registerContinual({
     ...strategy,
     languageModels: true,
-    targets: () => observed,
+    targets: () => observedTargets,
     loss: () => measured.loss,
     rule: (config) => quadraticPenalty(name, config as Own, measured.of),
     transitions: () => ({ consolidate: consolidate(name) }),
@@ -156,7 +143,9 @@ function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
       composeTasks(given, {
         fresh: given.global,
         ended: (task) => {
-          if (task.index < given.scenario.tasks.length - 1) observeTask(given, task, (config as Own).samples);
+          if (task.index === given.scenario.tasks.length - 1) return;
+          const { samples, estimate = 'single' } = config as Own & Partial<Observation>;
+          observeTask(given, task, { samples, estimate });
         },
       }),
     afterTask: async ({ task, scenario, transition }, config) => {
@@ -172,7 +161,7 @@ function importanceStrategy<S extends z.ZodObject<typeof importanceShape>>(
 }
 
 /** Elastic weight consolidation (Kirkpatrick et al., 2017, equation 3), with a penalty for each earlier task. */
-importanceStrategy({ name: 'ewc', config: z.object(importanceShape) }, { loss: fisherLoss, of: tf.square });
+importanceStrategy({ name: 'ewc', config: z.object(fisherShape) }, { loss: fisherLoss, of: tf.square });
 
 /** The same with one running importance (Schwarz et al., Progress and compress, 2018, section 3.2). */
 importanceStrategy(
