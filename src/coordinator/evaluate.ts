@@ -1,9 +1,10 @@
 import { DataError, type SplitName } from '../data/index.ts';
 import { optimSchema } from '../optim/index.ts';
+import { largestPrediction } from '../plan/index.ts';
 import { workerEntryUrl } from '../worker/index.ts';
 import { checkMachine, resolveConfig } from './config/index.ts';
 import { jobsOf } from './execute.ts';
-import { allRows, readSchedulerTensor, WorkerPool } from './launch/index.ts';
+import { predictRows, readSchedulerTensor, WorkerPool } from './launch/index.ts';
 import { finishMetrics, type Metrics } from './metrics.ts';
 import { baselinesOf, evaluationSize, type PreparedRun, prepareQuietly } from './prepare.ts';
 import {
@@ -117,19 +118,19 @@ async function wholeSplit(pool: WorkerPool, split: SplitName, microbatches: numb
 
 /** What a scheduler measures a checkpoint by: workers that hold it. */
 function measureSession(
-  { config, model, scheduling }: PreparedRun,
+  { config, model, plan, scheduling }: PreparedRun,
   pool: WorkerPool,
   from: UsableCheckpoint,
   signal = new AbortController().signal,
 ): MeasureSession {
+  const largest = largestPrediction(plan.summary, config.batch.micro);
   return {
     config,
     model,
     signal,
     position: from.index.step,
     plan: scheduling?.plan ?? null,
-    predict: async ({ split, examples, metrics }) =>
-      allRows(await pool.evaluate(split, null, examples, metrics), metrics, examples.length, config.batch.micro),
+    predict: (options) => predictRows(pool, options, config.batch.micro, largest),
     transition: (name, args) => pool.transition(name, args),
     restored: (name) => readSchedulerTensor(from, name),
   };

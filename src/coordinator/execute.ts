@@ -2,6 +2,7 @@ import type { ResolvedModel } from '../modules/index.ts';
 import {
   formatInstruction,
   gradientExchangeBytes,
+  largestPrediction,
   type MeshShape,
   type Program,
   stageFlops,
@@ -159,6 +160,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         model: prepared.model,
         flops: exampleFlops(prepared),
         from: from?.index.step === before.step ? from : null,
+        largestPrediction: largestPrediction(plan.summary, config.batch.micro),
         evaluationMicrobatches: (split) => evaluationSize(prepared, split),
         checkpointInfo: () => ({
           seed: config.seed,

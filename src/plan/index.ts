@@ -14,6 +14,7 @@ export * from './local.ts';
 export * from './lower.ts';
 export * from './mesh.ts';
 export * from './placement.ts';
+export * from './prediction.ts';
 export * from './program.ts';
 export * from './report.ts';
 export * from './schedule.ts';

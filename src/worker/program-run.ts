@@ -27,6 +27,8 @@ export interface RankParts {
 /** Where the batches of one execution of a program come from. */
 export interface BatchSource {
   readonly split: Split;
+  /** Examples of a microbatch, where they are not as many as in training. */
+  readonly micro?: number;
   /** Example indices of a global microbatch. */
   indices(microbatch: number): Int32Array;
   /** Whether its metrics are reported: a repeated microbatch that only fills a round is not. */
@@ -42,6 +44,7 @@ export function trainingBatches(split: Split, order: DataOrder, step: number): B
 export function evaluationRound(split: Split, batches: readonly Int32Array[], offset: number): BatchSource {
   return {
     split,
+    micro: (batches[0] as Int32Array).length,
     indices: (microbatch) => batches[(offset + microbatch) % batches.length] as Int32Array,
     reported: (microbatch) => offset + microbatch < batches.length,
   };
@@ -106,7 +109,7 @@ export class ProgramRun {
   static async prepare(parts: RankParts, program: Program, step: number, batches: BatchSource): Promise<ProgramRun> {
     const modes = new Map<number, RankLayerMode>();
     for (const [index, layer] of parts.model.layers)
-      modes.set(index, program.mode === 'train' ? layer.train : await layer.evaluate());
+      modes.set(index, program.mode === 'train' ? layer.train : await layer.evaluate(batches.micro));
     return new ProgramRun(parts, program, step, batches, modes);
   }
 

@@ -57,6 +57,16 @@ export interface LocalLinks {
   readonly ports: readonly (MessagePort | null)[];
 }
 
+/** What an evaluation of some examples looks at. */
+export interface ChosenExamples {
+  /** Of the split, in this order. */
+  readonly examples: Int32Array;
+  /** Names of the metrics that are wanted. */
+  readonly metrics: readonly string[];
+  /** Examples of a microbatch. */
+  readonly micro: number;
+}
+
 /** What the coordinator asks of a worker. Commands are served between steps, in order. */
 export type WorkerCommand =
   /** Permission to run steps up to `until` (exclusive). Sent ahead so that workers do not wait for the coordinator. */
@@ -66,10 +76,8 @@ export type WorkerCommand =
       readonly id: number;
       readonly split: SplitName;
       readonly maxMicrobatches: number | null;
-      /** Just these examples of the split, in this order; absent for those of any evaluation. */
-      readonly examples?: Int32Array;
-      /** Just these metrics; absent for all. */
-      readonly metrics?: readonly string[];
+      /** Absent for the split's first examples, all metrics, and the microbatch of training. */
+      readonly chosen?: ChosenExamples;
     }
   /** Change parameters and slots by one of the objective's transitions. */
   | { readonly type: 'transition'; readonly id: number; readonly name: string; readonly args: unknown }

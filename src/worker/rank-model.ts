@@ -35,8 +35,8 @@ export interface RankLayer {
   readonly name: string;
   readonly group: ParamGroup;
   readonly train: RankLayerMode;
-  /** Compiled when the first evaluation comes. */
-  evaluate(): Promise<RankLayerMode>;
+  /** For microbatches of so many examples (default: as many as in training); compiled when the first evaluation comes. */
+  evaluate(micro?: number): Promise<RankLayerMode>;
 }
 
 /** A layer compiled for one mode. */
@@ -74,9 +74,9 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
   const program = job.train;
   const { micro } = job.batch;
   const functions = cache.once(`train ${micro}`, () => modelFunctions(model, info, micro, 'train'));
-  // Shapes of evaluation are those of training, but dropout is off and running statistics are used.
-  const evaluationFunctions = () =>
-    cache.once(`evaluate ${micro}`, () => modelFunctions(model, info, micro, 'evaluate'));
+  // In evaluations dropout is off and running statistics are used.
+  const evaluationFunctions = (size: number) =>
+    cache.once(`evaluate ${size}`, () => modelFunctions(model, info, size, 'evaluate'));
   const averaged = averagedMicrobatches(program);
   const updates = cache.once(`updates ${averaged}`, () => new CompiledUpdates(engine, optimizer, averaged));
   const plan = job.outerOptim
@@ -115,8 +115,8 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
       experts.map((expert) => makeGroup(expert, expert.place, shards.experts.get(expert.name) ?? null)),
     );
     groups.push(...expertGroups.flat());
-    const compile = async (of: LayerFunction, training: boolean): Promise<RankLayerMode> => {
-      const what = `layer ${index} ${training} ${micro} ${splitWeight} ${JSON.stringify(job.remat)}`;
+    const compile = async (of: LayerFunction, training: boolean, size: number): Promise<RankLayerMode> => {
+      const what = `layer ${index} ${training} ${size} ${splitWeight} ${JSON.stringify(job.remat)}`;
       const compiled = await cache.once(what, () =>
         compileLayer(engine, of, index === 0 ? info.inputs.length : activationsInto(functions, index), {
           training,
@@ -134,19 +134,20 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
       for (const runtime of experts) await runtime.prepare();
       return { compiled, experts };
     };
-    const train = await compile(fn, true);
+    const train = await compile(fn, true, micro);
     const { slots } = train.compiled;
     group.gradientOf = slots.paramGradients.flatMap((slot, i) => (slot === null ? [] : [i]));
     group.contributionOf = fn.layout.contributions.map((path) => fn.state.findIndex((state) => state.path === path));
-    let evaluated: Promise<RankLayerMode> | null = null;
+    const evaluated = new Map<number, Promise<RankLayerMode>>();
     layers.set(index, {
       index,
       name: fn.name,
       group,
       train,
-      evaluate: () => {
-        evaluated ??= compile(evaluationFunctions()[index] as LayerFunction, false);
-        return evaluated;
+      evaluate: (size = micro) => {
+        const made = evaluated.get(size) ?? compile(evaluationFunctions(size)[index] as LayerFunction, false, size);
+        evaluated.set(size, made);
+        return made;
       },
     });
   }

@@ -22,7 +22,15 @@ import { NonFinite } from './non-finite.ts';
 import { type ParamGroup, updatedHere } from './param-group.ts';
 import { Position } from './position.ts';
 import { evaluationRound, ProgramRun, type RankParts, trainingBatches } from './program-run.ts';
-import type { FailureReport, LeafValues, ShardReport, StepReport, WorkerEvent, WorkerJob } from './protocol.ts';
+import type {
+  ChosenExamples,
+  FailureReport,
+  LeafValues,
+  ShardReport,
+  StepReport,
+  WorkerEvent,
+  WorkerJob,
+} from './protocol.ts';
 import { buildRankModel } from './rank-model.ts';
 import { SnapshotRing } from './snapshot.ts';
 import type { SnapshotShare, SnapshotTaken } from './snapshot-layout.ts';
@@ -68,8 +76,7 @@ export interface Rank {
   evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
-    examples?: Int32Array,
-    metrics?: readonly string[],
+    chosen?: ChosenExamples,
   ): Promise<Readonly<Record<string, LeafValues>>>;
   /** Changes parameters and slots by a transition of the job's objective. @throws Error if it has none of that name */
   transition(name: string, args: unknown): Promise<TransitionAnswers>;
@@ -274,21 +281,20 @@ class JobRank implements Rank {
   async evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
-    examples?: Int32Array,
-    wanted?: readonly string[],
+    chosen?: ChosenExamples,
   ): Promise<Readonly<Record<string, LeafValues>>> {
     const { job } = this.#parts;
     const { micro } = job.batch;
     const source = this.#dataset.split(split);
-    const batches = examples
-      ? batchesOf(examples, micro)
+    const batches = chosen
+      ? batchesOf(chosen.examples, chosen.micro)
       : evaluationBatches({ examples: source.examples, micro, max: maxMicrobatches });
     const metrics = new Map<string, [number, number | readonly number[]][]>();
     const perRound = job.evaluate.microbatches;
     for (let round = 0; round * perRound < batches.length; round++) {
       const offset = round * perRound;
       const run = await ProgramRun.prepare(this.#parts, job.evaluate, round, evaluationRound(source, batches, offset));
-      if (wanted) run.wanted = new Set(wanted);
+      if (chosen) run.wanted = new Set(chosen.metrics);
       await this.#interpret(run);
       for (const [name, values] of run.metrics) {
         const known = metrics.get(name) ?? [];

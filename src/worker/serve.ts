@@ -81,8 +81,7 @@ async function obey(
         steps.flush();
         break;
       case 'evaluate': {
-        const { split, maxMicrobatches, examples } = command;
-        const metrics = await rank.evaluate(split, maxMicrobatches, examples, command.metrics);
+        const metrics = await rank.evaluate(command.split, command.maxMicrobatches, command.chosen);
         post({ type: 'evaluated', id: command.id, metrics });
         break;
       }

@@ -65,6 +65,7 @@ async function trial(
       flops: { forward: 1, backward: 2 },
       model: { layers: [], loss: { kind: 'none', forward: () => [] } },
       from: null,
+      largestPrediction: 2,
       evaluationMicrobatches: () => 5,
       checkpointInfo: () => ({
         seed: 0,

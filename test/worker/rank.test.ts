@@ -135,6 +135,29 @@ describe('evaluation', () => {
       expect(await evaluate(parallel, 3)).toEqual(serial.slice(0, 3));
     }
   });
+
+  it('of chosen examples has the microbatches that were asked for', async () => {
+    const examples = Int32Array.from({ length: 8 }, (_, i) => i);
+    const evaluate = async (parallel: JobOptions['parallel'], micro: number) => {
+      const { jobs, overrides } = await makeJobs({ model: { layers: 2, dim: 8, heads: 2 }, parallel });
+      const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine });
+      try {
+        const chosen = { examples, metrics: ['loss'], micro };
+        const all = await Promise.all(ranks.map((rank) => rank.evaluate('validation', null, chosen)));
+        return all.flatMap(({ loss }) => loss ?? []).sort((a, b) => a[0] - b[0]);
+      } finally {
+        await dispose();
+      }
+    };
+    const mean = (leaves: readonly (readonly [number, unknown])[]) =>
+      leaves.reduce((sum, [, value]) => sum + (value as number), 0) / leaves.length;
+    const whole = await evaluate({}, 8);
+    expect(whole.map(([microbatch]) => microbatch)).toEqual([0]);
+    const halves = await evaluate({}, 4);
+    expect(halves.map(([microbatch]) => microbatch)).toEqual([0, 1]);
+    expect(mean(halves)).toBeCloseTo(mean(whole), 5);
+    for (const parallel of [{ data: 2 }, { pipeline: 2 }]) expect(await evaluate(parallel, 4)).toEqual(halves);
+  });
 });
 
 describe('traces and progress', () => {

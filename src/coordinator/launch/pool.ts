@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads';
 import { createLocalLinks } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
 import {
+  type ChosenExamples,
   culpritOf,
   type FailureReport,
   formatCulprit,
@@ -128,12 +129,10 @@ export class WorkerPool implements Workers {
   evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
-    examples?: Int32Array,
-    metrics?: readonly string[],
+    chosen?: ChosenExamples,
   ): Promise<Readonly<Record<string, LeafValues>>[]> {
     const id = this.#requests++;
-    const only = { ...(examples ? { examples } : {}), ...(metrics ? { metrics } : {}) };
-    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches, ...only });
+    this.#broadcast({ type: 'evaluate', id, split, maxMicrobatches, ...(chosen ? { chosen } : {}) });
     return this.#await(`evaluated ${id}`);
   }
 

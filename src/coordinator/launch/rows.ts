@@ -1,13 +1,23 @@
+import { predictionMicrobatch } from '../../plan/index.ts';
 import type { LeafValues } from '../../worker/index.ts';
+import type { PredictOptions } from '../session.ts';
+import type { Workers } from './workers.ts';
 
-/** Metrics that have a row for each example of a microbatch, by name. @throws Error if one is not reported for each example */
-export function allRows(
-  reports: readonly Readonly<Record<string, LeafValues>>[],
-  metrics: readonly string[],
-  examples: number,
+/**
+ * What the model reports of each of some examples, by name of the metric: see `Session.predict`.
+ * @param micro examples of a microbatch of training
+ * @param largest examples that a microbatch may have (`largestPrediction`)
+ * @throws Error if a metric is not reported for each example
+ */
+export async function predictRows(
+  workers: Workers,
+  { split, examples, metrics }: PredictOptions,
   micro: number,
-): Record<string, Float32Array> {
-  return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples, micro)]));
+  largest: number,
+): Promise<Record<string, Float32Array>> {
+  const size = predictionMicrobatch(examples.length, micro, largest);
+  const reports = await workers.evaluate(split, null, { examples, metrics, micro: size });
+  return Object.fromEntries(metrics.map((name) => [name, rowsOf(reports, name, examples.length, size)]));
 }
 
 /**

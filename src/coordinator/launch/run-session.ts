@@ -10,7 +10,7 @@ import { finishMetrics, type Metrics } from '../metrics.ts';
 import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog, UsableCheckpoint } from '../run/index.ts';
 import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
-import { allRows } from './rows.ts';
+import { predictRows } from './rows.ts';
 import { readSchedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
 import type { Workers } from './workers.ts';
 
@@ -45,6 +45,8 @@ export interface SessionParts {
   readonly flops: Session['flops'];
   /** The checkpoint that the run begins from, or null. */
   readonly from: UsableCheckpoint | null;
+  /** Examples that a microbatch of `predict` may have. */
+  readonly largestPrediction: number;
   /** Microbatches of an evaluation of a whole split. */
   evaluationMicrobatches(split: SplitName): number;
   /** What the index of a checkpoint says besides the step. */
@@ -164,9 +166,8 @@ export class RunSession implements Session {
     return event;
   }
 
-  async predict({ split, examples, metrics }: PredictOptions): Promise<Readonly<Record<string, Float32Array>>> {
-    const reports = await this.#parts.pool.evaluate(split, null, examples, metrics);
-    return allRows(reports, metrics, examples.length, this.config.batch.micro);
+  predict(options: PredictOptions): Promise<Readonly<Record<string, Float32Array>>> {
+    return predictRows(this.#parts.pool, options, this.config.batch.micro, this.#parts.largestPrediction);
   }
 
   get transitions(): boolean {

@@ -1,5 +1,5 @@
 import type { SplitName } from '../../data/index.ts';
-import type { LeafValues, ShardReport, StepReport, TransitionAnswers } from '../../worker/index.ts';
+import type { ChosenExamples, LeafValues, ShardReport, StepReport, TransitionAnswers } from '../../worker/index.ts';
 
 /** The state of all ranks at one position, copied: training may go on while it is written. */
 export interface WorkersSnapshot {
@@ -20,12 +20,11 @@ export interface Workers {
   grant(until: number): void;
   /** Every rank's report of a step, in order of ranks. @throws RunFailure if a rank fails */
   step(step: number): Promise<StepReport[]>;
-  /** Evaluates, on just these examples if they are given; every rank's leaf values of each metric, or of those named. */
+  /** Evaluates, on just these examples if they are given; every rank's leaf values of each metric. */
   evaluate(
     split: SplitName,
     maxMicrobatches: number | null,
-    examples?: Int32Array,
-    metrics?: readonly string[],
+    chosen?: ChosenExamples,
   ): Promise<Readonly<Record<string, LeafValues>>[]>;
   /**
    * Lets every rank change its parameters and slots by a transition of the objective; what it says of each parameter, by path. Absent
