@@ -39,7 +39,12 @@ const split: readonly Row[] = [
     published: { task: 99.1, domain: 65.4, class: 20.0 },
     strategy: (scenario) => ({ name: 'si', strength: { task: 50, domain: 500, class: 0.5 }[scenario] }),
   },
-  plain('lwf', { task: 99.6, domain: 71.5, class: 23.9 }),
+  // The code of the time took the mean over outputs, which the paper has as a sum.
+  {
+    name: 'lwf',
+    published: { task: 99.6, domain: 71.5, class: 23.9 },
+    strategy: () => ({ name: 'lwf', average: true }),
+  },
   { name: 'icarl', published: { class: 94.6 }, strategy: () => ({ name: 'icarl', buffer: 2000 }) },
   plain('joint', { task: 99.7, domain: 98.4, class: 97.9 }),
 ];

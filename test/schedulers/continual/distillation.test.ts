@@ -56,6 +56,18 @@ describe('lwf', () => {
     const without = await run({ epochs: 6, scenario, strategy: { name: 'lwf', alpha: 0 } });
     expect(without.summary.weights_sha256).toBe(naive.summary.weights_sha256);
   });
+
+  it.each([
+    ['class-incremental', 'all', 4],
+    ['class-incremental', 'known', 2],
+    ['domain-incremental', 'all', 2],
+    ['task-incremental', 'all', 2],
+  ])('takes the mean over the outputs that it compares where it should: %s, %s', async (name, over, outputs) => {
+    const scenario = { name, stream: { name: 'split', tasks: 2 } };
+    const mean = await run({ scenario, strategy: { name: 'lwf', over, alpha: 1, average: true } });
+    const sum = await run({ scenario, strategy: { name: 'lwf', over, alpha: 1 / outputs } });
+    expect(mean.summary.weights_sha256).toBe(sum.summary.weights_sha256);
+  });
 });
 
 describe('lfl', () => {
