@@ -60,6 +60,16 @@ export interface Executable {
   onnx(): Uint8Array;
 }
 
+/** A value among those that come to be in a sequence of runs: one that is given, or an output of one of its calls. */
+export type SequenceValue = { readonly given: number } | { readonly call: number; readonly output: number };
+
+/** Executables that run one after another. */
+export interface Sequence {
+  readonly given: readonly Signature[];
+  readonly calls: readonly { readonly executable: Executable; readonly inputs: readonly SequenceValue[] }[];
+  readonly outputs: readonly SequenceValue[];
+}
+
 /** Identifies a value of a phased function within one microbatch's environment. */
 export type SlotId = number;
 
@@ -162,6 +172,11 @@ export interface Engine {
     signature: readonly Signature[],
     options: VjpOptions & CompileOptions,
   ): Promise<PhasedFunction>;
+  /**
+   * Makes one executable of a sequence of this engine's: inputs are what is given. It computes the same bits and spares what calls
+   * cost. Null where the engine cannot, or runs must be told apart. Absent: it never can.
+   */
+  sequence?(sequence: Sequence): Executable | null;
   /** Moves a host tensor to where the engine computes; on a CPU no copy is made, so do not write to it afterwards. */
   upload(tensor: HostTensor): DeviceTensor;
   /** Reads a value back. On a CPU it is the same memory, without a copy. */

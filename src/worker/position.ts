@@ -44,6 +44,16 @@ export class Position {
     this.flight?.record(run.step, run.training ? 0 : 1, index);
   }
 
+  /** Some steps from this one on are about to be run as one. @throws RunAborted if the run has been ended meanwhile */
+  span(step: number): void {
+    throwIfAborted(this.#progress);
+    this.#count += 1;
+    if (!this.#shared) return;
+    Atomics.store(this.#shared, STEP, step);
+    Atomics.store(this.#shared, MODE, 0);
+    Atomics.store(this.#shared, COUNT, this.#count);
+  }
+
   /** The program has come to its end. */
   end(run: ProgramRun): void {
     this.#run = null;

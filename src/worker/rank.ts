@@ -34,6 +34,7 @@ import type {
 import { buildRankModel } from './rank-model.ts';
 import { SnapshotRing } from './snapshot.ts';
 import type { SnapshotShare, SnapshotTaken } from './snapshot-layout.ts';
+import { SPAN, StepSpans } from './step-span.ts';
 import { TensorSpace } from './tensor-space.ts';
 import { TraceRecorder } from './trace.ts';
 import { type TrainingObjective, type TransitionAnswers, trainingObjective } from './training-objective.ts';
@@ -72,6 +73,8 @@ export interface Rank {
   readonly ready: ReadyReport;
   /** Runs a training step. */
   step(step: number): Promise<StepReport>;
+  /** Runs that step and, where several can be run as one, further ones before `until`; a report of each. */
+  steps(step: number, until: number): Promise<StepReport[]>;
   /** Runs forward over a split, or over just some of its examples; values (all, or of some metrics) of the microbatches that this rank saw. */
   evaluate(
     split: SplitName,
@@ -226,6 +229,7 @@ class JobRank implements Rank {
   readonly #trace: TraceRecorder | null;
   readonly #objective: TrainingObjective | null;
   readonly #ownsEngine: boolean;
+  readonly #spans: StepSpans;
   #completed: number;
   /** Changed since by a transition. */
   #altered = false;
@@ -254,6 +258,8 @@ class JobRank implements Rank {
     this.#objective = objective;
     this.#ownsEngine = engine === undefined;
     this.#slots = snapshotSlots;
+    const train = dataset.split('train');
+    this.#spans = new StepSpans(parts, (step) => train.batch(this.#order.indices(step, 0)));
   }
 
   async step(step: number): Promise<StepReport> {
@@ -276,6 +282,19 @@ class JobRank implements Rank {
       commBytes: after.bytesSent - before.bytesSent,
       commBytesSaved: (after.bytesSaved ?? 0) - (before.bytesSaved ?? 0),
     };
+  }
+
+  async steps(step: number, until: number): Promise<StepReport[]> {
+    if (until - step >= SPAN) {
+      this.#position.span(step);
+      const reports = await this.#spans.run(step);
+      if (reports) {
+        this.#completed = step + reports.length;
+        this.#altered = false;
+        return reports;
+      }
+    }
+    return [await this.step(step)];
   }
 
   async evaluate(

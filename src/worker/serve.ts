@@ -74,8 +74,9 @@ async function obey(
     switch (command?.type) {
       case 'run':
         while (step < command.until) {
-          post({ type: 'step', report: await rank.step(step) });
-          step += 1;
+          const reports = await rank.steps(step, snapshots.next(step, command.until));
+          for (const report of reports) post({ type: 'step', report });
+          step += reports.length;
           await snapshots.settled(step);
         }
         steps.flush();
@@ -147,6 +148,12 @@ class Snapshots {
     this.#post = post;
     this.#every = snapshotEvery ?? null;
     this.#first = kept ? null : rank.ready.step;
+  }
+
+  /** How far it may go from a step before one is due, at most to `until`. */
+  next(step: number, until: number): number {
+    if (this.#every === null) return until;
+    return Math.min(until, (Math.floor(step / this.#every) + 1) * this.#every);
   }
 
   /** The rank stands between two steps. */

@@ -80,7 +80,11 @@ export class TensorSpace {
   /** Runs an executable, into buffers of the pool if it runs at once. */
   async run(executable: Executable, inputs: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
     const deferred = this.#defers ? executable.defer?.(inputs) : null;
-    if (deferred) return deferred;
+    return deferred ?? this.runNow(executable, inputs);
+  }
+
+  /** Runs an executable at once, into buffers of the pool. */
+  runNow(executable: Executable, inputs: readonly DeviceTensor[]): Promise<DeviceTensor[]> {
     return executable.run(
       inputs,
       executable.outputs.map((signature) => this.take(signature)),

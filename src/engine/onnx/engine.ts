@@ -10,6 +10,7 @@ import type {
   EngineOptions,
   Executable,
   PhasedFunction,
+  Sequence,
   Signature,
   TensorFunction,
   TransferStatistics,
@@ -17,7 +18,15 @@ import type {
 } from '../engine.ts';
 import { EngineError, signatureText } from '../errors.ts';
 import type { Graph, GraphDType } from '../graph.ts';
-import { assemblePhased, optimize, optimizeVjp, type PhasedGraphs, partition } from '../passes/index.ts';
+import {
+  assemblePhased,
+  deadCode,
+  joinSequence,
+  optimize,
+  optimizeVjp,
+  type PhasedGraphs,
+  partition,
+} from '../passes/index.ts';
 import { trace, traceVjp } from '../trace/index.ts';
 import { DeferredRuns } from './deferred.ts';
 import { deviceOptions, deviceSupport, type OnnxDevice, parseDevice, startHint } from './devices.ts';
@@ -242,7 +251,15 @@ export class OnnxEngine implements Engine, Host {
     return this.compiled(graph, name, lowered, session);
   }
 
-  /** The session of a sequence of runs that were put off. */
+  sequence(sequence: Sequence): Executable | null {
+    const executables = sequence.calls.map(({ executable }) => executable);
+    const joins = (executable: Executable) => executable instanceof OnnxExecutable && executable.runsInPlace;
+    if (this.deferred === null || !executables.every(joins)) return null;
+    const graphs = executables.map((executable) => (executable as OnnxExecutable).graph);
+    return this.joinedRuns(deadCode(joinSequence(sequence, graphs)));
+  }
+
+  /** The session of a sequence of runs. */
   private joinedRuns(graph: Graph): OnnxExecutable {
     const lowered = this.lowered(graph, JOINED);
     const begin = performance.now();

@@ -71,6 +71,11 @@ export class OnnxExecutable implements Executable, Deferrable {
     this.inputBytes = model.inputs.map(byteLength).reduce((sum, bytes) => sum + bytes, 0);
   }
 
+  /** Whether its graph can be part of a session that runs in place. */
+  get runsInPlace(): boolean {
+    return this.model.session instanceof InPlaceSession;
+  }
+
   async run(inputs: readonly DeviceTensor[], into?: readonly (DeviceTensor | null)[]): Promise<DeviceTensor[]> {
     const { model, host } = this;
     const run = ++runs;

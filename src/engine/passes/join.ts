@@ -1,3 +1,4 @@
+import type { Sequence, SequenceValue } from '../engine.ts';
 import type { Graph, GraphConstant, GraphNode, GraphValue, ValueId } from '../graph.ts';
 
 /** A graph that is one of several which are run one after another. */
@@ -46,4 +47,21 @@ export function joinGraphs(
     places.push(...graph.outputs.map(own));
   }
   return { values, inputs, constants, nodes, outputs: outputs.map((place) => places[place] as ValueId) };
+}
+
+/** One graph of a sequence; `graphs` are those of its calls. */
+export function joinSequence({ given, calls, outputs }: Sequence, graphs: readonly Graph[]): Graph {
+  let next = given.length;
+  const places = graphs.map((graph) => {
+    const first = next;
+    next += graph.outputs.length;
+    return first;
+  });
+  const placeOf = (value: SequenceValue): number =>
+    'given' in value ? value.given : (places[value.call] as number) + value.output;
+  return joinGraphs(
+    given,
+    calls.map(({ inputs }, i) => ({ graph: graphs[i] as Graph, inputs: inputs.map(placeOf) })),
+    outputs.map(placeOf),
+  );
 }
