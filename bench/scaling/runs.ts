@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type RunEvent, train } from '../../src/index.ts';
 import { timing } from '../engine/stats.ts';
+import { busySeconds, DISTURBED, quiet } from './quiet.ts';
 
 /** A config as `train` takes it, without `run` and `train`, which the benchmark fills in. */
 export type BenchConfig = Readonly<Record<string, unknown>>;
@@ -76,13 +77,6 @@ export async function timedRun(config: BenchConfig, length: Length, trace = fals
   }
 }
 
-/** CPU seconds of the whole machine since it was started (Linux). */
-function busySeconds(): number {
-  if (process.platform !== 'linux') return Number.NaN;
-  const [, user, nice, system, , , irq, softirq] = readFileSync('/proc/stat', 'utf8').split(/\s+/, 8);
-  return [user, nice, system, irq, softirq].reduce((sum, ticks) => sum + Number(ticks), 0) / 100;
-}
-
 interface TraceEvent {
   readonly ph: string;
   readonly cat: string;
@@ -114,9 +108,6 @@ function kindTimes(steps: readonly (readonly TraceEvent[])[]): Map<string, numbe
   return new Map([...kinds].map((kind) => [kind, timing(steps.map((events) => ofStep(events, kind))).median]));
 }
 
-/** Cores of other processes above which a run is repeated while there is patience. */
-const DISTURBED = 0.1;
-
 /**
  * Runs several configs in turns, so that what else the machine does falls on all of them alike. Runs that other processes
  * disturbed are repeated for up to `patience` seconds in all.
@@ -142,14 +133,4 @@ export async function inTurns<Name extends string>(
     }
   process.stderr.write('\n');
   return runs;
-}
-
-/** Waits for a moment in which nothing else runs, if there is patience for that. */
-async function quiet(until: number): Promise<void> {
-  while (performance.now() < until) {
-    const [busy, own] = [busySeconds(), process.cpuUsage()];
-    await new Promise((resolve) => setTimeout(resolve, 1000));
-    const { user, system } = process.cpuUsage(own);
-    if (!(busySeconds() - busy - (user + system) / 1e6 > DISTURBED)) return;
-  }
 }

@@ -1,3 +1,4 @@
+import { ArenaReduction } from './arena-reduction.ts';
 import { FlatLayout, type Piece } from './flat-layout.ts';
 import { HostAllReduce } from './host-all-reduce.ts';
 import { splitByHost } from './host-split.ts';
@@ -60,19 +61,30 @@ export function beginAllReduce(
         ),
     };
   }
-  const pieces = (piece: Piece): Share => layout.pieces(piece, limit).map((part) => layout.runs(part));
-  const shares = group.ranks.map((_, member) =>
-    pieces(direct ? { start: 0, end: layout.total } : layout.share(member, members)),
-  );
+  const pieces = (piece: Piece, most: number): Share => layout.pieces(piece, most).map((part) => layout.runs(part));
+  const sharesOf = (most: number) =>
+    group.ranks.map((_, member) =>
+      pieces(direct ? { start: 0, end: layout.total } : layout.share(member, members), most),
+    );
+  if (!rounded && !direct) {
+    const how = { gather: true, pieceElements: options.pieceElements };
+    const inMemory = ArenaReduction.open(transport, group, tag, reduction, sharesOf, how);
+    if (inMemory) return { finish: async () => whole(await inMemory.finish()) };
+  }
+  const shares = sharesOf(limit);
   const scatter = new TreeScatter(transport, group, tag, reduction, shares);
   scatter.post();
   return {
     finish: async () => {
       await (direct ? scatter.finish(() => undefined) : finishAndGather(transport, group, tag, units, shares, scatter));
-      // (Nothing has come for tensors without elements.)
-      return scatter.results.map((sums) => sums?.map((sum) => sum ?? new Float32Array(0)) ?? null);
+      return whole(scatter.results);
     },
   };
+}
+
+/** (Nothing has come for tensors without elements.) */
+function whole(results: readonly (readonly (Float32Array | null)[] | null)[]): UnitSums {
+  return results.map((sums) => sums?.map((sum) => sum ?? new Float32Array(0)) ?? null);
 }
 
 async function finishAndGather(

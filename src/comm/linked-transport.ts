@@ -119,6 +119,18 @@ export class LinkedTransport implements Transport {
     return tensors;
   }
 
+  /** Waits for `until` in the place of a message of another rank's: with its deadline, its errors, its place in `pending`. */
+  async attend(from: number, tag: string, until: Promise<void>): Promise<void> {
+    const { mailbox } = this.#peer(from, tag);
+    await this.#waiting(mailbox.attend(tag, this.#deadlineMs, until));
+  }
+
+  /** Counts bytes that went to other ranks, and came from them, without a message. */
+  moved(bytesSent: number, bytesReceived: number): void {
+    this.#statistics.bytesSent += bytesSent;
+    this.#statistics.bytesReceived += bytesReceived;
+  }
+
   pending(): readonly PendingWait[] {
     return this.#peers.flatMap((peer) => peer?.mailbox.pending() ?? []);
   }

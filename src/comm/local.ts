@@ -1,8 +1,11 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
 import { type DType, type HostTensor, type Shape, sizeOf, type TypedArray } from '../tensor/index.ts';
+import { Arena, arenaMemory } from './arena.ts';
+import type { SharedArena } from './arena-reduction.ts';
 import { CommProtocolError } from './errors.ts';
 import { type Link, LinkedTransport, type LinkedTransportOptions, type LinkInbox } from './linked-transport.ts';
 import { scratch } from './scratch.ts';
+import type { WasmMemory } from './sum-kernel.ts';
 import type { Transport } from './transport.ts';
 
 /** Options of a local transport. */
@@ -10,6 +13,16 @@ export interface LocalTransportOptions extends LinkedTransportOptions {
   readonly rank: number;
   /** Ports to the other ranks, index = rank; null for this rank itself. */
   readonly ports: readonly (MessagePort | null)[];
+  /** Memory that all ranks share (`createLocalLinks` makes it); only where the ports lead to their threads without a relay. */
+  readonly arena?: WasmMemory | null;
+}
+
+/** What a rank is given to be linked to all others: ports, which are transferred to its thread, and memory that all share. */
+export interface LocalLinks {
+  /** Index = rank; null for the rank itself. */
+  readonly ports: readonly (MessagePort | null)[];
+  /** Null where there is none. */
+  readonly arena: WasmMemory | null;
 }
 
 /**
@@ -21,8 +34,8 @@ type Frame =
   | readonly [kind: 1, channel: string, count: number]
   | readonly [kind: 2, reason: string];
 
-/** Makes the ports that connect `world` ranks of one process: entry r is what rank r's thread is given (and transferred). */
-export function createLocalLinks(world: number): { readonly ports: readonly (MessagePort | null)[] }[] {
+/** Connects `world` ranks of one process: entry r is what rank r's thread is given. */
+export function createLocalLinks(world: number): LocalLinks[] {
   const ports: (MessagePort | null)[][] = Array.from({ length: world }, () => new Array(world).fill(null));
   for (let a = 0; a < world; a++)
     for (let b = a + 1; b < world; b++) {
@@ -30,12 +43,13 @@ export function createLocalLinks(world: number): { readonly ports: readonly (Mes
       (ports[a] as (MessagePort | null)[])[b] = channel.port1;
       (ports[b] as (MessagePort | null)[])[a] = channel.port2;
     }
-  return ports.map((own) => ({ ports: own }));
+  const arena = arenaMemory(world);
+  return ports.map((own) => ({ ports: own, arena }));
 }
 
 /** Transports of a whole world in one thread, for tests and in-process runs: the same code over the same ports. */
 export function createLoopbackTransports(world: number, options: LinkedTransportOptions = {}): Transport[] {
-  return createLocalLinks(world).map((link, rank) => createLocalTransport({ rank, ports: link.ports, ...options }));
+  return createLocalLinks(world).map((link, rank) => createLocalTransport({ rank, ...link, ...options }));
 }
 
 /**
@@ -45,11 +59,25 @@ export function createLoopbackTransports(world: number, options: LinkedTransport
  * the event loop stays free).
  */
 export function createLocalTransport(options: LocalTransportOptions): Transport {
-  const { rank, ports } = options;
-  return new LinkedTransport({ name: 'local', rank, world: ports.length }, options, (peer, inbox) => {
-    const port = ports[peer];
-    return port ? new LocalLink(rank, port, inbox) : null;
-  });
+  return new LocalTransport(options);
+}
+
+class LocalTransport extends LinkedTransport {
+  readonly shared: SharedArena | undefined;
+
+  constructor(options: LocalTransportOptions) {
+    const { rank, ports, arena } = options;
+    super({ name: 'local', rank, world: ports.length }, options, (peer, inbox) => {
+      const port = ports[peer];
+      return port ? new LocalLink(rank, port, inbox) : null;
+    });
+    if (!arena) return;
+    this.shared = {
+      arena: new Arena(arena, rank),
+      attend: (from, tag, until) => this.attend(from, tag, until),
+      moved: (bytesSent, bytesReceived) => this.moved(bytesSent, bytesReceived),
+    };
+  }
 }
 
 /** The end of a link over a message port. `rank` is for messages. */

@@ -64,11 +64,7 @@ export class Mailbox {
         since,
         timer: setTimeout(() => {
           poll();
-          const waiters = this.#waiters.get(tag);
-          const index = waiters?.indexOf(waiter) ?? -1;
-          if (!waiters || index < 0) return;
-          waiters.splice(index, 1);
-          if (waiters.length === 0) this.#waiters.delete(tag);
+          if (!this.#remove(tag, waiter)) return;
           const waitedMs = performance.now() - since;
           reject(new CommTimeout(this.#rank, this.#peer, tag, waitedMs, 'message', this.#describeQueue()));
         }, deadlineMs),
@@ -77,6 +73,22 @@ export class Mailbox {
       if (waiters) waiters.push(waiter);
       else this.#waiters.set(tag, [waiter]);
     });
+  }
+
+  /**
+   * Waits as for a message of this tag, but for something else that its sender does: `until` resolves then.
+   * @throws CommTimeout, CommClosed
+   */
+  async attend(tag: string, deadlineMs: number, until: Promise<void>): Promise<void> {
+    const wait = this.wait(tag, deadlineMs, () => undefined);
+    const waiter = this.#waiters.get(tag)?.at(-1);
+    if (waiter)
+      void until.then(() => {
+        if (!this.#remove(tag, waiter)) return;
+        clearTimeout(waiter.timer);
+        waiter.resolve([]);
+      });
+    await wait;
   }
 
   /** Rejects every wait; messages that arrived before can still be taken. */
@@ -100,6 +112,16 @@ export class Mailbox {
     return [...this.#waiters].flatMap(([tag, waiters]) =>
       waiters.map((waiter) => ({ from: this.#peer, tag, sinceMs: now - waiter.since })),
     );
+  }
+
+  /** Takes a waiter out; false if it does not wait any more. */
+  #remove(tag: string, waiter: Waiter): boolean {
+    const waiters = this.#waiters.get(tag);
+    const index = waiters?.indexOf(waiter) ?? -1;
+    if (!waiters || index < 0) return false;
+    waiters.splice(index, 1);
+    if (waiters.length === 0) this.#waiters.delete(tag);
+    return true;
   }
 
   #describeQueue(): string {

@@ -1,3 +1,4 @@
+import { ArenaReduction } from './arena-reduction.ts';
 import { memberIndex } from './collectives.ts';
 import { FlatLayout } from './flat-layout.ts';
 import { scratch } from './scratch.ts';
@@ -31,14 +32,19 @@ export function beginReduceScatter(
   options: Pick<TreeReductionOptions, 'pieceElements'> = {},
 ): ReduceScatterUnderWay {
   const sizes = reduction.units.map((unit) => unit.sizes);
+  const owned = (results: readonly (readonly (Float32Array | null)[] | null)[]): OwnedSums => {
+    const me = memberIndex(transport, group);
+    return sizes.map((unit, u) => unit.map((_, t) => (owners[u]?.[t] === me ? (results[u]?.[t] ?? null) : null)));
+  };
+  const shares = (pieceElements: number) => sharesOf(group, sizes, owners, { pieceElements });
+  const inMemory = ArenaReduction.open(transport, group, tag, reduction, shares, { ...options, gather: false });
+  if (inMemory) return { finish: async () => owned(await inMemory.finish()) };
   const scatter = new TreeScatter(transport, group, tag, reduction, sharesOf(group, sizes, owners, options));
   scatter.post();
   return {
     finish: async () => {
       await scatter.finish(() => undefined);
-      return sizes.map((unit, u) =>
-        unit.map((_, t) => (owners[u]?.[t] === scatter.me ? (scatter.results[u]?.[t] ?? null) : null)),
-      );
+      return owned(scatter.results);
     },
   };
 }

@@ -1,4 +1,5 @@
 import type { HostTensor } from '../tensor/index.ts';
+import type { SharedArena } from './arena-reduction.ts';
 
 /** Options of a send. */
 export interface SendOptions {
@@ -54,6 +55,8 @@ export interface Transport {
    * they are sent, and returns true. Whoever keeps a value that it also sends calls this first, so that all have the same.
    */
   settle?(tag: string, values: Float32Array): boolean;
+  /** Where all ranks are threads of one process that share memory: reductions meet there instead of sending messages. */
+  readonly shared?: SharedArena | undefined;
   pending(): readonly PendingWait[];
   statistics(): TransportStatistics;
   close(): Promise<void>;

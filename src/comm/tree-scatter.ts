@@ -5,7 +5,7 @@ import type { Run } from './flat-layout.ts';
 import { scratch } from './scratch.ts';
 import type { Group, Transport } from './transport.ts';
 import { type LeafRange, maximalNodes } from './tree.ts';
-import { finishingSum, type OwnNodes, ownNodes, type TreeReduction } from './tree-units.ts';
+import { finishingSum, type OwnNodes, ownNodes, sumMemory, type TreeReduction } from './tree-units.ts';
 
 /** What one member finishes, in pieces of a message each; none if it finishes nothing. */
 export type Share = readonly (readonly Run[])[];
@@ -94,26 +94,13 @@ export class TreeScatter {
       }
       if (!orders) {
         orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
-        this.#prepareResults(orders);
+        const sums = sumMemory(units, orders, this.#own, (this.#shares[me] as Share).flat());
+        this.results.splice(0, sums.length, ...sums);
       }
       this.#combine(runs, presence, received, orders);
       for (const member of peers) scratch.give(received[member] as Float32Array);
       done(runs);
     }
-  }
-
-  /** The first partial sum's memory becomes the sum's. */
-  #prepareResults(orders: readonly (Postfix | null)[]): void {
-    const mine = new Set<string>();
-    for (const runs of this.#shares[this.me] as Share)
-      for (const { unit, tensor } of runs) mine.add(`${unit} ${tensor}`);
-    this.#reduction.units.forEach(({ sizes }, unit) => {
-      if (orders[unit] === null) return;
-      const first = this.#own.first(unit);
-      this.results[unit] = sizes.map(
-        (size, tensor) => first?.[tensor] ?? (mine.has(`${unit} ${tensor}`) ? new Float32Array(size) : null),
-      );
-    });
   }
 
   #combine(

@@ -1,4 +1,5 @@
 import { ADD, type Postfix } from './adder.ts';
+import type { Run } from './flat-layout.ts';
 import { type LeafRange, splitPoint } from './tree.ts';
 
 /** Float32 tensors that are summed together and that are absent together (one expert's gradients, say). */
@@ -108,4 +109,25 @@ export function finishingSum(
   };
   const order = visit(root.start, root.end);
   return order.length > 0 ? order : null;
+}
+
+/**
+ * Memory for the sums, by unit and tensor: that of a rank's first partial sum becomes the sum's, and what it had none of is
+ * made. Units that are absent everywhere are null, and tensors that the rank neither had nor wants.
+ * @param wanted stretches that the rank is to have; null for all
+ */
+export function sumMemory(
+  units: readonly TreeUnit[],
+  orders: readonly (Postfix | null)[],
+  own: OwnNodes,
+  wanted: readonly Run[] | null,
+): ((Float32Array | null)[] | null)[] {
+  const names = wanted && new Set(wanted.map(({ unit, tensor }) => `${unit} ${tensor}`));
+  return units.map(({ sizes }, unit) => {
+    if (orders[unit] === null) return null;
+    const first = own.first(unit);
+    const made = (size: number, tensor: number) =>
+      names === null || names.has(`${unit} ${tensor}`) ? new Float32Array(size) : null;
+    return sizes.map((size, tensor) => first?.[tensor] ?? made(size, tensor));
+  });
 }

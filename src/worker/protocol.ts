@@ -1,4 +1,3 @@
-import type { MessagePort } from 'node:worker_threads';
 import type { CompressionOptions } from '../comm/index.ts';
 import type { PreparedData, SplitName } from '../data/index.ts';
 import type { EngineOptions } from '../engine/index.ts';
@@ -51,11 +50,6 @@ export interface WorkerJob {
  * (A thread must not be ended by force while the engine's native code runs in it: that would abort the whole process.)
  */
 export const PROGRESS_FIELDS = ['step', 'mode', 'instruction', 'count', 'abort'] as const;
-
-/** Ports to the other ranks, for the local transport (index = rank; null for oneself). */
-export interface LocalLinks {
-  readonly ports: readonly (MessagePort | null)[];
-}
 
 /** What an evaluation of some examples looks at. */
 export interface ChosenExamples {

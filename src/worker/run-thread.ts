@@ -1,8 +1,8 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { createLocalTransport } from '../comm/index.ts';
+import { createLocalTransport, type LocalLinks } from '../comm/index.ts';
 import { serveJobs } from './agent/compute.ts';
 import { creditsFor } from './credits.ts';
-import type { LocalLinks, WorkerJob } from './protocol.ts';
+import type { WorkerJob } from './protocol.ts';
 import { serve } from './serve.ts';
 
 /**
@@ -17,6 +17,6 @@ export async function runWorkerThread(): Promise<void> {
   const { job, links } = alone;
   const { deadlineMs } = job;
   const credits = creditsFor(job.train);
-  const transport = createLocalTransport({ rank: job.rank, ports: links.ports, deadlineMs, credits });
+  const transport = createLocalTransport({ rank: job.rank, ...links, deadlineMs, credits });
   await serve(job, transport, parentPort, {}, { gathersSteps: true });
 }

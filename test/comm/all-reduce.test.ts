@@ -6,6 +6,8 @@ import {
   allReduceTree,
   beginAllGather,
   beginReduceScatter,
+  createLocalLinks,
+  createLocalTransport,
   createLoopbackTransports,
   type LeafRange,
   splitByHost,
@@ -42,8 +44,23 @@ function unitOf(leaves: readonly Leaf[], range: LeafRange, sizes: readonly numbe
   return { sizes, nodes: sum.nodes() };
 }
 
-async function worldOf(ranks: number): Promise<{ transports: Transport[]; group: { id: string; ranks: number[] } }> {
-  const transports = createLoopbackTransports(ranks, { deadlineMs: 5000, credits: 2 });
+/** How ranks of one process reduce. */
+type Way = 'by messages' | 'in shared memory';
+const WAYS: readonly Way[] = ['by messages', 'in shared memory'];
+
+async function worldOf(
+  ranks: number,
+  way: Way = 'by messages',
+): Promise<{ transports: Transport[]; group: { id: string; ranks: number[] } }> {
+  const transports = createLocalLinks(ranks).map(({ ports, arena }, rank) =>
+    createLocalTransport({
+      rank,
+      ports,
+      arena: way === 'by messages' ? null : arena,
+      deadlineMs: 5000,
+      credits: 2,
+    }),
+  );
   open.push(...transports);
   return { transports, group: { id: 'all', ranks: transports.map(({ rank }) => rank) } };
 }
@@ -52,10 +69,10 @@ async function reduceEverywhere(
   units: readonly { sizes: number[]; leaves: Leaf[] }[],
   ranges: readonly LeafRange[],
   options: { pieceElements?: number; directElements?: number },
-  hosts?: readonly number[],
+  { hosts, way }: { hosts?: readonly number[]; way?: Way } = {},
 ) {
   const leaves = units[0]?.leaves.length ?? 0;
-  const { transports, group: all } = await worldOf(ranges.length);
+  const { transports, group: all } = await worldOf(ranges.length, way);
   const group = hosts ? { ...all, hosts } : all;
   return Promise.all(
     transports.map((transport, i) =>
@@ -120,17 +137,20 @@ function make({ ranks, leaves, sizes, absence, seed, even }: typeof problem exte
 }
 
 describe('allReduceTree', () => {
-  it('has the bits of the serial tree for 1 to 8 ranks, any shares, absent leaves, any cut into messages', async () => {
-    await fc.assert(
-      fc.asyncProperty(problem, async (options) => {
-        const { units, ranges } = make(options);
-        const expected = units.map((unit) => bits(serialSum(unit.leaves)));
-        const results = await reduceEverywhere(units, ranges, options);
-        for (const result of results) expect(result.map(bits)).toEqual(expected);
-      }),
-      { numRuns: 80 },
-    );
-  });
+  it.each(WAYS)(
+    'has the bits of the serial tree for 1 to 8 ranks, any shares, absent leaves, any cut, %s',
+    async (way) => {
+      await fc.assert(
+        fc.asyncProperty(problem, async (options) => {
+          const { units, ranges } = make(options);
+          const expected = units.map((unit) => bits(serialSum(unit.leaves)));
+          const results = await reduceEverywhere(units, ranges, options, { way });
+          for (const result of results) expect(result.map(bits)).toEqual(expected);
+        }),
+        { numRuns: 80 },
+      );
+    },
+  );
 
   it('has these bits on any hosts, and crosses between hosts once for each of them where the tree allows it', async () => {
     let split = 0;
@@ -141,7 +161,7 @@ describe('allReduceTree', () => {
         const hosts = ranges.map((_, i) => (options.even ? Math.floor((i * 2) / ranges.length) : (drawn[i] as number)));
         if (splitByHost({ id: 'all', ranks: ranges.map((_, i) => i), hosts }, ranges, options.leaves)) split += 1;
         const expected = units.map((unit) => bits(serialSum(unit.leaves)));
-        const results = await reduceEverywhere(units, ranges, { ...options, directElements: 0 }, hosts);
+        const results = await reduceEverywhere(units, ranges, { ...options, directElements: 0 }, { hosts });
         for (const result of results) expect(result.map(bits)).toEqual(expected);
       }),
       {
@@ -224,12 +244,12 @@ describe('allReduceTree', () => {
 });
 
 describe('beginReduceScatter and beginAllGather', () => {
-  it('give each owner the bits of the serial tree, and everyone all of them, with other work in between', async () => {
+  it.each(WAYS)('give each owner the bits of the serial tree, with other work in between, %s', async (way) => {
     await fc.assert(
       fc.asyncProperty(problem, async (options) => {
         const { units, ranges, random } = make(options);
         const { leaves, sizes } = options;
-        const { transports, group } = await worldOf(ranges.length);
+        const { transports, group } = await worldOf(ranges.length, way);
         const owners = sizes.map((unit) => unit.map(() => Math.floor(random() * ranges.length)));
         const expected = units.map((unit) => bits(serialSum(unit.leaves)));
         const gathered = await Promise.all(
@@ -260,8 +280,8 @@ describe('beginReduceScatter and beginAllGather', () => {
     );
   });
 
-  it('a failure before anyone finishes is reported by finish, and is not unhandled', async () => {
-    const { transports, group } = await worldOf(2);
+  it.each(WAYS)('a failure before anyone finishes is reported by finish, and is not unhandled, %s', async (way) => {
+    const { transports, group } = await worldOf(2, way);
     const reduction = {
       leaves: 2,
       ranges: [0, 1].map((i) => ({ start: i, end: i + 1 })),

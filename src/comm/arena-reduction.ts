@@ -1,0 +1,296 @@
+import { int32 } from '../tensor/index.ts';
+import { ADD, type Postfix } from './adder.ts';
+import { type Arena, Desk, type Stage } from './arena.ts';
+import { memberIndex } from './collectives.ts';
+import { CommProtocolError } from './errors.ts';
+import type { Group, Transport } from './transport.ts';
+import { type LeafRange, maximalNodes } from './tree.ts';
+import type { Share } from './tree-scatter.ts';
+import { finishingSum, type OwnNodes, ownNodes, sumMemory, type TreeReduction } from './tree-units.ts';
+
+/** Blocks that may be on the desk at a time: members need not keep step exactly. */
+const DEPTH = 4;
+/** Elements that are added at a time: a few stretches of these lie in a core's first cache. */
+const STRETCH = 2048;
+/** With fewer elements a piece than this there would be more waiting than adding. */
+const LEAST_PIECE = 1024;
+/** How long a thread sleeps for the others, in milliseconds, before it looks after other things while it waits. */
+const SLEEP_MS = 2;
+
+/** What a transport offers whose ranks share an arena. */
+export interface SharedArena {
+  readonly arena: Arena;
+  /** Waits for `until` in the place of a message of another rank's: with its deadline, its errors, its place in `pending`. */
+  attend(from: number, tag: string, until: Promise<void>): Promise<void>;
+  /** Counts bytes that went to other ranks, and came from them, without a message. */
+  moved(bytesSent: number, bytesReceived: number): void;
+}
+
+/** Where a group meets, and how the data is cut there. */
+interface Place {
+  readonly shared: SharedArena;
+  readonly desk: Desk;
+  /** Elements that a piece may have. */
+  readonly limit: number;
+  /** Of each member, by block. */
+  readonly shares: readonly Share[];
+}
+
+/**
+ * A reduction in the canonical tree among threads that share memory. Each member copies its partial sums to a desk, block by
+ * block; of each block it adds up its part, in shared memory, and copies the sums that it is to have from there. Caches hold
+ * what is on the desk, so each partial sum is read from memory once, and each sum is written once.
+ */
+export class ArenaReduction {
+  readonly #transport: Transport;
+  readonly #group: Group;
+  readonly #tag: string;
+  readonly #reduction: TreeReduction;
+  /** Of each member. */
+  readonly #nodes: readonly (readonly LeafRange[])[];
+  readonly #shared: SharedArena;
+  readonly #desk: Desk;
+  readonly #limit: number;
+  readonly #shares: readonly Share[];
+  readonly #gather: boolean;
+  readonly #me: number;
+  readonly #own: OwnNodes;
+  readonly #blocks: number;
+  /** Number of this member's first partial sum, and of all partial sums. */
+  readonly #first: number;
+  readonly #count: number;
+  #results: readonly (readonly (Float32Array | null)[] | null)[] = [];
+  #orders: readonly (Postfix | null)[] = [];
+
+  /**
+   * Null where the group cannot meet in shared memory; every member comes to the same answer.
+   * @param shares what each member finishes, cut into pieces of at most so many elements
+   * @param gather whether every member is to have all sums, or only those that it finishes
+   */
+  static open(
+    transport: Transport,
+    group: Group,
+    tag: string,
+    reduction: TreeReduction,
+    shares: (limit: number) => readonly Share[],
+    { gather, pieceElements = Number.POSITIVE_INFINITY }: { gather: boolean; pieceElements?: number | undefined },
+  ): ArenaReduction | null {
+    const { shared } = transport;
+    const members = group.ranks.length;
+    const { leaves, ranges, units } = reduction;
+    if (!shared || members < 2 || ranges.length !== members) return null;
+    const nodes = ranges.map((range) => maximalNodes(range, leaves));
+    const count = nodes.reduce((sum, list) => sum + list.length, 0);
+    const desk = shared.arena.desk(group.ranks[0] as number, members, count * units.length);
+    // (A multiple of 16 elements, which are a cache line.)
+    const most = Math.floor(Desk.roomBytes / (4 * DEPTH * count * members * 16)) * 16;
+    if (!desk || most < LEAST_PIECE) return null;
+    const limit = Math.min(most, pieceElements);
+    const place = { shared, desk, limit, shares: shares(limit) };
+    return new ArenaReduction(transport, group, tag, reduction, nodes, place, gather);
+  }
+
+  private constructor(
+    transport: Transport,
+    group: Group,
+    tag: string,
+    reduction: TreeReduction,
+    nodes: readonly (readonly LeafRange[])[],
+    { shared, desk, limit, shares }: Place,
+    gather: boolean,
+  ) {
+    this.#transport = transport;
+    this.#group = group;
+    this.#tag = tag;
+    this.#reduction = reduction;
+    this.#nodes = nodes;
+    this.#shared = shared;
+    this.#desk = desk;
+    this.#limit = limit;
+    this.#shares = shares;
+    this.#gather = gather;
+    this.#me = memberIndex(transport, group);
+    this.#own = ownNodes(nodes[this.#me] as LeafRange[], reduction.units, tag);
+    const before = (member: number) => nodes.slice(0, member).reduce((sum, list) => sum + list.length, 0);
+    this.#first = before(this.#me);
+    this.#count = before(nodes.length);
+    this.#blocks = Math.max(1, ...shares.map(({ length }) => length));
+  }
+
+  /**
+   * Does it all, which takes all members. Returns the sums by unit and tensor: null for units that are absent everywhere,
+   * and for tensors that this member neither had nor is to have. To be called once.
+   */
+  async finish(): Promise<readonly (readonly (Float32Array | null)[] | null)[]> {
+    await this.#meet();
+    const desk = this.#desk;
+    const me = this.#me;
+    const blocks = this.#blocks;
+    desk.flags.set(this.#own.presence, this.#first * this.#reduction.units.length);
+    let [put, summed, taken] = [0, 0, 0];
+    while (taken < blocks) {
+      const heard = desk.bell();
+      // What empties the desk comes first.
+      if (taken < summed && (!this.#gather || this.#least('summed') > taken)) {
+        this.#take(taken);
+        taken += 1;
+        desk.advance(me, 'taken', taken);
+      } else if (summed < put && this.#least('put') > summed) {
+        if (summed === 0) this.#prepare();
+        this.#sum(summed);
+        summed += 1;
+        desk.advance(me, 'summed', summed);
+      } else if (put < blocks && put - this.#least('taken') < DEPTH) {
+        this.#put(put);
+        put += 1;
+        desk.advance(me, 'put', put);
+      } else {
+        await this.#wait(heard, taken < summed ? 'summed' : summed < put ? 'put' : 'taken');
+      }
+    }
+    desk.leave();
+    this.#account();
+    return this.#results;
+  }
+
+  /** Waits until everyone else has left the desk, and tells the members to come; or waits to be told. */
+  async #meet(): Promise<void> {
+    const { ranks } = this.#group;
+    const tag = `${this.#tag}/desk/meet`;
+    const said = [this.#blocks, this.#limit, this.#count, this.#reduction.units.length];
+    if (this.#me > 0) {
+      const [message] = await this.#transport.recv(ranks[0] as number, tag);
+      const heard = [...((message?.data as Int32Array | undefined) ?? [])];
+      if (heard.join() !== said.join())
+        throw new CommProtocolError(
+          `reduction "${this.#tag}": rank ${ranks[0]} counts ${heard.join(', ')} blocks, elements a piece, partial sums and ` +
+            `units, rank ${this.#transport.rank} ${said.join(', ')}; all ranks must reduce tensors of the same sizes`,
+        );
+      return;
+    }
+    for (;;) {
+      const heard = this.#desk.bell();
+      if (this.#desk.claim(ranks.length)) break;
+      await this.#wait(heard, 'taken');
+    }
+    await Promise.all(ranks.slice(1).map((rank) => this.#transport.send(rank, tag, [int32(said, [said.length])])));
+  }
+
+  /** The least that any member has behind it. */
+  #least(stage: Stage): number {
+    return this.#desk.count(this.#last(stage), stage);
+  }
+
+  /** The member that has the least behind it. */
+  #last(stage: Stage): number {
+    let last = 0;
+    for (let member = 1; member < this.#group.ranks.length; member++)
+      if (this.#desk.count(member, stage) < this.#desk.count(last, stage)) last = member;
+    return last;
+  }
+
+  /** Waits for the bell: asleep at first, since the others are likely to be just as far. */
+  async #wait(heard: number, stage: Stage): Promise<void> {
+    const { ranks } = this.#group;
+    const { rank } = this.#transport;
+    if (this.#shared.arena.maySleep(rank, ranks) && this.#desk.sleep(heard, SLEEP_MS)) return;
+    const late = ranks[this.#last(stage)] as number;
+    const from = late === rank ? (ranks.find((other) => other !== rank) as number) : late;
+    try {
+      await this.#shared.attend(from, `${this.#tag}/desk/${stage}`, this.#desk.rung(heard));
+    } catch (error) {
+      // Who has left may have done all that was waited for.
+      if (this.#desk.bell() === heard) throw error;
+    }
+  }
+
+  /** Copies this member's partial sums of a block to the desk. */
+  #put(block: number): void {
+    const { room } = this.#desk;
+    this.#own.values.forEach((node, n) => {
+      this.#shares.forEach((share, member) => {
+        let at = this.#at(block, this.#first + n, member);
+        for (const { unit, tensor, start, length } of share[block] ?? []) {
+          const array = node[unit]?.[tensor];
+          if (array) room.set(length === array.length ? array : array.subarray(start, start + length), at);
+          at += length;
+        }
+      });
+    });
+  }
+
+  /** Once everybody's flags are there. */
+  #prepare(): void {
+    const { leaves, units, root = { start: 0, end: leaves } } = this.#reduction;
+    let at = 0;
+    const presence = this.#nodes.map((list) => {
+      const flags = this.#desk.flags.slice(at, at + list.length * units.length);
+      at += flags.length;
+      return flags;
+    });
+    this.#orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
+    const mine = this.#gather ? null : (this.#shares[this.#me] as Share).flat();
+    this.#results = sumMemory(units, this.#orders, this.#own, mine);
+  }
+
+  /** Adds up what this member finishes of a block; the sum is left where the leftmost partial sum was. */
+  #sum(block: number): void {
+    const { add, roomAt } = this.#desk;
+    const addresses: number[] = [];
+    let offset = 0;
+    for (const { unit, length } of this.#shares[this.#me]?.[block] ?? []) {
+      const order = this.#orders[unit];
+      for (let from = 0; order && from < length; from += STRETCH) {
+        const bytes = 4 * Math.min(STRETCH, length - from);
+        for (const item of order)
+          if (item === ADD) {
+            const right = addresses.pop() as number;
+            add(addresses[addresses.length - 1] as number, right, bytes);
+          } else addresses.push(roomAt + 4 * (this.#at(block, item, this.#me) + offset + from));
+        addresses.pop();
+      }
+      offset += length;
+    }
+  }
+
+  /** Copies sums of a block from the desk. */
+  #take(block: number): void {
+    const { room } = this.#desk;
+    this.#shares.forEach((share, member) => {
+      if (!this.#gather && member !== this.#me) return;
+      let offset = 0;
+      for (const { unit, tensor, start, length } of share[block] ?? []) {
+        const order = this.#orders[unit];
+        const into = this.#results[unit]?.[tensor];
+        if (order && into) {
+          const at = this.#at(block, order[0] as number, member) + offset;
+          into.set(room.subarray(at, at + length), start);
+        }
+        offset += length;
+      }
+    });
+  }
+
+  /** Where on the desk a member's piece of a block is, of one partial sum; in elements. */
+  #at(block: number, number: number, member: number): number {
+    return (((block % DEPTH) * this.#count + number) * this.#nodes.length + member) * this.#limit;
+  }
+
+  /** Counts what other members have read of this one's numbers, and the other way round, as if they had been sent. */
+  #account(): void {
+    const peers = this.#nodes.length - 1;
+    const elements = (member: number, partialSums: (unit: number) => number) =>
+      (this.#shares[member] as Share).flat().reduce((sum, { unit, length }) => sum + length * partialSums(unit), 0);
+    const held = (unit: number) => this.#own.values.filter((node) => node[unit]).length;
+    const others = (unit: number) => (this.#orders[unit]?.filter((item) => item !== ADD).length ?? 0) - held(unit);
+    const exists = (unit: number) => (this.#orders[unit] ? 1 : 0);
+    let sent = this.#gather ? peers * elements(this.#me, exists) : 0;
+    let received = elements(this.#me, others);
+    for (let member = 0; member <= peers; member++)
+      if (member !== this.#me) {
+        sent += elements(member, held);
+        if (this.#gather) received += elements(member, exists);
+      }
+    this.#shared.moved(4 * sent, 4 * received);
+  }
+}
