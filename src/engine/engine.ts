@@ -183,8 +183,11 @@ export interface Engine {
   download(tensor: DeviceTensor): Promise<HostTensor>;
   /** The memory of a value that lives on the host, or null if it lives on a device. Never copies. */
   host(tensor: DeviceTensor): HostTensor | null;
-  /** Gives a value's memory back. Using it afterwards is an error. */
-  release(tensor: DeviceTensor): void;
+  /**
+   * Gives a value's memory back. Using it afterwards is an error. Memory that `host` or `download` has shown is not used for
+   * other values, since whoever has seen it may still look at it; with `unseen` the caller says that nobody will.
+   */
+  release(tensor: DeviceTensor, unseen?: boolean): void;
   /** Whether a run that was put off makes or reads the value: its memory must not be written to. */
   inUse?(tensor: DeviceTensor): boolean;
   compileStatistics(): CompileStatistics;

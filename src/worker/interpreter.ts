@@ -52,18 +52,17 @@ export async function interpret(run: ProgramRun, position: Position, trace: Trac
     const instruction = instructions[index] as Instruction;
     position.begin(run, index);
     const start = performance.now();
+    const waited = run.waitedMs;
     // The table pairs each kind with its own handler, which the type of a looked-up entry cannot say.
     const done = (HANDLERS[instruction.op] as Handler<Instruction['op']>)(run, instruction);
     if (done) await done;
     const ms = performance.now() - start;
     if (COMMUNICATION.has(instruction.op)) communication += ms;
-    trace?.add(
-      formatInstruction(instruction),
-      instruction.op,
-      start,
-      ms,
-      run.training ? { step: run.step } : { round: run.step },
-    );
+    trace?.add(formatInstruction(instruction), instruction.op, start, ms, {
+      ...(run.training ? { step: run.step } : { round: run.step }),
+      // (What an instruction that computes has waited for other ranks' tokens.)
+      ...(run.waitedMs > waited ? { waited_ms: run.waitedMs - waited } : {}),
+    });
   }
   position.end(run);
   return communication + run.waitedMs;

@@ -62,15 +62,16 @@ export class TensorSpace {
   }
 
   /**
-   * Puts a buffer that nobody holds into the pool. What comes from outside in every step and is never asked for (batches,
-   * activations of another stage) goes back to the engine: it would pile up.
+   * Puts a buffer that nobody holds into the pool. What is not asked for goes back to the engine, since it would pile up:
+   * what comes from outside in every step (batches, activations of another stage), and results of runs that were put off,
+   * to which the engine gives memory itself. It takes theirs for the next ones.
    */
   give(tensor: DeviceTensor): void {
     const key = keyOf(tensor);
     const list = this.#free.get(key) ?? [];
     // What runs that wait still read must not be handed out again.
     if (list.length >= (this.#missed.get(key) ?? 0) || this.engine.inUse?.(tensor)) {
-      this.engine.release(tensor);
+      this.engine.release(tensor, true);
       return;
     }
     list.push(tensor);
@@ -130,7 +131,7 @@ export class TensorSpace {
 
   /** Gives all pooled buffers back to the engine. */
   clear(): void {
-    for (const list of this.#free.values()) for (const tensor of list) this.engine.release(tensor);
+    for (const list of this.#free.values()) for (const tensor of list) this.engine.release(tensor, true);
     this.#free.clear();
     for (const cell of this.#constants.values()) this.engine.release(cell.tensor);
     this.#constants.clear();

@@ -151,7 +151,7 @@ describe('an executable', () => {
 });
 
 describe('memory', () => {
-  it('of a released value that nobody saw is used again, of one that was shown is not', async () => {
+  it('of a released value that nobody sees is used again, of one that was shown is not', async () => {
     const own = await createOnnxEngine({ device: 'cpu', threads: 1 });
     const run = await own.compileGraph(
       trace((a) => tf.neg(a as never), [f32(1000)]),
@@ -164,7 +164,16 @@ describe('memory', () => {
     const [second] = (await run.run([input])) as [DeviceTensor];
     own.release(second);
     const [third] = (await run.run([input])) as [DeviceTensor];
-    expect((own.host(third) as HostTensor).data.buffer).not.toBe(shown.data.buffer);
+    const again = own.host(third) as HostTensor;
+    expect(again.data.buffer).not.toBe(shown.data.buffer);
+    own.release(third, true);
+    const [fourth] = (await run.run([input])) as [DeviceTensor];
+    expect((own.host(fourth) as HostTensor).data.buffer).toBe(again.data.buffer);
+    // What was uploaded is its owner's.
+    const given = zeros('float32', [1000]);
+    own.release(own.upload(given), true);
+    const [fifth] = (await run.run([input])) as [DeviceTensor];
+    expect((own.host(fifth) as HostTensor).data.buffer).not.toBe(given.data.buffer);
     await own.dispose();
   });
 

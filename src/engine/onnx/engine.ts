@@ -178,7 +178,8 @@ export class OnnxEngine implements Engine, Host {
     return { dtype: handle.dtype, shape: handle.shape, data: (handle.value as Tensor).data as Float32Array };
   }
 
-  release(tensor: DeviceTensor): void {
+  release(tensor: DeviceTensor, unseen = false): void {
+    if (unseen && tensor instanceof OnnxTensor) tensor.recyclable = tensor.ours;
     if (tensor instanceof OnnxTensor && !tensor.dead && this.deferred?.release(tensor)) return;
     this.free(this.own(tensor, 'release'));
   }

@@ -20,7 +20,9 @@ export class OnnxTensor implements DeviceTensor {
   /** Which flush of the runs that wait reads it; compared with the present one. */
   queued = 0;
   private current: Tensor | null;
-  /** Whether the memory may be given to another value after `release`: it is ours, and nobody was shown it. */
+  /** Whether the engine made the memory. */
+  readonly ours: boolean;
+  /** Whether the memory may be given to another value after `release`: it is ours, and nobody looks at it. */
   recyclable: boolean;
   /** Number of the last run that took it as an input: to catch one that is also an `into`. */
   usedBy = 0;
@@ -31,14 +33,15 @@ export class OnnxTensor implements DeviceTensor {
     byteLength: number,
     location: 'host' | 'device',
     value: Tensor | null,
-    recyclable: boolean,
+    ours: boolean,
   ) {
     this.dtype = dtype;
     this.shape = shape;
     this.byteLength = byteLength;
     this.location = location;
     this.current = value;
-    this.recyclable = recyclable;
+    this.ours = ours;
+    this.recyclable = ours;
   }
 
   /** The tensor of the last run that wrote it; null once released. Looking at it ends the wait of runs that were put off. */
