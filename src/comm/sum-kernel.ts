@@ -1,3 +1,5 @@
+import { get, leb, load, simd, store } from './wasm-module.ts';
+
 /** Adds `bytes` bytes (a multiple of 4) at address `source` to those at `target`, or takes them away. */
 export type AddBytes = (target: number, source: number, bytes: number) => void;
 
@@ -91,14 +93,11 @@ export function plainKernels(memory: Float32Array): Kernels {
 function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const section = (id: number, ...content: number[]) => [id, ...leb(content.length), ...content];
   const text = (name: string) => [name.length, ...new TextEncoder().encode(name)];
-  const get = (local: number) => [0x20, local];
   const [target, source, bytes, end] = [0, 1, 2, 3];
-  const load = (offset: number) => [0xfd, 0x00, 0x04, ...leb(offset)];
-  const store = (offset: number) => [0xfd, 0x0b, 0x04, ...leb(offset)];
   const four = ({ four: instruction }: Instructions) =>
     [0, 16, 32, 48].flatMap((at) => [
       ...[...get(target), ...get(target), ...load(at), ...get(source), ...load(at)],
-      ...[0xfd, ...leb(instruction), ...store(at)],
+      ...[...simd(instruction), ...store(at)],
     ]);
   const one = (by: Instructions) => [
     ...[...get(target), ...get(target), by.load, 2, 0, ...get(source), by.load, 2, 0],
@@ -128,16 +127,4 @@ function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
     ...section(7, count, ...KERNELS.flatMap(({ name }, i) => [...text(name), 0, i])),
     ...section(10, count, ...bodies),
   ]);
-}
-
-/** An integer in LEB128; signed ones (constants) need their last byte's second bit clear to be positive. */
-function leb(value: number, signed = false): number[] {
-  const out: number[] = [];
-  let rest = value;
-  while (rest > (signed ? 0x3f : 0x7f)) {
-    out.push((rest & 0x7f) | 0x80);
-    rest >>= 7;
-  }
-  out.push(rest);
-  return out;
 }

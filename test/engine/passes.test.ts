@@ -124,6 +124,20 @@ describe('patterns of plain ops become our kernels', () => {
     expect(kernels(forwardGraph((a) => tf.logSoftmax(a), x()))).toEqual(['LogSoftmax']);
   });
 
+  test('a step of gradient descent is one kernel, unless someone else reads the gradient', () => {
+    const inputs = [random([3, 5], 1), random([4, 3], 2), random([4, 5], 3), random([], 4)];
+    const step: TensorFunction = (w, x, dy, lr) => tf.sub(w, tf.mul(tf.matMul(x, dy, true), lr));
+    const graph = forwardGraph(step, inputs);
+    expect(graph.nodes.map(({ kernel }) => kernel)).toEqual(['Multiply', 'PlexusAddProduct']);
+    expect(graph.nodes[1]?.attrs).toEqual({ transposeA: true, transposeB: false, alpha: -1 });
+    checkForward(step, inputs, optimize);
+    const both = forwardGraph((w, x, dy, lr) => {
+      const gradient = tf.matMul(x, dy, true);
+      return [tf.sub(w, tf.mul(gradient, lr)), gradient];
+    }, inputs);
+    expect(kernels(both)).not.toContain('PlexusAddProduct');
+  });
+
   test('transpositions and factors go into matrix products', () => {
     const inputs = [random([2, 3, 4], 1), random([2, 3, 4], 2)];
     const fn: TensorFunction = (a, b) => tf.mul(tf.matMul(a, tf.transpose(b, [0, 2, 1])), 0.125);

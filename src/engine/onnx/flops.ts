@@ -55,6 +55,8 @@ function nodeFlops(graph: Graph, node: GraphNode): number {
     case 'BatchMatMul':
     case 'PlexusMatMul':
       return 2 * sizeOf(out) * dim(first, first.length - (node.attrs.transposeA ? 2 : 1));
+    case 'PlexusAddProduct':
+      return 2 * sizeOf(out) * dim(second, node.attrs.transposeA ? 0 : 1);
     case 'Conv2D':
       return 2 * sizeOf(out) * sizeOf(second.slice(0, 3));
     case 'Conv2DBackpropInput':

@@ -2,12 +2,13 @@ import type { Graph, GraphNode, ValueId } from '../graph.ts';
 import { fuseGelu } from './fuse-gelu.ts';
 import { fuseLayerNorm } from './fuse-layer-norm.ts';
 import { fuseCrossEntropy, fuseLogSoftmax } from './fuse-softmax.ts';
+import { fuseUpdate } from './fuse-update.ts';
 import { Rewrite } from './rewrite.ts';
 
 /** Turns patterns of nodes into kernels that do the same in one pass over memory. */
 export function fuse(graph: Graph): Graph {
   let result = graph;
-  for (const pattern of [fuseLogSoftmax, fuseCrossEntropy, fuseLayerNorm, fuseGelu, fuseSilu, fuseMatMul]) {
+  for (const pattern of [fuseLogSoftmax, fuseCrossEntropy, fuseLayerNorm, fuseGelu, fuseSilu, fuseMatMul, fuseUpdate]) {
     const rewrite = new Rewrite(result);
     for (const node of rewrite.nodes) if (!rewrite.isGone(node)) pattern(rewrite, node);
     result = rewrite.finish();

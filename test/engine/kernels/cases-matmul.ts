@@ -30,8 +30,24 @@ const products = flags.flatMap((ta) =>
 const scaled = (transposeA: boolean, transposeB: boolean) => (a: Tensor, b: Tensor) =>
   tf.engine().runKernel('PlexusMatMul', { a, b }, { transposeA, transposeB, alpha: 0.3 }) as Tensor;
 
+/** The kernel that passes make of a step of gradient descent, on its own: its matrix is added to a product of that shape. */
+const added = (transposeA: boolean, transposeB: boolean) => (c: Tensor, a: Tensor, b: Tensor) =>
+  tf.engine().runKernel('PlexusAddProduct', { c, a, b }, { transposeA, transposeB, alpha: -0.5 }) as Tensor;
+
 export const matmulCases: KernelCase[] = [
   ...products,
+  ...flags.flatMap((ta) =>
+    flags.map(
+      (tb): KernelCase => ({
+        name: `addProduct${ta ? ' a^T' : ''}${tb ? ' b^T' : ''}`,
+        inputs: fc
+          .tuple(size(), size(), size())
+          .map(([m, k, n]) => [{ shape: [m, n] }, { shape: ta ? [k, m] : [m, k] }, { shape: tb ? [n, k] : [k, n] }]),
+        fn: (c, a, b) => added(ta, tb)(c as Tensor, a as Tensor, b as Tensor),
+        gradient: 'none',
+      }),
+    ),
+  ),
   {
     name: 'matMulBroadcast',
     inputs: anyOf(

@@ -50,8 +50,19 @@ function product(c: LoweringContext, alpha: number): Ref {
   return sameShape(shape, out.shape) ? result : c.b.reshape(result, out.shape);
 }
 
+/** `c + alpha op(a) op(b)` in one pass over the result, where a product by itself, its scaling and the addition make three. */
+function addProduct(c: LoweringContext): Ref {
+  const attrs = {
+    transA: c.flag('transposeA') ? 1 : 0,
+    transB: c.flag('transposeB') ? 1 : 0,
+    alpha: float(c.number('alpha', 1)),
+  };
+  return c.b.op('Gemm', [c.in(1), c.in(2), c.in(0)], attrs, { dtype: 'float32', shape: c.out.shape });
+}
+
 /** Matrix products. */
 export const matmuls: LoweringTable = {
   BatchMatMul: (c) => product(c, 1),
   PlexusMatMul: (c) => product(c, c.number('alpha', 1)),
+  PlexusAddProduct: addProduct,
 };

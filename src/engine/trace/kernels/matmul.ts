@@ -28,5 +28,17 @@ defineKernel('PlexusMatMul', ['a', 'b'], (inputs, attrs) => {
   return { outputs, attrs: { transposeA, transposeB, alpha: attrs.alpha ?? 1 } };
 });
 
+/** `c + alpha * op(a) op(b)` for matrices: what passes make of a step of gradient descent. */
+defineKernel('PlexusAddProduct', ['c', 'a', 'b'], (inputs, attrs) => {
+  const [c, ...factors] = inputs as [Signature, Signature, Signature];
+  const { outputs, transposeA, transposeB } = matmul(factors, attrs);
+  const { shape } = outputs[0] as Signature;
+  if (shape.length !== 2 || shape.some((dim, i) => dim !== c.shape[i]) || c.shape.length !== 2)
+    throw new RangeError(
+      `a product of shape [${shape}] is added to a tensor of shape [${c.shape}]: both must be one matrix`,
+    );
+  return { outputs, attrs: { transposeA, transposeB, alpha: attrs.alpha ?? 1 } };
+});
+
 /** Names of the kernels of this file, for registration. */
-export const matmulKernels = ['BatchMatMul', 'PlexusMatMul'];
+export const matmulKernels = ['BatchMatMul', 'PlexusMatMul', 'PlexusAddProduct'];
