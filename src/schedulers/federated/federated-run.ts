@@ -1,88 +1,17 @@
 import { availableParallelism } from 'node:os';
 import { type Execution, folderStore, MetricsLog, type RunEvent, writeSummary } from '../../coordinator/index.ts';
-import type { Partition, SplitName } from '../../data/index.ts';
-import { initParams, initState, modelParams, modelState } from '../../modules/index.ts';
-import type { HostTensor } from '../../tensor/index.ts';
-import { objectiveNamed, partOf, type VectorLayout, vectorLayout } from '../local/index.ts';
+import type { SplitName } from '../../data/index.ts';
+import { modelParams, modelState } from '../../modules/index.ts';
+import { objectiveNamed, vectorLayout } from '../local/index.ts';
 import { ClientMetrics } from './client-metrics.ts';
-import type { KeptVectors } from './client-store.ts';
-import type { UpdateCompression } from './compression.ts';
-import type { ContinualJob } from './continual/index.ts';
 import { nobodysExamples, RoundsFailed } from './deployment/index.ts';
+import type { FederatedConfig, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { FitPool } from './fit-pool.ts';
-import type { EvaluateReport, SharedStart } from './fit-task.ts';
-import type { RunSettings } from './round-schema.ts';
-import {
-  type FederatedStep,
-  readTotals,
-  recorded,
-  summarise,
-  type Totals,
-  totalsTensor,
-  traffic,
-} from './run-record.ts';
-import { type Layouts, readModel, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
+import { initialModel } from './initial-model.ts';
+import { readTotals, recorded, summarise, type Totals, totalsTensor, traffic } from './run-record.ts';
+import { type Layouts, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
 import { shareOut } from './share-out.ts';
 import { TargetRecord } from './target-record.ts';
-
-/** Keys that all federated runs have, whether they work in rounds or not. */
-export interface FederatedConfig extends RunSettings {
-  readonly clients: number;
-  readonly local_batch: number;
-  readonly threads: number;
-  /** Where there are rounds: how updates are written as fewer bytes. */
-  readonly compression?: UpdateCompression;
-}
-
-/** What a federated training is made of. */
-export interface FederatedParts {
-  readonly execution: Execution;
-  readonly pool: FitPool;
-  readonly partition: Partition;
-  /** What clients are measured on: what they hold out, or else what they train on. */
-  readonly measured: Partition;
-  readonly layouts: Layouts;
-  readonly seed: number;
-  /** Parameters and module state to begin with: drawn from the seed, or the checkpoint's. The training's own from now on. */
-  readonly params: Float32Array;
-  readonly state: Float32Array;
-  /** Completed steps. */
-  readonly step: number;
-  /** The checkpoint that the run goes on from; open until the training is made. */
-  readonly saved: SavedTensors | null;
-}
-
-/** A way of training clients together, step by step. Everything in it is a function of the seed and what `tensors` gives. */
-export interface FederatedTraining {
-  /** Makes the next step; null if it was stopped before there was one. @throws RoundsFailed where there is no way to go on */
-  next(): Promise<FederatedStep | null>;
-  /** What is evaluated and what a run ends with. */
-  model(): { readonly params: Float32Array; readonly state: Float32Array };
-  /** Measures the model in place of a look at the whole split: where not all of it is to be known yet. */
-  evaluate?(start: SharedStart): Promise<EvaluateReport>;
-  /** What a client keeps, where that can make a model of its own. */
-  kept?(client: number): KeptVectors;
-  /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */
-  tensors(): Readonly<Record<string, HostTensor>>;
-  /** What it adds to summary.json. */
-  summary?(): Readonly<Record<string, unknown>> | Promise<Readonly<Record<string, unknown>>>;
-  /** Waits for what is under way and lets go of everything; the pool is still open. */
-  close?(): Promise<void>;
-}
-
-/** How a federated run is made: what its clients do, and who tells them when. */
-export interface FederatedPlan {
-  /** Clients that train in a step, for whoever watches. */
-  readonly width: number;
-  readonly objective: { readonly name: string; readonly config: unknown };
-  /** What a step is called. */
-  readonly steps?: 'rounds' | 'versions';
-  /** Whether clients elsewhere can take the place of simulated ones. */
-  readonly remote?: boolean;
-  /** The sequence of tasks that clients learn, if there is one. */
-  readonly continual?: ContinualJob;
-  make(parts: FederatedParts): Promise<FederatedTraining>;
-}
 
 /**
  * Runs a federated training with simulated clients: `train.steps` steps, with evaluations, checkpoints and metrics as in any other
@@ -303,19 +232,4 @@ function hasOwnModels({ name, config }: FederatedPlan['objective'], layouts: Lay
   const { own, personal } = objectiveNamed(name, config);
   const places = [...layouts.params.places, ...layouts.state.places];
   return own !== undefined || places.some(({ path, shape }) => personal?.({ path, shape, decay: false }) ?? false);
-}
-
-/** Parameters and module state to begin with: drawn from the seed, or read from a checkpoint. */
-async function initialModel({ prepared }: Execution, layouts: Layouts, saved: SavedTensors | null) {
-  const params = new Float32Array(layouts.params.size);
-  const state = new Float32Array(layouts.state.size);
-  const fill = (vector: Float32Array, layout: VectorLayout, tensors: Readonly<Record<string, HostTensor>>) => {
-    for (const place of layout.places) partOf(vector, place).set(tensors[place.path]?.data as Float32Array);
-  };
-  if (saved) await readModel(saved, layouts, params, state);
-  else {
-    fill(params, layouts.params, initParams(modelParams(prepared.model), prepared.config.seed));
-    fill(state, layouts.state, initState(modelState(prepared.model), prepared.config.seed));
-  }
-  return { params, state };
 }

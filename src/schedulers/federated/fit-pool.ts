@@ -1,5 +1,3 @@
-import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
 import type { SplitName } from '../../data/index.ts';
 import type {
@@ -12,6 +10,7 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
+import { startFitThreads } from './fit-threads.ts';
 import type { MaskJob } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
@@ -71,29 +70,8 @@ export class FitPool {
 
   /** Starts the threads and waits until each is ready. @throws what making the model or the engine throws */
   static async start({ job, threads, startDeadlineMs = 300_000 }: FitPoolOptions): Promise<FitPool> {
-    // Loaded when it is used: other commands start without it.
-    const { Piscina } = await import('piscina');
-    const piscina = new Piscina({
-      filename: fileURLToPath(threadUrl()),
-      workerData: job,
-      minThreads: threads,
-      maxThreads: threads,
-      concurrentTasksPerWorker: 1,
-      // Short-lived objects are few and small here; the default lets each thread hold 48 MB of them.
-      resourceLimits: { maxYoungGenerationSizeMb: 8 },
-      idleTimeout: Number.POSITIVE_INFINITY,
-    });
-    try {
-      const deadline = AbortSignal.timeout(startDeadlineMs);
-      const ready = Array.from({ length: threads }, () =>
-        piscina.run(undefined, { name: 'prepare', signal: deadline }),
-      ) as Promise<FitSizes>[];
-      const [sizes] = await Promise.all(ready);
-      return new FitPool(piscina, threads, sizes as FitSizes);
-    } catch (error) {
-      await piscina.destroy();
-      throw error;
-    }
+    const { pool, sizes } = await startFitThreads(job, threads, startDeadlineMs);
+    return new FitPool(pool, threads, sizes);
   }
 
   /** Puts parameters, module state and the objective's `round` tensors where all threads can read them. */
@@ -294,14 +272,4 @@ function shared(values: Float32Array): SharedArrayBuffer {
   const buffer = new SharedArrayBuffer(values.byteLength);
   new Float32Array(buffer).set(values);
   return buffer;
-}
-
-/** The module that the threads run: the built one under Node, which cannot run TypeScript. */
-function threadUrl(): URL {
-  const here = import.meta.url;
-  if (!here.endsWith('.ts')) return new URL('./fit-thread.js', here);
-  if ('Deno' in globalThis) return new URL('./fit-thread.ts', here);
-  const built = new URL('../../../dist/schedulers/federated/fit-thread.js', here);
-  if (!existsSync(built)) throw new Error(`${fileURLToPath(built)} is missing: run \`npm run build\` first`);
-  return built;
 }

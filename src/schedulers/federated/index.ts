@@ -10,6 +10,7 @@ export * from './collector.ts';
 export * from './compression.ts';
 export * from './deployment/index.ts';
 export * from './evaluator.ts';
+export * from './federated-plan.ts';
 export * from './federated-run.ts';
 export * from './fine-tune.ts';
 export * from './fit-passes.ts';

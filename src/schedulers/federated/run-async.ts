@@ -4,7 +4,8 @@ import { float32, type HostTensor } from '../../tensor/index.ts';
 import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';
 import { AsyncSimulation, type AsyncState, type FlightRecord, type VersionReport } from './async-simulation.ts';
 import { clientBehaviour } from './behaviour.ts';
-import { type FederatedParts, type FederatedTraining, runFederated } from './federated-run.ts';
+import type { FederatedParts, FederatedTraining } from './federated-plan.ts';
+import { runFederated } from './federated-run.ts';
 import { roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 

@@ -1,29 +1,19 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
-import { PLEXUS_VERSION } from '../../../worker/index.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, SharedStart } from '../fit-task.ts';
 import type { Fitters } from '../fitters.ts';
-import { BadUpdate, checkUpdate } from './check-update.ts';
+import { Blame, problemOf } from './blame.ts';
+import { BadUpdate } from './check-update.ts';
 import { RoundsFailed } from './errors.ts';
 import { GatheredSum } from './gathered-sum.ts';
-import {
-  clientOwner,
-  clientSubject,
-  FEDERATED_PROTOCOL,
-  type FitAnswer,
-  fitAnswerSchema,
-  type JobDescription,
-  lossSchema,
-  serverSubject,
-  type ToClient,
-  toServerSchema,
-  type VectorList,
-  type Welcome,
-} from './messages.ts';
-import { bytesOf, joinVectors, type Offered, offer, packed, splitVectors, take, unpacked } from './payload.ts';
+import { clientSubject, type JobDescription, lossSchema, serverSubject, type ToClient } from './messages.ts';
+import { bytesOf, packed, unpacked } from './payload.ts';
+import { receivedUpdate } from './received-update.ts';
 import type { LiveClient, Roster } from './roster.ts';
+import { SentStarts } from './sent-starts.ts';
+import { replyTo } from './server-replies.ts';
 
 /** What the server of clients elsewhere is made of. */
 export interface NatsClientsOptions {
@@ -51,20 +41,8 @@ export interface NatsClientsOptions {
   readonly warn: (message: string) => void;
 }
 
-/** Times in a run that an update above the norm bound is left at that; then its client is quarantined. */
-const LARGE_UPDATES = 3;
-/** Vectors besides the update that a client may send, in multiples of the model's size. */
-const MAX_VECTORS = 8;
-/** Versions of the parameters that clients may still be fetching. */
-const KEPT_STARTS = 4;
-
 /** A request that is about to be sent, without what all have in common. */
 type Asking = DistributiveOmit<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors'>;
-
-interface Wire {
-  readonly start: Offered;
-  readonly vectors: VectorList;
-}
 
 /**
  * Clients elsewhere, over NATS, as rounds ask for them. Whatever they do, what they are asked ends by the round's deadline; what
@@ -81,9 +59,8 @@ export class NatsClients implements Fitters {
   readonly #requester: ControlRequester;
   readonly #responder: ControlResponder;
   readonly #blobs: BlobServer;
-  /** Parameters as they travel, newest last. */
-  readonly #wires = new Map<SharedStart, Wire>();
-  readonly #large = new Map<number, number>();
+  readonly #starts: SentStarts;
+  readonly #blame: Blame;
   readonly #keeping = new Set<number>();
   /** When the round that is under way has to be over. */
   #until = 0;
@@ -92,13 +69,16 @@ export class NatsClients implements Fitters {
   constructor(options: NatsClientsOptions) {
     const { nats, job, local } = options;
     this.#options = options;
+    this.#blame = new Blame(options.roster);
     this.paramsSize = local.paramsSize;
     this.stateSize = local.stateSize;
     this.receivedSize = local.receivedSize;
     this.sentSize = local.sentSize;
     this.#requester = new ControlRequester(nats);
     this.#blobs = new BlobServer({ nats, job, owner: `fed-${this.session}`, secret: this.#secret, listen: null });
-    this.#responder = new ControlResponder(nats, serverSubject(job), (message) => this.#told(message));
+    this.#starts = new SentStarts(this.#blobs, `fed-${this.session}`);
+    const replies = { ...options, session: this.session, secret: this.#secret, sizes: this };
+    this.#responder = new ControlResponder(nats, serverSubject(job), (message) => replyTo(message, replies));
   }
 
   /** Begins a round: from now on its deadline runs. */
@@ -197,45 +177,6 @@ export class NatsClients implements Fitters {
     await this.#blobs.close();
   }
 
-  // ---- what clients tell
-
-  #told(message: unknown): unknown {
-    const parsed = toServerSchema.safeParse(message);
-    if (!parsed.success) throw new Error(`the server does not understand this: ${parsed.error.issues[0]?.message}`);
-    const told = parsed.data;
-    const { roster, run, description: job, beatMs } = this.#options;
-    if (told.type === 'join') {
-      if (told.protocol !== FEDERATED_PROTOCOL || told.version !== PLEXUS_VERSION)
-        throw new Error(
-          `the server is Plexus ${PLEXUS_VERSION} (messages ${FEDERATED_PROTOCOL}), the client ${told.version} (${told.protocol}): install the same`,
-        );
-      roster.join(told);
-      return { session: this.session, run, job, secret: this.#secret, beatMs } satisfies Welcome;
-    }
-    if (told.session !== this.session) {
-      if (told.type === 'beat') return { known: false };
-      throw new Error('this session is over: join again');
-    }
-    switch (told.type) {
-      case 'ready':
-        if (told.params !== this.paramsSize || told.state !== this.stateSize)
-          throw new Error(
-            `its model has ${told.params} parameters and ${told.state} numbers of state, the server's ${this.paramsSize} and ${this.stateSize}`,
-          );
-        roster.arrive(told);
-        return {};
-      case 'refuse':
-        roster.refuse(told);
-        this.#options.warn(`client ${told.name} takes no part: ${told.reason}`);
-        return {};
-      case 'beat':
-        return { known: roster.beat(told) };
-      case 'leave':
-        roster.leave(told, told.reason);
-        return {};
-    }
-  }
-
   // ---- what clients are asked
 
   /** One client's fit. Never rejects for what the client does: that is the report's problem. */
@@ -270,7 +211,7 @@ export class NatsClients implements Fitters {
         wanted: [...this.#options.wanted],
       };
       const answer = await this.#request(start, { client, round }, asking, signal);
-      const { update, norm, kept, sent, told } = await this.#checked(start, { client, round }, answer, signal);
+      const { update, norm, kept, sent, told } = await this.#received(start, { client, round }, answer, signal);
       const { steps, loss, lr, problem, keeps } = told;
       if (keeps) this.#keeping.add(client);
       const ms = performance.now() - began;
@@ -278,8 +219,8 @@ export class NatsClients implements Fitters {
       return { update, report };
     } catch (error) {
       if (signal?.aborted) throw error;
-      if (error instanceof BadUpdate) this.#blame(client, error);
-      const problem = this.#problem(error as Error);
+      if (error instanceof BadUpdate) this.#blame.add(client, error);
+      const problem = problemOf(error as Error, this.#options.deadlineMs);
       return {
         update: null,
         report: { ...base, steps: 0, loss: Number.NaN, norm: 0, ms: performance.now() - began, problem },
@@ -288,67 +229,24 @@ export class NatsClients implements Fitters {
   }
 
   /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
-  async #checked(start: SharedStart, { client, round }: Who, answer: unknown, signal: AbortSignal | undefined) {
-    const parsed = fitAnswerSchema.safeParse(answer);
-    if (!parsed.success) throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
-    const told: FitAnswer = parsed.data;
-    if (told.session !== this.session || told.round !== round || told.version !== start.version)
-      throw new BadUpdate(
-        `it answers with an update of round ${told.round}, version ${told.version}; round ${round}, version ${start.version} was asked for`,
-        true,
-      );
-    if (told.problem !== null || told.update === null)
-      return {
-        update: null,
-        norm: 0,
-        kept: {},
-        sent: {},
-        told: { ...told, problem: told.problem ?? 'it sent no update' },
-      };
-    if (!Number.isFinite(told.loss)) throw new BadUpdate(`its loss is ${told.loss}`, true);
-    const { parcel, vectors: list } = told.update;
-    const size = this.paramsSize + this.stateSize;
-    const [first] = list;
-    if (first?.name !== 'update' || first.length !== size)
-      throw new BadUpdate(`its update has ${first?.length ?? 0} numbers, ${size} were expected`, true);
-    if (bytesOf(list) > 4 * MAX_VECTORS * (size + 1024))
-      throw new BadUpdate(`it sends ${bytesOf(list)} bytes, which is too much for a model of ${size} numbers`, true);
-    const { nats, job, maxNorm } = this.#options;
+  #received({ version }: SharedStart, { client, round }: Who, answer: unknown, signal: AbortSignal | undefined) {
+    const { nats, job, maxNorm, wanted } = this.#options;
     const live = this.#live(client);
-    const bytes = await take(parcel, {
-      ...{ nats, job, secret: live.secret, owner: clientOwner(live.id), length: bytesOf(list) },
-      deadlineMs: Math.max(1, this.#until - performance.now()),
+    return receivedUpdate(answer, {
+      ...{ nats, job, maxNorm, wanted, version, round, from: live, session: this.session, sizes: this },
+      deadlineMs: () => Math.max(1, this.#until - performance.now()),
       signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
-    }).catch((error: Error) => {
-      throw error instanceof RangeError ? new BadUpdate(`its update: ${error.message}`, true) : error;
+      onBytes: (bytes) => {
+        this.#bytes.up += bytes;
+      },
     });
-    this.#bytes.up += bytes.length;
-    const vectors = splitVectors(bytes, list);
-    const update = vectors.get('update') as Float32Array;
-    const norm = checkUpdate(update, { params: this.paramsSize, state: this.stateSize, maxNorm });
-    const kept: Record<string, Float32Array> = {};
-    const sent: Record<string, Float32Array> = {};
-    for (const [name, values] of vectors) {
-      if (name === 'update') continue;
-      const bad = values.findIndex((value) => !Number.isFinite(value));
-      if (bad >= 0) throw new BadUpdate(`number ${bad} of "${name}" is ${values[bad]}`, true);
-      if (name.startsWith('kept/') && this.#options.wanted.includes(name.slice(5))) kept[name.slice(5)] = values;
-      if (name.startsWith('sent/')) sent[name.slice(5)] = values;
-    }
-    const missing = this.#options.wanted.find((name) => kept[name]?.length !== this.paramsSize);
-    if (missing !== undefined)
-      throw new BadUpdate(
-        `it sends ${kept[missing]?.length ?? 'no'} numbers of "${missing}", ${this.paramsSize} were expected`,
-        true,
-      );
-    return { update, norm, kept, sent, told };
   }
 
   /** Asks one client, until it answers or the round is over. */
   async #request(start: SharedStart, { client, round }: Who, asking: Asking, signal?: AbortSignal): Promise<unknown> {
     const { job } = this.#options;
     const live = this.#live(client);
-    const wire = this.#wire(start);
+    const sent = this.#starts.of(start);
     const deadlineMs = this.#until - performance.now();
     if (deadlineMs <= 0) throw new Error('the deadline of the round had passed');
     const { session } = this;
@@ -359,10 +257,10 @@ export class NatsClients implements Fitters {
       round,
       client,
       version,
-      start: wire.start.parcel,
-      vectors: wire.vectors,
+      start: sent.start.parcel,
+      vectors: sent.vectors,
     } as ToClient;
-    this.#bytes.down += bytesOf(wire.vectors);
+    this.#bytes.down += bytesOf(sent.vectors);
     return this.#requester.request(clientSubject(job, live.name, live.id), message, {
       deadlineMs,
       signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
@@ -376,10 +274,10 @@ export class NatsClients implements Fitters {
         try {
           return await one(who);
         } catch (error) {
-          if (error instanceof BadUpdate) this.#blame(who.client, error);
+          if (error instanceof BadUpdate) this.#blame.add(who.client, error);
           const name = this.#options.roster.nameOf(who.client);
           throw new RoundsFailed(
-            `client ${name} did not answer a question of round ${who.round}: ${this.#problem(error as Error)}`,
+            `client ${name} did not answer a question of round ${who.round}: ${problemOf(error as Error, this.#options.deadlineMs)}`,
             {
               cause: error,
             },
@@ -393,40 +291,6 @@ export class NatsClients implements Fitters {
     const live = this.#options.roster.live(client);
     if (!live) throw new Error('it left');
     return live;
-  }
-
-  /** Parameters as they travel: made once, however many clients get them. */
-  #wire(start: SharedStart): Wire {
-    let wire = this.#wires.get(start);
-    if (wire) return wire;
-    const { bytes, list } = joinVectors([
-      ['params', new Float32Array(start.params)],
-      ['state', new Float32Array(start.state)],
-      ...Object.entries(start.round).map(([name, values]) => [name, new Float32Array(values)] as const),
-    ]);
-    wire = { start: offer(this.#blobs, `fed-${this.session}`, `start ${start.version}`, bytes), vectors: list };
-    this.#wires.set(start, wire);
-    for (const [oldest, { start: offered }] of this.#wires) {
-      if (this.#wires.size <= KEPT_STARTS) break;
-      offered.withdraw();
-      this.#wires.delete(oldest);
-    }
-    return wire;
-  }
-
-  /** A client whose update cannot be used: at once, or if it is only too large the third time, it is quarantined. */
-  #blame(client: number, { malicious, message }: BadUpdate): void {
-    const times = (this.#large.get(client) ?? 0) + 1;
-    this.#large.set(client, times);
-    if (malicious) this.#options.roster.quarantine(client, message);
-    else if (times >= LARGE_UPDATES) this.#options.roster.quarantine(client, `${message}, ${times} times`);
-  }
-
-  #problem({ name, message }: Error): string {
-    if (name === 'ControlTimeout' || name === 'BlobTimeout')
-      return `no answer within the ${this.#options.deadlineMs / 1000} s of a round`;
-    // (Which subject it was asked on says nothing to a reader.)
-    return name === 'ControlError' ? message.replace(/^plexus\.\S+: /, '') : message;
   }
 }
 

@@ -1,0 +1,100 @@
+import type { NatsConnection } from '@nats-io/transport-node';
+import { BadUpdate, checkUpdate } from './check-update.ts';
+import { clientOwner, type FitAnswer, fitAnswerSchema } from './messages.ts';
+import { bytesOf, splitVectors, take } from './payload.ts';
+import type { LiveClient } from './roster.ts';
+
+/** Vectors besides the update that a client may send, in multiples of the model's size. */
+const MAX_VECTORS = 8;
+
+/** What a client was asked, and what its answer has to be like. */
+export interface ExpectedUpdate {
+  readonly nats: NatsConnection;
+  readonly job: string;
+  readonly from: Pick<LiveClient, 'id' | 'secret'>;
+  readonly session: string;
+  readonly round: number;
+  /** Of the parameters that it began with. */
+  readonly version: number;
+  readonly sizes: { readonly paramsSize: number; readonly stateSize: number };
+  /** Norm above which an update is not used; null for no bound. */
+  readonly maxNorm: number | null;
+  /** Names of what the client keeps that the strategy wants to see. */
+  readonly wanted: readonly string[];
+  /** Milliseconds that are left. */
+  readonly deadlineMs: () => number;
+  readonly signal: AbortSignal;
+  /** Called with the bytes of vectors that were fetched, whether they can be used or not. */
+  readonly onBytes: (bytes: number) => void;
+}
+
+/** What came of a client's fit. */
+export interface ReceivedUpdate {
+  /** Null where the client had a problem, which `told` names. */
+  readonly update: Float32Array | null;
+  readonly norm: number;
+  readonly kept: Readonly<Record<string, Float32Array>>;
+  readonly sent: Readonly<Record<string, Float32Array>>;
+  readonly told: FitAnswer;
+}
+
+/**
+ * Fetches and checks what a client answers to a fit: nothing of it is used before all of it is as it must be.
+ * @throws BadUpdate saying what is wrong with it; or what fetching throws
+ */
+export async function receivedUpdate(
+  answer: unknown,
+  { nats, job, from, session, round, version, sizes, maxNorm, wanted, deadlineMs, signal, onBytes }: ExpectedUpdate,
+): Promise<ReceivedUpdate> {
+  const parsed = fitAnswerSchema.safeParse(answer);
+  if (!parsed.success) throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
+  const told: FitAnswer = parsed.data;
+  if (told.session !== session || told.round !== round || told.version !== version)
+    throw new BadUpdate(
+      `it answers with an update of round ${told.round}, version ${told.version}; round ${round}, version ${version} was asked for`,
+      true,
+    );
+  if (told.problem !== null || told.update === null)
+    return {
+      update: null,
+      norm: 0,
+      kept: {},
+      sent: {},
+      told: { ...told, problem: told.problem ?? 'it sent no update' },
+    };
+  if (!Number.isFinite(told.loss)) throw new BadUpdate(`its loss is ${told.loss}`, true);
+  const { parcel, vectors: list } = told.update;
+  const size = sizes.paramsSize + sizes.stateSize;
+  const [first] = list;
+  if (first?.name !== 'update' || first.length !== size)
+    throw new BadUpdate(`its update has ${first?.length ?? 0} numbers, ${size} were expected`, true);
+  if (bytesOf(list) > 4 * MAX_VECTORS * (size + 1024))
+    throw new BadUpdate(`it sends ${bytesOf(list)} bytes, which is too much for a model of ${size} numbers`, true);
+  const bytes = await take(parcel, {
+    ...{ nats, job, secret: from.secret, owner: clientOwner(from.id), length: bytesOf(list) },
+    deadlineMs: deadlineMs(),
+    signal,
+  }).catch((error: Error) => {
+    throw error instanceof RangeError ? new BadUpdate(`its update: ${error.message}`, true) : error;
+  });
+  onBytes(bytes.length);
+  const vectors = splitVectors(bytes, list);
+  const update = vectors.get('update') as Float32Array;
+  const norm = checkUpdate(update, { params: sizes.paramsSize, state: sizes.stateSize, maxNorm });
+  const kept: Record<string, Float32Array> = {};
+  const sent: Record<string, Float32Array> = {};
+  for (const [name, values] of vectors) {
+    if (name === 'update') continue;
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) throw new BadUpdate(`number ${bad} of "${name}" is ${values[bad]}`, true);
+    if (name.startsWith('kept/') && wanted.includes(name.slice(5))) kept[name.slice(5)] = values;
+    if (name.startsWith('sent/')) sent[name.slice(5)] = values;
+  }
+  const missing = wanted.find((name) => kept[name]?.length !== sizes.paramsSize);
+  if (missing !== undefined)
+    throw new BadUpdate(
+      `it sends ${kept[missing]?.length ?? 'no'} numbers of "${missing}", ${sizes.paramsSize} were expected`,
+      true,
+    );
+  return { update, norm, kept, sent, told };
+}
