@@ -1,4 +1,6 @@
-import { constant, F32, F64, get, I32, load, set, simd, store, tee, V128, wasmInstance } from '../../comm/index.ts';
+import { wasm } from '../../comm/index.ts';
+
+const { constant, F32, F64, get, I32, load, set, simd, store, tee, V128, wasmInstance } = wasm;
 
 /**
  * Arithmetic of updates: whole vectors of a model, in place. Loops of their own, over locals: inside of a method that awaits they took
