@@ -30,10 +30,8 @@ export function openImages(data: PreparedImages): Dataset {
       batch(indices): Batch {
         checkIndices(indices, labels.length, `${data.name} ${name}`);
         const images = new Float32Array(indices.length * size);
-        let at = 0;
-        for (const index of indices)
-          for (let from = index * size; from < (index + 1) * size; from++)
-            images[at++] = scaled[pixels[from] as number] as number;
+        for (let i = 0; i < indices.length; i++)
+          scaleImage(images, i * size, pixels, (indices[i] as number) * size, size, scaled);
         const targets = Int32Array.from(indices, (index) => labels[index] as number);
         return { inputs: [float32(images, [indices.length, ...shape])], targets: [int32(targets, [indices.length])] };
       },
@@ -47,4 +45,16 @@ export function openImages(data: PreparedImages): Dataset {
     baselines: (examples) =>
       priorLoss(labelsOf('train'), labelsOf('validation'), data.info.classes as number, examples),
   };
+}
+
+/** Writes an image's pixels as numbers. By itself, so that V8 makes good code of the loop: it is most of what a small batch costs. */
+function scaleImage(
+  to: Float32Array,
+  at: number,
+  pixels: Uint8Array,
+  from: number,
+  size: number,
+  scaled: Float32Array,
+): void {
+  for (let i = 0; i < size; i++) to[at + i] = scaled[pixels[from + i] as number] as number;
 }

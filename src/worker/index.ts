@@ -15,6 +15,7 @@ export * from './serve.ts';
 export { SnapshotShelf, type SnapshotView } from './snapshot.ts';
 export type { SnapshotShare, SnapshotTaken, SnapshotTensor } from './snapshot-layout.ts';
 export { writeSnapshotShard } from './snapshot-shard.ts';
+export { SPAN } from './step-span.ts';
 export * from './trace.ts';
 export * from './training-objective.ts';
 export { CheckpointMismatch, type InitialSource } from './weights.ts';

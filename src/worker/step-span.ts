@@ -6,7 +6,6 @@ import { globalNorm } from './handlers/norms.ts';
 import type { MetricValue, RankParts } from './program-run.ts';
 import type { LeafValues, StepReport } from './protocol.ts';
 import { type StepGraph, type StepSource, stepsAreRuns, writeSteps } from './step-graph.ts';
-import type { Cell } from './tensor-space.ts';
 
 /** Steps that are run as one. */
 export const SPAN = 8;
@@ -46,9 +45,9 @@ export class StepSpans {
     if (!span) return null;
     const began = performance.now();
     const { space } = this.#parts;
-    const cells: Cell[] = [];
+    const given: DeviceTensor[] = [];
     try {
-      const inputs = this.#inputs(span.graph.sources, first, cells);
+      const inputs = this.#inputs(span.graph.sources, first, given);
       const outputs = await space.runNow(span.executable, inputs);
       const reports = await this.#reports(span.graph, outputs, first);
       if (!reports) {
@@ -68,7 +67,8 @@ export class StepSpans {
       this.#broken = true;
       return null;
     } finally {
-      for (const cell of cells) space.release(cell);
+      // They come from outside in every step: the pool would not want them.
+      for (const tensor of given) space.engine.release(tensor);
     }
   }
 
@@ -83,30 +83,34 @@ export class StepSpans {
     return executable && { graph, executable };
   }
 
-  /** What the steps are given; `cells` are to be released when they are over. */
-  #inputs(sources: readonly StepSource[], first: number, cells: Cell[]): DeviceTensor[] {
+  /** What the steps are given; `given` gets what is to be released when they are over. */
+  #inputs(sources: readonly StepSource[], first: number, given: DeviceTensor[]): DeviceTensor[] {
     const { space, job, optimizer, objectiveSeed } = this.#parts;
     const steps = Array.from({ length: SPAN }, (_, i) => first + i);
     const batches = steps.map((step) => this.#batchOf(step));
     const scalars = steps.map((step) => optimizer.optimizer.scalars(optimizer.lrAt(step), step + 1));
-    const cell = (made: Cell): DeviceTensor => {
-      cells.push(made);
-      return made.tensor;
+    const upload = (values: HostTensor): DeviceTensor => {
+      const tensor = space.engine.upload(values);
+      given.push(tensor);
+      return tensor;
     };
     return sources.map((source) => {
       switch (source.of) {
         case 'held':
           return source.held.get();
         case 'scalars':
-          return cell(space.upload(scalar(scalars[source.step]?.[source.index] as number)));
+          return upload(scalar(scalars[source.step]?.[source.index] as number));
         case 'key':
-          return cell(space.upload(layerKey(job.seed, first + source.step, 0, source.layer)));
+          return upload(layerKey(job.seed, first + source.step, 0, source.layer));
         case 'objective seed':
           return objectiveSeed.tensor;
-        case 'zeros':
-          return cell(space.zeros(source.signature));
+        case 'zeros': {
+          const zeros = space.zeros(source.signature);
+          space.release(zeros);
+          return zeros.tensor;
+        }
         default:
-          return cell(space.upload(batches[source.step]?.[source.of][source.index] as HostTensor));
+          return upload(batches[source.step]?.[source.of][source.index] as HostTensor);
       }
     });
   }

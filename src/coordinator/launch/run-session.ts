@@ -2,7 +2,7 @@ import { compresses } from '../../comm/index.ts';
 import type { SplitName } from '../../data/index.ts';
 import type { Model } from '../../modules/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
-import type { StepReport, TransitionAnswers } from '../../worker/index.ts';
+import { SPAN, type StepReport, type TransitionAnswers } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { RunFailure } from '../failure.ts';
@@ -250,7 +250,9 @@ export class RunSession implements Session {
   #window(): number {
     if (!this.#parts.pool.runsAhead || this.#timedSteps < LONGEST_WINDOW) return WINDOW;
     const steps = Math.ceil((WINDOW_MS * this.#timedSteps) / Math.max(1, this.#stepTime));
-    return Math.max(WINDOW, Math.min(LONGEST_WINDOW, steps));
+    if (steps < SPAN) return Math.max(WINDOW, steps);
+    // Half a window is what is granted at a time: whole spans, which ranks run as one.
+    return Math.min(LONGEST_WINDOW, 2 * SPAN * Math.ceil(steps / (2 * SPAN)));
   }
 
   async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {
