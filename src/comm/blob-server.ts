@@ -106,6 +106,7 @@ export class BlobServer {
       const most = (nats.info?.max_payload ?? 65_536) - ANSWER_BYTES;
       const piece = await this.#shelf.read(request, most);
       this.#answer(message, piece.status, 'bytes' in piece ? piece.bytes : text(piece.why));
+      if ('bytes' in piece) piece.release(); // (An answer is a copy.)
     } catch (error) {
       this.#answer(message, 'failed', text((error as Error).message));
     } finally {
@@ -209,6 +210,7 @@ export class BlobServer {
       const left = new Promise<void>((resolve) => socket.write(bytes, () => resolve()));
       socket.uncork();
       if (!('bytes' in piece)) return;
+      void left.then(piece.release);
       at += bytes.length;
       // One piece may wait in the socket while the next is read.
       if (socket.writableLength > PIECE_BYTES) await left;

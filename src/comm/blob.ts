@@ -28,6 +28,8 @@ export interface FetchBlobOptions {
   readonly length: number;
   /** Where to put them; fresh memory by default. It may be shared memory. */
   readonly into?: Uint8Array;
+  /** Told how many of the first bytes are there and right, as they come: over direct connections only. */
+  readonly moved?: (bytes: number) => void;
   readonly secret: string | Uint8Array;
   readonly deadlineMs: number;
   readonly signal?: AbortSignal;
@@ -77,6 +79,7 @@ export async function fetchBlob(options: FetchBlobOptions): Promise<Uint8Array> 
         try {
           await dialler.fetch({ blob, offset, into }, options.secret, signal, (bytes) => {
             done = bytes;
+            options.moved?.(bytes);
           });
           return into;
         } catch (error) {

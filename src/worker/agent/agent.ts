@@ -53,6 +53,8 @@ const LINGER_MS = 2000;
 const HANDOVER_MS = 15_000;
 /** How long the end of anything may take: threads, connections, the record. */
 const CLOSE_MS = 3000;
+/** How long a new generation may wait for the threads of the one before to let go. */
+const SETTLE_MS = 1000;
 /** How long a fixed port of the generation before may take to be free again. */
 const PORT_MS = 1000;
 
@@ -322,6 +324,8 @@ export class Agent {
       },
       log: (line) => this.#log(line),
     });
+    // What a rank was about to snapshot is newer than what there is, and its thread has to be free anyway.
+    await within(Promise.all(this.#slots.map((slot) => slot.free)), SETTLE_MS);
     this.#current = generation;
     this.#blobs.secret = secret;
     this.#announced.clear();
@@ -336,7 +340,8 @@ export class Agent {
       const device = this.#options.devices[slot.index] ?? null;
       const own = await Promise.all(jobs.map((job) => ownJob(job, device, this.#data, this.#models)));
       // (Meanwhile it may have got one.)
-      if (this.#over === null && !this.#current?.uses(slot.index)) slot.warm(own);
+      if (this.#over === null && !this.#current?.uses(slot.index))
+        slot.warm(own, (memory) => this.#store.pool.reserve(memory));
     }
   }
 

@@ -3,7 +3,7 @@ import { createLocalTransport } from '../../comm/index.ts';
 import { openDataset } from '../../data/index.ts';
 import { createEngine, type Engine, type EngineOptions } from '../../engine/index.ts';
 import { worldSize } from '../../plan/index.ts';
-import { type HostTensor, zeros } from '../../tensor/index.ts';
+import { bytesOf, type HostTensor, zeros } from '../../tensor/index.ts';
 import { CompileCache } from '../compile-cache.ts';
 import { creditsFor } from '../credits.ts';
 import { failureReport } from '../failure.ts';
@@ -11,25 +11,20 @@ import { Position } from '../position.ts';
 import type { WorkerEvent, WorkerJob } from '../protocol.ts';
 import { createRank, type HeldState, modelOf, optimizerOf, type RankOverrides } from '../rank.ts';
 import { serve } from '../serve.ts';
+import { layOut, tensorBytes } from '../snapshot-layout.ts';
 import { trainingObjective } from '../training-objective.ts';
 import type { InitialSource } from '../weights.ts';
+import { Arrivals } from './arrivals.ts';
 import { type Left, leftBy, NOTHING } from './left.ts';
+import type { PlacedTensor } from './restore.ts';
 import { snapshotName } from './snapshot-name.ts';
 
-/** Tensors that a rank begins with: where each lies in shared memory. All are float32. */
+/** Tensors that a rank begins with: where each lies in shared memory, or is about to. All are float32. */
 export interface InitialTensors {
   /** Completed steps. */
   readonly step: number;
-  readonly tensors: readonly {
-    readonly name: string;
-    readonly shape: readonly number[];
-    readonly buffer: SharedArrayBuffer;
-    /** In bytes. */
-    readonly offset: number;
-    /** The agent's own snapshot that it is part of; null where it came from elsewhere. */
-    readonly blob: string | null;
-  }[];
-  /** Says once that everything is there (null), or why it will not come. */
+  readonly tensors: readonly PlacedTensor[];
+  /** Brings `Arrival`s: how much of the pieces of memory is there. */
   readonly arrived: MessagePort;
 }
 
@@ -59,6 +54,8 @@ export interface ComputeIdle {
 /** And of how many ranks that it may become it has compiled everything. */
 export interface ComputeWarmed {
   readonly warmed: number;
+  /** Memory for what the last of them would fetch to begin with, written to once: fresh pages take their time. */
+  readonly memory: SharedArrayBuffer | null;
 }
 
 /**
@@ -73,9 +70,14 @@ export function serveJobs(parent: Pick<MessagePort, 'on' | 'postMessage'>): void
     if ('warm' in next) {
       last = last.then(async () => {
         // A rank to be does not wait for ranks that may be.
-        let done = 0;
-        for (const job of next.warm) if (waiting === 0 && (await warm(job, kept))) done += 1;
-        parent.postMessage({ warmed: done } satisfies ComputeWarmed);
+        let warmed = 0;
+        let memory: SharedArrayBuffer | null = null;
+        for (const job of next.warm) {
+          if (waiting > 0) break;
+          memory = await warm(job, kept);
+          if (memory) warmed += 1;
+        }
+        parent.postMessage({ warmed, memory } satisfies ComputeWarmed);
       });
       return;
     }
@@ -88,23 +90,43 @@ export function serveJobs(parent: Pick<MessagePort, 'on' | 'postMessage'>): void
   });
 }
 
-/** Compiles what a rank needs, so that it begins sooner when this thread becomes it. */
-async function warm(job: WorkerJob, kept: Kept): Promise<boolean> {
+/**
+ * Compiles what a rank needs, so that it begins sooner when this thread becomes it. Returns memory for its tensors to be
+ * fetched into, or null if it cannot be that rank.
+ */
+async function warm(job: WorkerJob, kept: Kept): Promise<SharedArrayBuffer | null> {
   const ports = new Array<null>(worldSize(job.train.mesh)).fill(null);
   const transport = createLocalTransport({ rank: job.rank, ports, deadlineMs: job.deadlineMs });
-  const initial: InitialSource = { step: 0, read: async (_, shape) => zeros('float32', shape) };
+  const initial: InitialSource = { step: 0, read: async (_, shape) => writtenZeros(shape) };
   try {
     const parts = await kept.for(job);
     const rank = await createRank(job, transport, { ...parts, initial: { ...initial, ...kept.take().again } });
-    kept.leave({ ...rank.held(), step: null }, 0, job.rank);
+    const { tensors } = rank.held();
+    kept.leave({ tensors, step: null }, 0, job.rank);
     await rank.dispose();
-    return true;
+    return memoryFor([...tensors.values()].map(({ shape }) => shape));
   } catch {
     // Whatever is wrong with it will be told when the rank is to begin in earnest.
-    return false;
+    return null;
   } finally {
     await transport.close();
   }
+}
+
+/** Zeros whose pages are there: of memory that nobody has written to they are not. */
+function writtenZeros(shape: readonly number[]): HostTensor {
+  const tensor = zeros('float32', shape);
+  bytesOf(tensor.data).fill(0);
+  return tensor;
+}
+
+/** Shared memory of the size of a snapshot's tensors, written to. */
+function memoryFor(shapes: readonly (readonly number[])[]): SharedArrayBuffer {
+  const { offsets } = layOut(shapes);
+  const bytes = (offsets.at(-1) ?? 0) + tensorBytes(shapes.at(-1) ?? [0]);
+  const memory = new SharedArrayBuffer(bytes);
+  new Uint8Array(memory).fill(0);
+  return memory;
 }
 
 async function run(next: ComputeJob, kept: Kept): Promise<void> {
@@ -175,33 +197,28 @@ class Kept {
   }
 }
 
-/** Hands out tensors once all of them are here; those that the thread has itself it hands out at once. */
+/** Hands out each tensor as soon as it is here; those that the thread has itself it hands out as they are. */
 function reader({ step, tensors, arrived }: InitialTensors, left: Left): InitialSource {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-  const here = new Promise<void>((resolve, reject) => {
-    arrived.once('message', (problem: string | null) => {
-      if (problem === null) resolve();
-      else reject(new Error(problem));
-      arrived.close();
-    });
-    arrived.once('close', () => reject(new Error('the generation ended before its tensors had come')));
-  });
-  // The rank may fail for another reason before it asks for the first one.
-  here.catch(() => undefined);
+  const arrivals = new Arrivals(arrived);
   return {
     step,
-    ...left.again,
     inPlace: (name, shape) => left.same(byName.get(name)?.blob ?? null, name, shape),
-    has: (name) => here.then(() => byName.has(name)),
+    has: (name) => byName.has(name),
     async read(name: string, shape: readonly number[]): Promise<HostTensor> {
-      await here;
       const found = byName.get(name);
       if (!found)
         throw new Error(`the coordinator named no source of "${name}" [${shape}] for step ${step}: restart the run`);
       if (String(found.shape) !== String(shape))
         throw new Error(`the source of "${name}" has shape [${found.shape}], but the model wants [${shape}]`);
       const size = shape.reduce((product, dim) => product * dim, 1);
+      if (found.piece !== null) await arrivals.until(found.piece, found.offset + 4 * size);
       return { dtype: 'float32', shape, data: new Float32Array(found.buffer, found.offset, size) };
+    },
+    memory: left.again.memory,
+    done: () => {
+      left.again.done?.();
+      arrivals.close();
     },
   };
 }

@@ -10,6 +10,7 @@ import {
 import { readFlight } from '../flight-reader.ts';
 import { createProgress } from '../flight-recorder.ts';
 import type { WorkerCommand, WorkerEvent, WorkerJob } from '../protocol.ts';
+import type { Arrival } from './arrivals.ts';
 import type { HeldBytes } from './copies.ts';
 import type { DataCache } from './data-cache.ts';
 import { goodbye, isGoodbye } from './goodbye.ts';
@@ -185,11 +186,11 @@ export class RankRun {
       arrivals.port2.close();
       return;
     }
-    const said = await this.#gathering.arrived.then(
-      () => null,
-      (error: Error) => `its tensors of step ${step} did not come: ${error.message}`,
+    const tell = (arrival: Arrival) => arrivals.port1.postMessage(arrival);
+    this.#gathering.follow((piece, bytes) => tell({ piece, bytes }));
+    await this.#gathering.arrived.catch((error: Error) =>
+      tell({ problem: `its tensors of step ${step} did not come: ${error.message}` }),
     );
-    arrivals.port1.postMessage(said);
     arrivals.port1.close();
   }
 

@@ -11,6 +11,8 @@ export type FetchRange = (range: {
   readonly offset: number;
   readonly length: number;
   readonly into: Uint8Array;
+  /** May be told how many of the first bytes are there, as they come. */
+  readonly moved: (bytes: number) => void;
 }) => Promise<unknown>;
 
 /** A tensor in shared memory. */
@@ -20,8 +22,10 @@ export interface PlacedTensor {
   readonly buffer: SharedArrayBuffer;
   /** In bytes. */
   readonly offset: number;
-  /** The agent's own blob that it is part of; null where it was fetched. */
+  /** The agent's own blob that it is part of; null where it is fetched. */
   readonly blob: string | null;
+  /** The piece of memory that it is fetched into, as `Gathering.follow` numbers them; null where it is there already. */
+  readonly piece: number | null;
 }
 
 /** Where the tensors are going to lie, and when they do. */
@@ -29,6 +33,8 @@ export interface Gathering {
   readonly tensors: readonly PlacedTensor[];
   /** Everything is there. @throws what a fetch throws, or an error naming a snapshot of this agent that is gone */
   readonly arrived: Promise<void>;
+  /** Tells how many of the first bytes of each piece of memory are there: at once, and whenever more have come. */
+  follow(moved: (piece: number, bytes: number) => void): void;
   /** Pieces of memory that were fetched, and what lies in each. */
   readonly fetched: readonly { readonly buffer: SharedArrayBuffer; readonly tensors: SnapshotInfo['tensors'] }[];
   /** Blobs of this agent's own that tensors lie in. */
@@ -73,17 +79,19 @@ export function gather(
         release();
         const arrived = Promise.reject(new Error(`snapshot ${source.blob} of agent ${own} is not there any more`));
         arrived.catch(() => undefined);
-        return { tensors: [], fetched: [], own: [], arrived, release };
+        return { tensors: [], fetched: [], own: [], arrived, follow: () => undefined, release };
       }
       view = found.held;
       held.set(source.blob, view);
     }
     const { name, shape, offset } = source;
-    tensors.push({ name, shape, buffer: view.buffer, offset, blob: source.blob });
+    tensors.push({ name, shape, buffer: view.buffer, offset, blob: source.blob, piece: null });
   }
   const ranges = rangesOf(sources.filter((source) => source.owner !== own));
   const fetched: { buffer: SharedArrayBuffer; tensors: SnapshotInfo['tensors'] }[] = [];
-  const fetches = ranges.map((range) => {
+  const moved = ranges.map(() => 0);
+  let told: (piece: number, bytes: number) => void = () => undefined;
+  const fetches = ranges.map(async (range, piece) => {
     const buffer = store.pool.take(range.end - range.offset);
     const { owner, blob, offset } = range;
     const inside = range.sources.map((source) => ({
@@ -92,12 +100,22 @@ export function gather(
       offset: source.offset - offset,
     }));
     fetched.push({ buffer, tensors: inside });
-    for (const tensor of inside) tensors.push({ ...tensor, buffer, blob: null });
-    return fetch({ owner, blob, offset, length: buffer.byteLength, into: new Uint8Array(buffer) });
+    for (const tensor of inside) tensors.push({ ...tensor, buffer, blob: null, piece });
+    const tell = (bytes: number) => {
+      moved[piece] = bytes;
+      told(piece, bytes);
+    };
+    const { byteLength: length } = buffer;
+    await fetch({ owner, blob, offset, length, into: new Uint8Array(buffer), moved: tell });
+    tell(length);
   });
   const arrived = Promise.all(fetches).then(() => undefined);
   arrived.catch(() => undefined);
-  return { tensors, fetched, own: [...held.keys()], arrived, release };
+  const follow = (listener: typeof told): void => {
+    told = listener;
+    for (const [piece, bytes] of moved.entries()) told(piece, bytes);
+  };
+  return { tensors, fetched, own: [...held.keys()], arrived, follow, release };
 }
 
 /** Neighbouring tensors of a blob in one range. */

@@ -25,6 +25,11 @@ export class SharedPool {
     for (const old of [...this.#free.keys()].slice(0, -KEPT_SIZES)) this.#free.delete(old);
   }
 
+  /** Takes memory that has not been used yet, for when a piece of its size is wanted and there is none. */
+  reserve(buffer: SharedArrayBuffer): void {
+    if (!this.#free.get(buffer.byteLength)?.length) this.give(buffer);
+  }
+
   clear(): void {
     this.#free.clear();
   }

@@ -48,6 +48,7 @@ export class Slot {
   #thread: Thread | null = null;
   readonly #retired = new Map<Thread, NodeJS.Timeout>();
   #jobs = 0;
+  #spare: (memory: SharedArrayBuffer) => void = () => undefined;
   #closed = false;
 
   constructor(index: number, log: (line: string) => void, patience: Partial<SlotPatience> = {}) {
@@ -114,10 +115,14 @@ export class Slot {
     };
   }
 
-  /** Lets the thread compile what these ranks would need, if it has nothing else to do. */
-  warm(jobs: readonly WorkerJob[]): void {
+  /**
+   * Lets the thread compile what these ranks would need, if it has nothing else to do.
+   * @param spare is given memory for what such a rank would fetch
+   */
+  warm(jobs: readonly WorkerJob[], spare: (memory: SharedArrayBuffer) => void): void {
     if (this.#closed || this.#thread?.busy) return;
     this.#thread ??= this.#spawn();
+    this.#spare = spare;
     this.#thread.worker.postMessage({ warm: jobs } satisfies ComputeWarm);
   }
 
@@ -173,6 +178,7 @@ export class Slot {
     const thread: Thread = { worker, gone, busy: null };
     worker.on('message', (said: ComputeIdle | ComputeWarmed) => {
       if ('warmed' in said) {
+        if (said.memory) this.#spare(said.memory);
         if (said.warmed > 0) this.#log(`slot ${this.index} has compiled what it needs to take over`);
         return;
       }

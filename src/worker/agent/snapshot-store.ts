@@ -201,7 +201,7 @@ export class SnapshotStore {
     for (const step of now) if (!own.offers.has(step)) own.offers.set(step, this.#offer(own, step));
   }
 
-  /** (Held only while a piece is copied out: what is read for longer is held by whoever offered it.) */
+  /** (Held only until a piece has left: what is read for longer is held by whoever offered it.) */
   #offer(own: Shelf, step: number): () => void {
     const name = snapshotName(own.generation, own.rank, step);
     return this.#blobs.offer(name, {
@@ -209,11 +209,7 @@ export class SnapshotStore {
       read: async (offset: number, length: number) => {
         const held = this.#hold(own, step);
         if (!held) throw new Error(`snapshot ${name} has made room for a newer one`);
-        try {
-          return new Uint8Array(held.buffer, offset, length).slice();
-        } finally {
-          held.release();
-        }
+        return { bytes: new Uint8Array(held.buffer, offset, length), release: () => held.release() };
       },
     });
   }
