@@ -1,7 +1,10 @@
-// `npm run bench -- cluster/recovery [--kills=100] [--workers=2] [--spares=1] [--links=auto] [--seed=1]`: workers are
-// killed at random moments of a step while a model of ten million parameters trains; time from the kill to the first new
-// step, detection and recovery apart. Every run's bits must be the undisturbed run's; a wait of 30 s counts as a hang.
-import { readFileSync } from 'node:fs';
+// `npm run bench -- cluster/recovery [--kills=100] [--workers=2] [--spares=1] [--links=auto] [--seed=1] [--early] [--steps=200]
+// [--into=FILE [--seconds=60]]`: workers are killed at random moments of a step while a model of ten million parameters
+// trains; time from the kill to the first new step, detection and recovery apart. Every run's bits must be the
+// undisturbed run's; a wait of 30 s counts as a hang. With `--into` it can be done in pieces: what was measured is added
+// to the file (and the undisturbed run is not done again), no run begins after so many seconds, and the figures are of
+// all kills so far.
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { Cluster, type Event, type Outcome, type Training } from '../../test/chaos/cluster.ts';
@@ -20,20 +23,27 @@ const { values } = parseArgs({
     model: { type: 'string', default: '10m' },
     /** Experts, so that replicas are needed. */
     moe: { type: 'boolean', default: false },
+    /** Kill also while spares still compile. */
+    early: { type: 'boolean', default: false },
+    steps: { type: 'string', default: '200' },
+    into: { type: 'string' },
+    seconds: { type: 'string', default: '60' },
     verbose: { type: 'boolean', default: false },
   },
 });
 const kills = Number(values.kills);
 const world = Number(values.workers);
-const random = generator(Number(values.seed));
-const KILLS_A_RUN = 8;
+const spares = Number(values.spares);
+/** Steps of a run, and the last after which somebody is killed. */
+const STEPS = Number(values.steps);
+const LAST_KILL = STEPS - 10;
 const HANG_MS = 30_000;
 
 // 12 · 288² · 10 = 10 million parameters; few tokens, so that a step is short and what is measured is the recovery.
 const size = values.model === '10m' ? { dim: 288, layers: 10 } : { dim: 32, layers: 2 };
 const options: ProjectOptions = {
   ...size,
-  steps: 200,
+  steps: STEPS,
   moe: values.moe,
   microbatches: 4,
   context: 16,
@@ -56,12 +66,38 @@ interface Recovery {
   readonly others: number;
 }
 
-const recoveries: Recovery[] = [];
-let hangs = 0;
-let runs = 0;
-let wrong = 0;
-let parameters = 0;
-let quietMs: number[] = [];
+/** All that was measured, also by earlier calls. */
+interface Measured {
+  /** What was measured: only the same can be added. */
+  readonly of: string;
+  readonly expected: Outcome;
+  parameters: number;
+  runs: number;
+  kills: number;
+  hangs: number;
+  /** Runs whose bits are not the undisturbed run's. */
+  wrong: number;
+  /** Of the steps of each run, the median in milliseconds. */
+  readonly stepMs: number[];
+  readonly recoveries: Recovery[];
+}
+
+/** What the file has, or a new beginning with the bits of the undisturbed run. */
+async function begin(): Promise<Measured> {
+  const { seed: _, kills: __, into, seconds: ___, verbose: ____, ...settings } = values;
+  const of = JSON.stringify(settings);
+  if (into !== undefined && existsSync(into)) {
+    const known = JSON.parse(readFileSync(into, 'utf8')) as Measured;
+    if (known.of !== of) throw new Error(`${into} is of ${known.of}, not of ${of}: give another file`);
+    return known;
+  }
+  const expected = await reference();
+  return { of, expected, parameters: 0, runs: 0, kills: 0, hangs: 0, wrong: 0, stepMs: [], recoveries: [] };
+}
+
+function keep(measured: Measured): void {
+  if (values.into !== undefined) writeFileSync(values.into, `${JSON.stringify(measured, null, 1)}\n`);
+}
 
 async function reference(): Promise<Outcome> {
   const alone = await Cluster.start({ nats: null });
@@ -72,6 +108,8 @@ async function reference(): Promise<Outcome> {
     await alone.close();
   }
 }
+
+let random = generator(0);
 
 /** Agents of the newest generation. */
 function members(run: Training): string[] {
@@ -89,12 +127,40 @@ function busyMs(): number {
   return [user, nice, system, irq, softirq].reduce((sum, ticks) => sum + Number(ticks) * 10, 0);
 }
 
+/**
+ * Waits until as many workers as at the beginning are there, and the spare ones have compiled what they need: the next
+ * kill is to find a whole mesh again. (`--early` kills while they still do.)
+ * @param known how many lines each worker had printed when the run began
+ * @returns false if the run ended first
+ */
+async function whole(
+  on: Cluster,
+  run: Training,
+  running: () => readonly Proc[],
+  known: ReadonlyMap<Proc, number>,
+): Promise<boolean> {
+  const found = await on.processes.until('as many workers as at the beginning', HANG_MS, () => {
+    if (!run.proc.running) return { whole: false };
+    const ranked = members(run);
+    const joined = new Set(run.of('joined').map(({ agent }) => agent));
+    const ready = running().filter((worker) => {
+      const agent = agentOf(worker);
+      if (agent === undefined || ranked.includes(agent)) return agent !== undefined;
+      const said = worker.lines.slice(known.get(worker) ?? 0);
+      return joined.has(agent) && (values.early || said.some((line) => line.includes('has compiled what it needs')));
+    });
+    return ready.length >= world + spares && { whole: true };
+  });
+  return found.whole;
+}
+
 /** Kills somebody who takes part, and waits for the next step. */
-async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Promise<void> {
+async function killOne(on: Cluster, run: Training, running: readonly Proc[], measured: Measured): Promise<void> {
   const taking = running.filter((worker) => members(run).includes(agentOf(worker) ?? ''));
   const victim = taking[Math.floor(random() * taking.length)];
   if (!victim) throw new Error('nobody is left to kill');
   const before = run.events.length;
+  const from = run.step;
   const going = on.processes.all.filter((proc) => proc.running && proc !== victim);
   const cpuOf = (procs: readonly Proc[]) => procs.reduce((sum, proc) => sum + proc.cpu(), 0);
   const [cpuBefore, busyBefore] = [cpuOf(going), busyMs()];
@@ -117,55 +183,58 @@ async function killOne(on: Cluster, run: Training, running: readonly Proc[]): Pr
     const replacement = cpuOf(on.processes.all.filter((proc) => proc.running && !going.includes(proc)));
     const others = (busyMs() - busyBefore - cpu - replacement) / (performance.now() - killedAt);
     const phases = (since('recovered', lost.at)?.phases ?? {}) as Recovery['phases'];
-    recoveries.push({ detection, recovery, phases, cpu, replacement, others });
-    if (values.verbose) {
-      const parts = Object.entries(phases).map(([name, ms]) => `${name} ${ms.toFixed(0)}`);
-      console.log(
-        `  ${detection.toFixed(0)} ms until '${lost.reason}', ${recovery.toFixed(0)} until the first step: ${parts.join(', ')}; ` +
-          `CPU ${cpu} ms and ${replacement} ms of the one that is started anew, others take ${others.toFixed(1)} cores`,
-      );
-    }
+    measured.recoveries.push({ detection, recovery, phases, cpu, replacement, others });
+    if (!values.verbose) return;
+    const parts = Object.entries(phases).map(([name, ms]) => `${name} ${ms.toFixed(0)}`);
+    console.log(
+      `  at step ${from}: ${detection.toFixed(0)} ms until '${lost.reason}', ${recovery.toFixed(0)} until the first step: ${parts.join(', ')}; ` +
+        `CPU ${cpu} ms and ${replacement} ms of the one that is started anew, others take ${others.toFixed(1)} cores`,
+    );
+    const more = run.events.slice(before).filter(({ type, at }) => type === 'generation' && at < recovered.at);
+    for (const { reason, at } of more.slice(1))
+      console.log(`    ${(at - killedAt).toFixed(0)} ms: again, because ${reason}`);
   } catch (error) {
-    hangs++;
+    measured.hangs += 1;
     console.log((error as Error).message);
   }
 }
 
-const expected = await reference();
+const measured = await begin();
+keep(measured);
+random = generator(Number(values.seed) + measured.kills);
+const until = values.into === undefined ? Number.POSITIVE_INFINITY : performance.now() + Number(values.seconds) * 1000;
 const on = await Cluster.start();
 try {
-  const kept = on.keep(world + Number(values.spares));
-  for (let done = 0; done < kills && hangs === 0; runs++) {
+  const kept = on.keep(world + spares);
+  while (measured.kills < kills && measured.hangs === 0 && performance.now() < until) {
+    const known = new Map(kept.running().map((worker) => [worker, worker.lines.length]));
     const run = on.train(on.config(options), { args: ['--min-workers', '1'] });
     await run.reached(3, 120_000);
-    parameters = run.of('started')[0]?.parameters as number;
-    quietMs = quietMs.concat(
-      run
-        .of('step')
-        .slice(1)
-        .map(({ stepMs }) => stepMs as number),
-    );
-    for (let i = 0; i < KILLS_A_RUN && done < kills && run.proc.running && hangs === 0; i++) {
-      await delay(random() * 4 * median(quietMs));
-      if (!run.proc.running || run.step > 180) break;
-      await killOne(on, run, kept.running());
-      done++;
-      // The next kill is to find a whole mesh again, and the one that was started anew as a spare.
-      const { length } = run.events;
-      if (run.proc.running)
-        await run.event('joined', undefined, HANG_MS, Math.max(0, length - 1)).catch(() => undefined);
+    measured.parameters = run.of('started')[0]?.parameters as number;
+    const steps = () => median(run.of('step').map(({ stepMs }) => stepMs as number));
+    while (measured.kills < kills && measured.hangs === 0) {
+      if (!(await whole(on, run, kept.running, known))) break;
+      await delay(random() * 4 * steps());
+      if (!run.proc.running || run.step > LAST_KILL) break;
+      await killOne(on, run, kept.running(), measured);
+      measured.kills += 1;
     }
     const outcome = await run.outcome(120_000);
-    if (JSON.stringify(outcome) !== JSON.stringify(expected)) wrong++;
+    measured.runs += 1;
+    measured.stepMs.push(steps());
+    if (JSON.stringify(outcome) !== JSON.stringify(measured.expected)) measured.wrong += 1;
+    keep(measured);
     console.log(
-      `run ${runs + 1}: ${done} of ${kills} kills so far, ${recoveries.length} recoveries, ${wrong} runs with other bits`,
+      `run ${measured.runs}: ${measured.kills} of ${kills} kills so far, ${measured.recoveries.length} recoveries, ${measured.wrong} runs with other bits`,
     );
   }
   kept.stop();
 } finally {
+  keep(measured);
   await on.close();
 }
 
+const { recoveries, hangs, wrong, runs } = measured;
 const line = (name: string, of: (recovery: Recovery) => number) => {
   const sorted = recoveries.map(of).sort((a, b) => a - b);
   const at = (share: number) =>
@@ -175,7 +244,7 @@ const line = (name: string, of: (recovery: Recovery) => number) => {
   );
 };
 console.log(
-  `\n${(parameters / 1e6).toFixed(1)} M parameters, ${world} workers and ${values.spares} spares, links ${values.links}; a step takes ${median(quietMs).toFixed(0)} ms`,
+  `\n${(measured.parameters / 1e6).toFixed(1)} M parameters, ${world} workers and ${spares} spares, links ${values.links}; a step takes ${median(measured.stepMs).toFixed(0)} ms`,
 );
 line('detection', ({ detection }) => detection);
 line('recovery', ({ recovery }) => recovery);
@@ -187,5 +256,7 @@ console.log(
   `others took ${median(recoveries.map(({ others }) => others)).toFixed(1)} cores at the median while recoveries went on`,
 );
 console.log(`target: together at most 1000 ms at the median (torchrun on such a machine: 3.3 s, and 4 hangs in 10)`);
-console.log(`${hangs} hangs, ${wrong} of ${runs} runs with other bits than the undisturbed one`);
+console.log(
+  `${measured.kills} kills: ${hangs} hangs, ${wrong} of ${runs} runs with other bits than the undisturbed one`,
+);
 if (hangs > 0 || wrong > 0) process.exitCode = 1;

@@ -1,4 +1,4 @@
-// `npm run bench -- cluster/soak [--minutes=20] [--every=20] [--seed=1]`: one run, disturbed at random (workers,
+// `npm run bench -- cluster/soak [--minutes=20] [--every=20] [--seed=1] [--step-ms=90]`: one run, disturbed at random (workers,
 // coordinator and nats-server killed, workers frozen, links cut and swallowed); its bits must be those of the
 // undisturbed run, and memory flat.
 import { parseArgs } from 'node:util';
@@ -9,12 +9,15 @@ const { values } = parseArgs({
     minutes: { type: 'string', default: '20' },
     every: { type: 'string', default: '20' },
     seed: { type: 'string', default: '1' },
+    /** What a step takes on this machine: the number of steps is chosen by it. */
+    'step-ms': { type: 'string', default: '90' },
   },
 });
 const report = await soak({
   minutes: Number(values.minutes),
   faultEveryMs: Number(values.every) * 1000,
   seed: Number(values.seed),
+  stepMs: Number(values['step-ms']),
   say: (line) => console.log(line),
 });
 

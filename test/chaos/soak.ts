@@ -10,6 +10,8 @@ export interface SoakOptions {
   readonly faultEveryMs: number;
   /** Of the faults: the same seed gives the same ones. */
   readonly seed: number;
+  /** What a step takes on this machine, roughly, in milliseconds: only the length of the run depends on it. */
+  readonly stepMs?: number;
   /** Called with a line whenever something happens. */
   readonly say: (line: string) => void;
 }
@@ -35,7 +37,7 @@ export interface SoakReport {
   readonly memory: readonly Memory[];
 }
 
-/** What a step and a fault take, roughly: only the length of the run depends on it. */
+/** What a step (default) and a fault take, roughly: only the length of the run depends on it. */
 const STEP_MS = 90;
 const FAULT_MS = 2500;
 const SLEEP_MS = 60;
@@ -49,10 +51,11 @@ const HANG_MS = 60_000;
  * worker (the witness) is never killed, so that its memory can be watched; the coordinator only in the first half.
  * @throws Error where no step is made for a minute
  */
-export async function soak({ minutes, faultEveryMs, seed, say }: SoakOptions): Promise<SoakReport> {
+export async function soak(options: SoakOptions): Promise<SoakReport> {
+  const { minutes, faultEveryMs, seed, say, stepMs = STEP_MS } = options;
   const undisturbed = 1 - Math.min(0.6, FAULT_MS / faultEveryMs);
-  const steps = Math.round((minutes * 60_000 * undisturbed) / STEP_MS);
-  const options: ProjectOptions = {
+  const steps = Math.round((minutes * 60_000 * undisturbed) / stepMs);
+  const project: ProjectOptions = {
     steps,
     moe: true,
     parallel: { data: 4, expert: 2 },
@@ -68,7 +71,7 @@ export async function soak({ minutes, faultEveryMs, seed, say }: SoakOptions): P
     const witness = on.worker(setting);
     const kept = on.keep(3, setting);
     const far = on.keep(1, { ...setting, url: `nats://${proxy.address}` });
-    const config = on.config(options);
+    const config = on.config(project);
     const train = () => on.train(config, { args: ['--min-workers', '1'] });
     let run = train();
     await run.reached(1, 60_000);
@@ -120,7 +123,9 @@ export async function soak({ minutes, faultEveryMs, seed, say }: SoakOptions): P
       for (const [proc, samples] of memory) if (proc.running) samples.push(Math.round(proc.rss() / 1e6));
     };
     const sampling = setInterval(sample, Math.max(500, (minutes * 60_000) / 240));
-    const expected = reference(options);
+    const expected = reference(project);
+    // (It is waited for at the end.)
+    expected.catch(() => undefined);
     try {
       for (let next = began + faultEveryMs; ; next += faultEveryMs) {
         await progress(on, () => run, Math.max(0, next - performance.now()));
@@ -174,7 +179,9 @@ async function reference(options: ProjectOptions): Promise<Outcome> {
   try {
     const config = alone.config({ ...options, parallel: {}, sections: {} });
     const run = alone.train(config, { url: null });
-    return await run.outcome((options.steps ?? 0) * STEP_MS + 60_000);
+    // However long it takes beside the other run, as long as it goes on.
+    while (run.proc.running) await progress(alone, () => run, HANG_MS);
+    return await run.outcome();
   } finally {
     await alone.close();
   }
