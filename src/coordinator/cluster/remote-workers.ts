@@ -8,6 +8,7 @@ import type {
   WorkerCommand,
   WorkerEvent,
 } from '../../worker/index.ts';
+import { Ending } from '../ending.ts';
 import type { Workers, WorkersSnapshot } from '../launch/workers.ts';
 import { Answers } from './answers.ts';
 import type { Crew } from './crew.ts';
@@ -64,18 +65,13 @@ export class RemoteWorkers implements Workers {
   #ids = 0;
   #begun = false;
   #stopping = false;
-  readonly #failed: Promise<never>;
-  #rejectFailed: (error: Error) => void = () => undefined;
+  readonly #ending = new Ending();
 
   constructor(background: WorkersBackground) {
     this.#background = background;
     this.#granted = background.step;
     this.#completed = background.step;
     this.#results = new StepResults(background);
-    this.#failed = new Promise((_, reject) => {
-      this.#rejectFailed = reject;
-    });
-    this.#failed.catch(() => undefined);
   }
 
   get world(): number {
@@ -94,7 +90,7 @@ export class RemoteWorkers implements Workers {
 
   /** Rejects when nothing will be answered any more. */
   get failed(): Promise<never> {
-    return this.#failed;
+    return this.#ending.wait();
   }
 
   get stopping(): boolean {
@@ -109,7 +105,7 @@ export class RemoteWorkers implements Workers {
   }
 
   async step(step: number): Promise<StepReport[]> {
-    const reports = await this.#orFailure(
+    const reports = await this.#ending.before(
       new Promise<StepReport[]>((resolve) => {
         const there = this.#finished.get(step);
         if (there) resolve(there);
@@ -198,7 +194,7 @@ export class RemoteWorkers implements Workers {
 
   /** Nothing will be answered any more. */
   fail(error: Error): void {
-    this.#rejectFailed(error);
+    this.#ending.end(error);
     for (const { reject } of this.#operations.splice(0)) reject(error);
   }
 
@@ -229,7 +225,7 @@ export class RemoteWorkers implements Workers {
   }
 
   #operate<T>(id: number, at: number, command: WorkerCommand | SnapshotCommand): Promise<T[]> {
-    return this.#orFailure(
+    return this.#ending.before(
       new Promise<T[]>((resolve, reject) => {
         const operation: Operation = {
           id,
@@ -291,10 +287,5 @@ export class RemoteWorkers implements Workers {
   #progressed(): void {
     this.#background.progress(this.#completed);
     if (this.#held && this.isQuiet) this.#background.quiet();
-  }
-
-  #orFailure<T>(promise: Promise<T>): Promise<T> {
-    promise.catch(() => undefined);
-    return Promise.race([promise, this.#failed]);
   }
 }

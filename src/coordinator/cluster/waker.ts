@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Waits for something to happen, and is told when something has. */
 export class Waker {
   readonly #signal: AbortSignal;
-  #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
 
   /** @param signal ends every wait with its reason */
   constructor(signal: AbortSignal) {
@@ -12,7 +12,8 @@ export class Waker {
 
   /** Something has happened. */
   wake(): void {
-    for (const resolve of this.#waiting.splice(0)) resolve();
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
   }
 
   /** @throws the signal's reason, if it was raised */
@@ -23,12 +24,15 @@ export class Waker {
   /** Waits until something has happened, but not longer than `ms`. */
   async change(ms: number): Promise<void> {
     this.#signal.throwIfAborted();
-    let timer: NodeJS.Timeout | undefined;
     await new Promise<void>((resolve) => {
-      this.#waiting.push(resolve);
-      timer = setTimeout(resolve, ms);
+      const done = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      this.#waiting.add(done);
     });
-    clearTimeout(timer);
     this.#signal.throwIfAborted();
   }
 

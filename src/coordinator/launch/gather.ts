@@ -1,3 +1,5 @@
+import type { Ending } from '../ending.ts';
+
 /** One answer of each rank to the same question, as they come in. */
 interface Gather {
   readonly values: Map<number, unknown>;
@@ -33,10 +35,10 @@ export class Gathers {
 
   /**
    * Waits for the answers of all ranks and returns them in order of ranks.
-   * @param failed rejects when no answer will come any more
-   * @throws the signal's reason when it is raised, or what `failed` rejects with
+   * @param ending no answer will come any more after it
+   * @throws the signal's reason when it is raised, or the error of the end
    */
-  async all<T>(key: string, failed: Promise<never>, signal?: AbortSignal): Promise<T[]> {
+  async all<T>(key: string, ending: Ending, signal?: AbortSignal): Promise<T[]> {
     const gather = this.#gather(key);
     this.#awaited.add(gather);
     let onAbort = (): void => undefined;
@@ -46,7 +48,7 @@ export class Gathers {
       signal?.addEventListener('abort', onAbort, { once: true });
     });
     try {
-      await Promise.race(signal ? [gather.promise, failed, aborted] : [gather.promise, failed]);
+      await ending.before(signal ? Promise.race([gather.promise, aborted]) : gather.promise);
       return Array.from({ length: this.#world }, (_, rank) => gather.values.get(rank) as T);
     } finally {
       signal?.removeEventListener('abort', onAbort);

@@ -16,6 +16,7 @@ import {
   type WorkerEvent,
   type WorkerJob,
 } from '../../worker/index.ts';
+import { Ending } from '../ending.ts';
 import { formatLastSeen, RunFailure } from '../failure.ts';
 import { Gathers } from './gather.ts';
 import { type InstructionNames, ProgressBoard } from './progress.ts';
@@ -62,8 +63,8 @@ export class WorkerPool implements Workers {
   readonly #reports: FailureReport[] = [];
   /** By rank, once it has been asked for a copy. */
   readonly #shelves: SnapshotShelf[] = [];
-  readonly #failed: Promise<never>;
-  #rejectFailed: (failure: RunFailure) => void = () => undefined;
+  /** (Nobody may be waiting when a failure comes; the next wait sees it.) */
+  readonly #ending = new Ending();
   #failure: RunFailure | null = null;
   #settling: NodeJS.Timeout | null = null;
   #watchdog: NodeJS.Timeout | null = null;
@@ -78,11 +79,6 @@ export class WorkerPool implements Workers {
     this.world = jobs.length;
     this.#answers = new Gathers(this.world);
     this.#board = new ProgressBoard(this.world, names, Date.now());
-    this.#failed = new Promise((_, reject) => {
-      this.#rejectFailed = reject;
-    });
-    // Nobody may be waiting when a failure comes; the next wait will see it.
-    this.#failed.catch(() => undefined);
     const links = createLocalLinks(this.world);
     this.#workers = jobs.map((job, rank) => {
       const own = links[rank] as (typeof links)[number];
@@ -197,7 +193,7 @@ export class WorkerPool implements Workers {
   #await<T>(key: string, signal?: AbortSignal): Promise<T[]> {
     const now = Date.now();
     for (let rank = 0; rank < this.world; rank++) this.#board.touch(rank, now);
-    return this.#answers.all<T>(key, this.#failed, signal);
+    return this.#answers.all<T>(key, this.#ending, signal);
   }
 
   #listen(worker: Worker, rank: number): Promise<void> {
@@ -285,7 +281,7 @@ export class WorkerPool implements Workers {
     this.#failure = new RunFailure([shown, ...others], seen, flight);
     const failure = this.#failure;
     // Rejected only when everything is gone, so that whoever sees the failure finds nothing left behind.
-    void this.terminate().finally(() => this.#rejectFailed(failure));
+    void this.terminate().finally(() => this.#ending.end(failure));
   }
 
   #flight(): RankState[] {
