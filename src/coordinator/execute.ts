@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import type { ResolvedModel } from '../modules/index.ts';
 import {
   formatInstruction,
@@ -7,12 +8,14 @@ import {
   type Program,
   stageFlops,
   sumFlops,
+  worldSize,
 } from '../plan/index.ts';
 import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
+import type { ResolvedConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
 import { RunFailure } from './failure.ts';
 import { sampleText } from './generate/index.ts';
-import { drive, type ReadyEvent, RunSession, WorkerPool, type Workers } from './launch/index.ts';
+import { drive, type ReadyEvent, RunSession, WaitingThreads, WorkerPool, type Workers } from './launch/index.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {
@@ -43,6 +46,8 @@ export interface Execution {
   readonly nats?: NatsPlace;
   /** Where real clients take the place of simulated ones (with `nats`): how many to wait for, and who hears of them. */
   readonly clients?: { readonly min: number | null; readonly emit: (event: RunEvent) => void };
+  /** Threads that have been started already, for whoever starts threads of this process. */
+  readonly waiting?: WaitingThreads | null;
   /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
   readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
 }
@@ -238,14 +243,33 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   }
 }
 
+/** The module that threads of a run's ranks run. */
+function entryOf({ scheduler }: ResolvedConfig): URL {
+  return schedulerNamed(scheduler.name).entry?.() ?? workerEntryUrl();
+}
+
+/**
+ * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
+ * none, or no core would be left for the preparation.
+ */
+export function startThreadsAhead(config: ResolvedConfig): WaitingThreads | null {
+  const world = worldSize(config.parallel);
+  if (schedulerNamed(config.scheduler.name).alone || world >= availableParallelism() || 'Deno' in globalThis)
+    return null;
+  return new WaitingThreads(entryOf(config), world);
+}
+
 /** Starts one thread of this process for each rank. */
 async function launchThreads(execution: Execution, signal: AbortSignal): Promise<Launched> {
   const { prepared, folder, model, from } = execution;
   const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: from?.path ?? null });
   const deadlineMs = prepared.config.comm.deadline_s * 1000;
   const names = instructionNames(prepared);
-  const entry = schedulerNamed(prepared.config.scheduler.name).entry?.() ?? workerEntryUrl();
-  const { pool, ready } = await WorkerPool.start({ jobs, entry, deadlineMs, names }, signal);
+  const entry = entryOf(prepared.config);
+  const { pool, ready } = await WorkerPool.start(
+    { jobs, entry, deadlineMs, names, waiting: execution.waiting ?? undefined },
+    signal,
+  );
   const step = from?.index.step ?? 0;
   return { workers: pool, ready, step, mesh: () => prepared.plan.mesh, recoveries: () => 0 };
 }

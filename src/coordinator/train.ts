@@ -12,7 +12,7 @@ import {
   resolveConfig,
 } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import { type Execution, execute } from './execute.ts';
+import { type Execution, execute, startThreadsAhead } from './execute.ts';
 import { heldNames, heldOptions } from './held-names.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
@@ -58,7 +58,13 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
       },
     ]);
   checkMachine(config);
-  yield* trainNew(config, { began, signal: options.signal ?? null, run: execute });
+  const waiting = startThreadsAhead(config);
+  try {
+    const run: Runner = (execution) => execute({ ...execution, waiting });
+    yield* trainNew(config, { began, signal: options.signal ?? null, run });
+  } finally {
+    await waiting?.end();
+  }
 }
 
 /** Trains in a new run folder, wherever the workers are. */

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { gunzip, type ZlibOptions } from 'node:zlib';
 import { DataError } from './errors.ts';
 
 /** An IDX file of bytes (http://yann.lecun.com/exdb/mnist): sizes and data. */
@@ -10,6 +11,11 @@ export interface IdxArray {
 }
 
 const UNSIGNED_BYTE = 8;
+
+/** On a thread of its own, so that several files are unpacked at a time. */
+const unpack = promisify<Uint8Array, ZlibOptions, Uint8Array>(gunzip);
+/** Unpacked bytes that are handed over at a time. */
+const CHUNK = 2 ** 20;
 
 /**
  * Reads `name` or `name.gz` in a folder.
@@ -25,7 +31,7 @@ export async function readIdx(folder: string, name: string, rank: number): Promi
     if (packed === null)
       throw new DataError(`${folder} has neither ${name} nor ${name}.gz; expected the four IDX files of MNIST there`);
     try {
-      bytes = gunzipSync(packed);
+      bytes = await unpack(packed, { chunkSize: CHUNK });
     } catch (error) {
       throw new DataError(`${file} cannot be unpacked: ${(error as Error).message}`, { cause: error });
     }

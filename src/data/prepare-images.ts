@@ -66,7 +66,7 @@ async function readImages(
 ): Promise<{ train: LabelledImages; test: LabelledImages; source: string }> {
   const folder = config.path ?? idxFolder(config.name);
   if (folder !== null) {
-    const [train, test] = [await readPart(folder, 'train'), await readPart(folder, 't10k')];
+    const [train, test] = await Promise.all([readPart(folder, 'train'), readPart(folder, 't10k')]);
     if (train.height !== test.height || train.width !== test.width)
       throw new DataError(
         `${folder}: training images are ${train.height} x ${train.width}, test images ${test.height} x ${test.width}; they must be equal`,
@@ -87,8 +87,10 @@ function idxFolder(name: ImageConfig['name']): string | null {
 }
 
 async function readPart(folder: string, prefix: 'train' | 't10k'): Promise<LabelledImages> {
-  const images = await readIdx(folder, `${prefix}-images-idx3-ubyte`, 3);
-  const labels = await readIdx(folder, `${prefix}-labels-idx1-ubyte`, 1);
+  const [images, labels] = await Promise.all([
+    readIdx(folder, `${prefix}-images-idx3-ubyte`, 3),
+    readIdx(folder, `${prefix}-labels-idx1-ubyte`, 1),
+  ]);
   const [count, height, width] = images.shape as [number, number, number];
   if (labels.data.length !== count)
     throw new DataError(`${folder}: ${prefix} has ${count} images but ${labels.data.length} labels`);

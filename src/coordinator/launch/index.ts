@@ -6,4 +6,5 @@ export * from './rows.ts';
 export * from './run-session.ts';
 export * from './scheduler-tensors.ts';
 export * from './thread-snapshot.ts';
+export * from './waiting-threads.ts';
 export * from './workers.ts';

@@ -21,6 +21,7 @@ import { formatLastSeen, RunFailure } from '../failure.ts';
 import { Gathers } from './gather.ts';
 import { type InstructionNames, ProgressBoard } from './progress.ts';
 import { snapshotOf } from './thread-snapshot.ts';
+import type { WaitingThreads } from './waiting-threads.ts';
 import type { Workers, WorkersSnapshot } from './workers.ts';
 
 /** What a worker says when it can begin. */
@@ -43,6 +44,8 @@ export interface PoolOptions {
   /** How long threads may take to end by themselves before they are ended by force, in milliseconds. */
   readonly closeMs?: number;
   readonly names: InstructionNames;
+  /** Threads of `entry` that have been started already. */
+  readonly waiting?: WaitingThreads | undefined;
 }
 
 /** Reports that come in shortly after the cause are folded behind it. */
@@ -74,20 +77,22 @@ export class WorkerPool implements Workers {
   #requests = 0;
 
   private constructor(options: PoolOptions) {
-    const { jobs, entry, names } = options;
+    const { jobs, entry, names, waiting } = options;
     this.#options = options;
     this.world = jobs.length;
     this.#answers = new Gathers(this.world);
     this.#board = new ProgressBoard(this.world, names, Date.now());
     const links = createLocalLinks(this.world);
+    const there = waiting?.take(entry, jobs.length) ?? null;
     this.#workers = jobs.map((job, rank) => {
       const own = links[rank] as (typeof links)[number];
       const progress = this.#board.buffers[rank] as SharedArrayBuffer;
-      return new Worker(entry, {
-        workerData: { job: { ...job, progress }, links: own },
-        transferList: own.ports.filter((port) => port !== null),
-        name: `plexus rank ${rank}`,
-      });
+      const data = { job: { ...job, progress }, links: own };
+      const transferList = own.ports.filter((port) => port !== null);
+      const waits = there?.[rank];
+      if (!waits) return new Worker(entry, { workerData: data, transferList, name: `plexus rank ${rank}` });
+      waits.postMessage(data, transferList);
+      return waits;
     });
     this.#exited = this.#workers.map((worker, rank) => this.#listen(worker, rank));
   }

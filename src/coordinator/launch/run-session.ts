@@ -21,6 +21,8 @@ const WINDOW = 2;
 /** And where steps are short: as many as take about so many milliseconds, at most `LONGEST_WINDOW`. */
 const WINDOW_MS = 20;
 const LONGEST_WINDOW = 64;
+/** Steps after which it is known what they take. */
+const TIMED = 16;
 
 /** What a session needs besides its workers. */
 export interface SessionParts {
@@ -248,7 +250,7 @@ export class RunSession implements Session {
   }
 
   #window(): number {
-    if (!this.#parts.pool.runsAhead || this.#timedSteps < LONGEST_WINDOW) return WINDOW;
+    if (!this.#parts.pool.runsAhead || this.#timedSteps < TIMED) return WINDOW;
     const steps = Math.ceil((WINDOW_MS * this.#timedSteps) / Math.max(1, this.#stepTime));
     if (steps < SPAN) return Math.max(WINDOW, steps);
     // Half a window is what is granted at a time: whole spans, which ranks run as one.
