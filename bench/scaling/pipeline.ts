@@ -1,5 +1,5 @@
 // Two pipeline stages against one worker, and against what the schedule allows.
-//   npm run bench -- scaling/pipeline [--steps=24] [--runs=3] [--patience=SECONDS]
+//   npm run bench -- scaling/pipeline [--steps=44] [--drop=20] [--runs=3] [--patience=SECONDS]
 //
 // The bound is found with the measured costs of each stage: one worker runs both stages one after the other (a table
 // with one row), every instruction is timed, and the planner's simulator runs the two ranks' programs of 1f1b with the
@@ -14,7 +14,7 @@ import { transformer } from './model.ts';
 import { type BenchConfig, inTurns, type TimedRun } from './runs.ts';
 import { expectEqualBits, flag, printHeading, printRatio, printTimes, stepTimes } from './table.ts';
 
-const length = { steps: flag('steps', 44), drop: 20 };
+const length = { steps: flag('steps', 44), drop: flag('drop', 20) };
 const microbatches = 8;
 const row = Array.from({ length: microbatches }, (_, m) => [`0F${m}`, `1F${m}`, `1B${m}`, `0B${m}`]).flat();
 const tables = mkdtempSync(join(tmpdir(), 'plexus-bench-'));
