@@ -115,15 +115,15 @@ export class FitPool {
       for (const report of done.reports) onReport?.(report);
       reports.push(...done.reports);
       const any = done.reports.some(({ problem }) => problem === null);
-      let part: Float32Array | null = null;
-      if (any) {
-        part = free.pop() ?? new Float32Array(this.paramsSize + this.stateSize);
-        part.set(new Float32Array(done.into));
-      }
-      total.add(reports.length, part);
-      this.#spare.push(done.into);
+      if (!any) this.#spare.push(done.into);
+      // Added up where the thread has written it: the memory is a later task's when its values have been added.
+      total.add(reports.length, any ? new Float32Array(done.into) : null);
+      for (const added of free.splice(0)) this.#spare.push(added.buffer as unknown as SharedArrayBuffer);
     }
-    return { sum: cohort.length === 0 ? null : total.total(), reports };
+    const whole = cohort.length === 0 ? null : total.total();
+    const sum = whole?.slice() ?? null;
+    if (whole) this.#spare.push(whole.buffer as unknown as SharedArrayBuffer);
+    return { sum, reports };
   }
 
   /**

@@ -152,7 +152,11 @@ export function federatedStrategies(): ReadonlyMap<string, FederatedStrategy> {
 
 /** The mean update of an outcome: its sum divided by the weights. Null if nobody gave one. */
 export function meanUpdate({ sum, weight }: RoundOutcome): Float32Array | null {
-  return sum && weight > 0 ? sum.map((value) => value / weight) : null;
+  if (!sum || weight <= 0) return null;
+  const mean = new Float32Array(sum.length);
+  // (Twice as quick as `map`, which calls a function for each number.)
+  for (let i = 0; i < mean.length; i++) mean[i] = (sum[i] as number) / weight;
+  return mean;
 }
 
 /** Adds an update to parameters and module state, the parameters' part times `scale`. */
