@@ -1,5 +1,7 @@
+import * as tf from '@tensorflow/tfjs-core';
 import type { DeviceTensor, Executable, Sequence, SequenceValue, Signature, SlotId } from '../engine/index.ts';
 import type { Instruction } from '../plan/index.ts';
+import type { Shape } from '../tensor/index.ts';
 import { type HeldParam, type HeldState, type ParamGroup, updatedHere } from './param-group.ts';
 import type { RankParts } from './program-run.ts';
 import type { RankLayer } from './rank-model.ts';
@@ -26,11 +28,11 @@ export interface StepGraph {
   /** Where what is given comes from, in order. */
   readonly sources: readonly StepSource[];
   /**
-   * The sequence's outputs: of each step the metrics of these names, and a vector of squared norms for each of `norms` (the paths
-   * that its elements are of); after the last step what is held in `changed`.
+   * The sequence's outputs: one vector with each step's metrics and then the squared norms of these parameters' gradients, and
+   * after the last step what is held in `changed`.
    */
-  readonly metrics: readonly string[];
-  readonly norms: readonly (readonly string[])[];
+  readonly metrics: readonly { readonly name: string; readonly shape: Shape }[];
+  readonly norms: readonly string[];
   readonly changed: readonly Held[];
 }
 
@@ -80,13 +82,15 @@ class StepWriter {
   readonly #given: Signature[] = [];
   readonly #sources: StepSource[] = [];
   readonly #calls: { executable: Executable; inputs: readonly SequenceValue[] }[] = [];
-  readonly #outputs: SequenceValue[] = [];
+  /** What is told of the steps. */
+  readonly #told: SequenceValue[] = [];
+  readonly #toldOf: Signature[] = [];
   /** Present values of what is held, as far as it has been looked at. */
   readonly #held = new Map<Held, SequenceValue>();
   readonly #places = new Map<HeldParam | HeldState, readonly Held[]>();
   readonly #shared = new Map<string, SequenceValue>();
-  #metrics: string[] = [];
-  #norms: (readonly string[])[] = [];
+  #metrics: { readonly name: string; readonly shape: Shape }[] = [];
+  #norms: string[] = [];
 
   constructor(parts: RankParts) {
     this.#parts = parts;
@@ -116,13 +120,20 @@ class StepWriter {
     for (const group of model.groups) await this.#update(group, sums.get(group) ?? [], scalars);
   }
 
-  finish(): StepGraph {
+  async finish(): Promise<StepGraph> {
     const changed = [...this.#held].filter(([, value]) => !('given' in value));
+    // To read one vector costs less than dozens of numbers.
+    const together = await this.#parts.space.engine.compile(
+      (...values) => tf.concat(values.map((value) => tf.reshape(value, [-1]))),
+      this.#toldOf,
+      { name: 'what is told of steps' },
+    );
+    const told = this.#call(together, this.#told);
     return {
       sequence: {
         given: this.#given,
         calls: this.#calls,
-        outputs: [...this.#outputs, ...changed.map(([, value]) => value)],
+        outputs: [...told, ...changed.map(([, value]) => value)],
       },
       sources: this.#sources,
       metrics: this.#metrics,
@@ -157,8 +168,11 @@ class StepWriter {
     const written = { layer, values };
     this.#phase(written, 0);
     fn.layout.metrics.forEach((metric, i) => {
-      this.#metrics.push(metric.name);
-      this.#outputs.push(slotValue(values, slots.metrics[i] as SlotId));
+      const slot = slots.metrics[i] as SlotId;
+      const { shape } = plan.phased.slots.get(slot) as Signature;
+      this.#metrics.push({ name: metric.name, shape });
+      this.#told.push(slotValue(values, slot));
+      this.#toldOf.push({ dtype: 'float32', shape });
     });
     return written;
   }
@@ -197,8 +211,9 @@ class StepWriter {
     const executable = await this.#parts.model.updates.squaredNorms(
       params.map(({ spec }) => ({ dtype: 'float32', shape: spec.shape })),
     );
-    this.#outputs.push(...this.#call(executable, sums.slice(0, params.length)));
-    this.#norms.push(params.map(({ path }) => path));
+    this.#told.push(...this.#call(executable, sums.slice(0, params.length)));
+    this.#toldOf.push({ dtype: 'float32', shape: [params.length] });
+    this.#norms.push(...params.map(({ path }) => path));
   }
 
   async #update(group: ParamGroup, sums: readonly SequenceValue[], scalars: readonly SequenceValue[]): Promise<void> {

@@ -1,11 +1,11 @@
 import type { Batch } from '../data/index.ts';
 import type { DeviceTensor, Executable } from '../engine/index.ts';
 import { layerKey } from '../modules/index.ts';
-import { type HostTensor, scalar } from '../tensor/index.ts';
+import { type HostTensor, scalar, sizeOf } from '../tensor/index.ts';
 import { globalNorm } from './handlers/norms.ts';
 import type { MetricValue, RankParts } from './program-run.ts';
 import type { LeafValues, StepReport } from './protocol.ts';
-import { type StepGraph, type StepSource, stepsAreRuns, writeSteps } from './step-graph.ts';
+import { type Held, type StepGraph, type StepSource, stepsAreRuns, writeSteps } from './step-graph.ts';
 
 /** Steps that are run as one. */
 export const SPAN = 8;
@@ -49,18 +49,16 @@ export class StepSpans {
     try {
       const inputs = this.#inputs(span.graph.sources, first, given);
       const outputs = await space.runNow(span.executable, inputs);
-      const reports = await this.#reports(span.graph, outputs, first);
-      if (!reports) {
-        for (const tensor of outputs) space.give(tensor);
-        return null;
-      }
-      const results = outputs.length - span.graph.changed.length;
-      for (const tensor of outputs.slice(0, results)) space.give(tensor);
-      span.graph.changed.forEach((held, i) => {
-        const old = held.get();
-        held.set(outputs[results + i] as DeviceTensor);
-        space.give(old);
+      const [told, ...changed] = outputs as [DeviceTensor, ...DeviceTensor[]];
+      const reports = this.#reports(span.graph, (await space.read(told)).data as Float32Array, first);
+      space.give(told);
+      // Where something went wrong, all is as it was before.
+      changed.forEach((tensor, i) => {
+        const held = span.graph.changed[i] as Held;
+        space.give(reports ? held.get() : tensor);
+        if (reports) held.set(tensor);
       });
+      if (!reports) return null;
       const stepMs = (performance.now() - began) / SPAN;
       return reports.map((report) => ({ ...report, stepMs }));
     } catch {
@@ -75,9 +73,8 @@ export class StepSpans {
   async #make(): Promise<Span | null> {
     const { space, job } = this.#parts;
     if (job.trace || !space.engine.sequence || !stepsAreRuns(this.#parts)) return null;
-    const one = await writeSteps(this.#parts, 1);
-    const flops = one.sequence.calls.reduce((sum, { executable }) => sum + executable.flops, 0);
-    if (flops > SMALL_FLOPS) return null;
+    const phases = [...this.#parts.model.layers.values()].flatMap(({ train }) => train.compiled.plan.phased.phases);
+    if (phases.reduce((sum, { executable }) => sum + executable.flops, 0) > SMALL_FLOPS) return null;
     const graph = await writeSteps(this.#parts, SPAN);
     const executable = space.engine.sequence(graph.sequence);
     return executable && { graph, executable };
@@ -116,43 +113,29 @@ export class StepSpans {
   }
 
   /** What there is to tell of each step; null if a loss or a norm is not finite. */
-  async #reports(graph: StepGraph, outputs: readonly DeviceTensor[], first: number): Promise<StepReport[] | null> {
-    const { space, optimizer, model } = this.#parts;
-    const each = graph.metrics.length + graph.norms.length;
+  #reports({ metrics, norms }: StepGraph, told: Float32Array, first: number): StepReport[] | null {
+    const { optimizer, model } = this.#parts;
     const reports: StepReport[] = [];
-    for (let at = 0; at < SPAN; at++) {
-      const own = outputs.slice(at * each, (at + 1) * each);
-      const metrics: Record<string, LeafValues[number][]> = {};
-      for (const [i, name] of graph.metrics.entries()) {
-        const { data, shape } = await space.read(own[i] as DeviceTensor);
-        const value: MetricValue = shape.length === 0 ? Number(data[0]) : Array.from(data as Float32Array);
+    let at = 0;
+    for (let step = first; step < first + SPAN; step++) {
+      const found: Record<string, LeafValues[number][]> = {};
+      for (const { name, shape } of metrics) {
+        const size = sizeOf(shape);
+        const value: MetricValue = shape.length === 0 ? (told[at] as number) : Array.from(told.subarray(at, at + size));
+        at += size;
         if (name === 'loss' && !Number.isFinite(value)) return null;
-        const known = metrics[name] ?? [];
-        metrics[name] = known;
+        const known = found[name] ?? [];
+        found[name] = known;
         known.push([0, value]);
       }
       const squared = new Map(
         model.groups.flatMap(({ params }) => params.map(({ path }) => [path, 0] as [string, number])),
       );
-      for (const [i, paths] of graph.norms.entries()) {
-        const { data } = await space.read(own[graph.metrics.length + i] as DeviceTensor);
-        paths.forEach((path, element) => {
-          squared.set(path, Number(data[element]));
-        });
-      }
+      for (const path of norms) squared.set(path, told[at++] as number);
       const gradNorm = globalNorm(squared);
       if (!Number.isFinite(gradNorm)) return null;
-      const step = first + at;
-      reports.push({
-        step,
-        metrics,
-        gradNorm,
-        lr: optimizer.lrAt(step),
-        stepMs: 0,
-        commMs: 0,
-        commBytes: 0,
-        commBytesSaved: 0,
-      });
+      const lr = optimizer.lrAt(step);
+      reports.push({ step, metrics: found, gradNorm, lr, stepMs: 0, commMs: 0, commBytes: 0, commBytesSaved: 0 });
     }
     return reports;
   }

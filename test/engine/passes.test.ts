@@ -138,6 +138,14 @@ describe('patterns of plain ops become our kernels', () => {
     expect(kernels(both)).not.toContain('PlexusAddProduct');
   });
 
+  test('a sum of all squares is one kernel, unless someone else reads the squares or some stay apart', () => {
+    expect(kernels(forwardGraph((a) => tf.sum(tf.square(a)), x()))).toEqual(['PlexusSquaredSum']);
+    expect(kernels(forwardGraph((a) => tf.sum(tf.square(a), 0), x()))).not.toContain('PlexusSquaredSum');
+    const both = forwardGraph((a) => [tf.sum(tf.square(a)), tf.square(a)], x());
+    expect(kernels(both)).toEqual(['Square', 'Sum']);
+    checkForward((a) => tf.sum(tf.square(a as tf.Tensor)), x(), optimize);
+  });
+
   test('transpositions and factors go into matrix products', () => {
     const inputs = [random([2, 3, 4], 1), random([2, 3, 4], 2)];
     const fn: TensorFunction = (a, b) => tf.mul(tf.matMul(a, tf.transpose(b, [0, 2, 1])), 0.125);

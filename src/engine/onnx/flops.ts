@@ -35,6 +35,7 @@ const PER_ELEMENT: Readonly<Record<string, number>> = {
   LogSoftmax: 5,
   PlexusSoftmaxCrossEntropy: 5,
   PlexusSoftmaxCrossEntropyGrad: 3,
+  PlexusSquaredSum: 2,
 };
 
 /** Floating-point operations of one run of a graph: a multiply-add is two, any other element-wise operation one. */

@@ -1,4 +1,5 @@
 import './matmul.ts';
+import './squared-sum.ts';
 
 export { GELU_CUBIC, GELU_SCALE, type GeluApproximation, gelu, silu } from './activations.ts';
 export { softmaxCrossEntropy } from './cross-entropy.ts';

@@ -2,13 +2,24 @@ import type { Graph, GraphNode, ValueId } from '../graph.ts';
 import { fuseGelu } from './fuse-gelu.ts';
 import { fuseLayerNorm } from './fuse-layer-norm.ts';
 import { fuseCrossEntropy, fuseLogSoftmax } from './fuse-softmax.ts';
+import { fuseSquaredSum } from './fuse-squares.ts';
 import { fuseUpdate } from './fuse-update.ts';
 import { Rewrite } from './rewrite.ts';
 
 /** Turns patterns of nodes into kernels that do the same in one pass over memory. */
 export function fuse(graph: Graph): Graph {
   let result = graph;
-  for (const pattern of [fuseLogSoftmax, fuseCrossEntropy, fuseLayerNorm, fuseGelu, fuseSilu, fuseMatMul, fuseUpdate]) {
+  const patterns = [
+    fuseLogSoftmax,
+    fuseCrossEntropy,
+    fuseLayerNorm,
+    fuseGelu,
+    fuseSilu,
+    fuseMatMul,
+    fuseUpdate,
+    fuseSquaredSum,
+  ];
+  for (const pattern of patterns) {
     const rewrite = new Rewrite(result);
     for (const node of rewrite.nodes) if (!rewrite.isGone(node)) pattern(rewrite, node);
     result = rewrite.finish();

@@ -84,8 +84,9 @@ export function filled(entries: readonly Entry[], global: number): Entry[] {
   const [first] = entries;
   if (!first) throw new RangeError('a step needs at least one example');
   const counting = entries.length;
+  const filler = { ...first, weight: 0, marks: {} };
   return Array.from({ length: global }, (_, i) => {
     const entry = entries[i];
-    return entry ? { ...entry, weight: (entry.weight * global) / counting } : { ...first, weight: 0, marks: {} };
+    return entry ? { ...entry, weight: (entry.weight * global) / counting } : filler;
   });
 }

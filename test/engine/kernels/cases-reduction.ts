@@ -28,6 +28,12 @@ export const reductionCases: KernelCase[] = [
     }),
   ),
   {
+    name: 'squaredSum',
+    inputs: one('unit'),
+    fn: (x) => tf.engine().runKernel('PlexusSquaredSum', { x: x as Tensor }) as Tensor,
+    gradient: 'none',
+  },
+  {
     name: 'sumInt',
     inputs: one('small-int'),
     fn: (x) => forms(x as Tensor, (axis, keep) => tf.sum(x as Tensor, axis, keep)),

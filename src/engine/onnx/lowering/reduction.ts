@@ -63,6 +63,18 @@ function topK(c: LoweringContext): readonly Ref[] {
   return [values, c.b.cast(indices, 'int32')];
 }
 
+function squaredSum(c: LoweringContext): Ref {
+  const x = c.in(0);
+  if (sizeOf(x.shape) === 0) return c.full(0);
+  if (x.shape.length === 0) return c.map('Mul', x, x);
+  return c.reduce(
+    'ReduceSumSquare',
+    x,
+    x.shape.map((_, axis) => axis),
+    false,
+  );
+}
+
 /** Reductions, scans, softmax and selection along an axis. */
 export const reductions: LoweringTable = {
   Sum: reduction('ReduceSum', 'axis', 0),
@@ -72,6 +84,7 @@ export const reductions: LoweringTable = {
   All: reduction('ReduceMin', 'axis', 1),
   Any: reduction('ReduceMax', 'axis', 0),
   Mean: mean,
+  PlexusSquaredSum: squaredSum,
   ArgMax: argReduction('ArgMax'),
   ArgMin: argReduction('ArgMin'),
   Cumsum: cumsum,

@@ -51,6 +51,9 @@ defineKernel('PlexusGeluGrad', ['dy', 'x'], (inputs, attrs) => ({
 defineKernel('PlexusSilu', ['x'], (inputs) => ({ outputs: [first(inputs)], attrs: {} }));
 defineKernel('PlexusSiluGrad', ['dy', 'x'], (inputs) => ({ outputs: [first(inputs)], attrs: {} }));
 
+/** Sum of the squares of all elements. */
+defineKernel('PlexusSquaredSum', ['x'], () => ({ outputs: [{ dtype: 'float32', shape: [] }], attrs: {} }));
+
 /** Names of the kernels of this file, for registration. */
 export const plexusKernels = [
   'PlexusUniform',
@@ -58,6 +61,7 @@ export const plexusKernels = [
   'PlexusExpertsGrad',
   'PlexusSoftmaxCrossEntropy',
   'PlexusSoftmaxCrossEntropyGrad',
+  'PlexusSquaredSum',
   'PlexusLayerNorm',
   'PlexusRmsNorm',
   'PlexusGelu',
