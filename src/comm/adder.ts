@@ -44,7 +44,8 @@ class Adder {
       for (const item of order)
         if (item === ADD) {
           top -= 1;
-          this.#kernels.add((top - 1) * BLOCK_BYTES, top * BLOCK_BYTES, bytes);
+          const left = (top - 1) * BLOCK_BYTES;
+          this.#kernels.add(left, left, top * BLOCK_BYTES, bytes);
         } else {
           const operand = operands[item] as Float32Array;
           memory.set(whole ? operand : operand.subarray(start, end), top * BLOCK);
@@ -68,7 +69,7 @@ class Adder {
       ] as const)
         for (const operand of operands) {
           this.#integers.set(operand.subarray(start, end), BLOCK);
-          apply(0, BLOCK_BYTES, bytes);
+          apply(0, 0, BLOCK_BYTES, bytes);
         }
       into.set(this.#integers.subarray(0, end - start));
     }

@@ -1,4 +1,3 @@
-import { int32 } from '../tensor/index.ts';
 import { ADD, type Postfix } from './adder.ts';
 import { type Arena, Desk, type Stage } from './arena.ts';
 import { memberIndex } from './collectives.ts';
@@ -10,8 +9,6 @@ import { finishingSum, type OwnNodes, ownNodes, sumMemory, type TreeReduction } 
 
 /** Blocks that may be on the desk at a time: members need not keep step exactly. */
 const DEPTH = 4;
-/** Elements that are added at a time: a few stretches of these lie in a core's first cache. */
-const STRETCH = 2048;
 /** With fewer elements a piece than this there would be more waiting than adding. */
 const LEAST_PIECE = 1024;
 /** How long a thread sleeps for the others, in milliseconds, before it looks after other things while it waits. */
@@ -30,6 +27,8 @@ export interface SharedArena {
 interface Place {
   readonly shared: SharedArena;
   readonly desk: Desk;
+  /** The reduction's name there: its tag, and who takes part. */
+  readonly name: Uint8Array;
   /** Elements that a piece may have. */
   readonly limit: number;
   /** Of each member, by block. */
@@ -50,6 +49,7 @@ export class ArenaReduction {
   readonly #nodes: readonly (readonly LeafRange[])[];
   readonly #shared: SharedArena;
   readonly #desk: Desk;
+  readonly #name: Uint8Array;
   readonly #limit: number;
   readonly #shares: readonly Share[];
   readonly #gather: boolean;
@@ -59,8 +59,11 @@ export class ArenaReduction {
   /** Number of this member's first partial sum, and of all partial sums. */
   readonly #first: number;
   readonly #count: number;
+  readonly #maySleep: boolean;
   #results: readonly (readonly (Float32Array | null)[] | null)[] = [];
+  /** By unit: how its partial sums are added up, and by member the number of the one whose place its sums take. */
   #orders: readonly (Postfix | null)[] = [];
+  #places: readonly (readonly number[])[] = [];
 
   /**
    * Null where the group cannot meet in shared memory; every member comes to the same answer.
@@ -81,12 +84,13 @@ export class ArenaReduction {
     if (!shared || members < 2 || ranges.length !== members) return null;
     const nodes = ranges.map((range) => maximalNodes(range, leaves));
     const count = nodes.reduce((sum, list) => sum + list.length, 0);
-    const desk = shared.arena.desk(group.ranks[0] as number, members, count * units.length);
+    const name = new TextEncoder().encode(`${tag} ${group.ranks.join()}`);
+    const desk = shared.arena.desk(group.ranks[0] as number, members, name, count * units.length);
     // (A multiple of 16 elements, which are a cache line.)
     const most = Math.floor(Desk.roomBytes / (4 * DEPTH * count * members * 16)) * 16;
     if (!desk || most < LEAST_PIECE) return null;
     const limit = Math.min(most, pieceElements);
-    const place = { shared, desk, limit, shares: shares(limit) };
+    const place = { shared, desk, name, limit, shares: shares(limit) };
     return new ArenaReduction(transport, group, tag, reduction, nodes, place, gather);
   }
 
@@ -96,7 +100,7 @@ export class ArenaReduction {
     tag: string,
     reduction: TreeReduction,
     nodes: readonly (readonly LeafRange[])[],
-    { shared, desk, limit, shares }: Place,
+    { shared, desk, name, limit, shares }: Place,
     gather: boolean,
   ) {
     this.#transport = transport;
@@ -106,10 +110,12 @@ export class ArenaReduction {
     this.#nodes = nodes;
     this.#shared = shared;
     this.#desk = desk;
+    this.#name = name;
     this.#limit = limit;
     this.#shares = shares;
     this.#gather = gather;
     this.#me = memberIndex(transport, group);
+    this.#maySleep = shared.arena.maySleep(transport.rank, group.ranks);
     this.#own = ownNodes(nodes[this.#me] as LeafRange[], reduction.units, tag);
     const before = (member: number) => nodes.slice(0, member).reduce((sum, list) => sum + list.length, 0);
     this.#first = before(this.#me);
@@ -131,16 +137,16 @@ export class ArenaReduction {
     while (taken < blocks) {
       const heard = desk.bell();
       // What empties the desk comes first.
-      if (taken < summed && (!this.#gather || this.#least('summed') > taken)) {
+      if (taken < summed && (!this.#gather || desk.least('summed') > taken)) {
         this.#take(taken);
         taken += 1;
         desk.advance(me, 'taken', taken);
-      } else if (summed < put && this.#least('put') > summed) {
+      } else if (summed < put && desk.least('put') > summed) {
         if (summed === 0) this.#prepare();
         this.#sum(summed);
         summed += 1;
         desk.advance(me, 'summed', summed);
-      } else if (put < blocks && put - this.#least('taken') < DEPTH) {
+      } else if (put < blocks && put - desk.least('taken') < DEPTH) {
         this.#put(put);
         put += 1;
         desk.advance(me, 'put', put);
@@ -153,51 +159,35 @@ export class ArenaReduction {
     return this.#results;
   }
 
-  /** Waits until everyone else has left the desk, and tells the members to come; or waits to be told. */
+  /** The leader waits until everyone has left the desk, and calls the members; these wait to be called. */
   async #meet(): Promise<void> {
-    const { ranks } = this.#group;
-    const tag = `${this.#tag}/desk/meet`;
-    const said = [this.#blocks, this.#limit, this.#count, this.#reduction.units.length];
-    if (this.#me > 0) {
-      const [message] = await this.#transport.recv(ranks[0] as number, tag);
-      const heard = [...((message?.data as Int32Array | undefined) ?? [])];
-      if (heard.join() !== said.join())
-        throw new CommProtocolError(
-          `reduction "${this.#tag}": rank ${ranks[0]} counts ${heard.join(', ')} blocks, elements a piece, partial sums and ` +
-            `units, rank ${this.#transport.rank} ${said.join(', ')}; all ranks must reduce tensors of the same sizes`,
-        );
-      return;
-    }
+    const desk = this.#desk;
+    const figures = [this.#blocks, this.#limit, this.#count, this.#reduction.units.length];
     for (;;) {
-      const heard = this.#desk.bell();
-      if (this.#desk.claim(ranks.length)) break;
-      await this.#wait(heard, 'taken');
+      const heard = desk.bell();
+      if (this.#me === 0) {
+        if (desk.claim(this.#name, figures)) return;
+      } else {
+        const told = desk.join(this.#name, figures.length);
+        if (told?.join() === figures.join()) return;
+        if (told)
+          throw new CommProtocolError(
+            `reduction "${this.#tag}": rank ${this.#group.ranks[0]} counts ${told.join(', ')} blocks, elements a piece, partial ` +
+              `sums and units, rank ${this.#transport.rank} ${figures.join(', ')}; all ranks must reduce tensors of the same sizes`,
+          );
+      }
+      await this.#wait(heard, 'meet');
     }
-    await Promise.all(ranks.slice(1).map((rank) => this.#transport.send(rank, tag, [int32(said, [said.length])])));
-  }
-
-  /** The least that any member has behind it. */
-  #least(stage: Stage): number {
-    return this.#desk.count(this.#last(stage), stage);
-  }
-
-  /** The member that has the least behind it. */
-  #last(stage: Stage): number {
-    let last = 0;
-    for (let member = 1; member < this.#group.ranks.length; member++)
-      if (this.#desk.count(member, stage) < this.#desk.count(last, stage)) last = member;
-    return last;
   }
 
   /** Waits for the bell: asleep at first, since the others are likely to be just as far. */
-  async #wait(heard: number, stage: Stage): Promise<void> {
+  async #wait(heard: number, what: Stage | 'meet'): Promise<void> {
     const { ranks } = this.#group;
-    const { rank } = this.#transport;
-    if (this.#shared.arena.maySleep(rank, ranks) && this.#desk.sleep(heard, SLEEP_MS)) return;
-    const late = ranks[this.#last(stage)] as number;
-    const from = late === rank ? (ranks.find((other) => other !== rank) as number) : late;
+    if (this.#maySleep && this.#desk.sleep(heard, SLEEP_MS)) return;
+    const late = what === 'meet' ? (this.#me > 0 ? 0 : this.#desk.last('taken')) : this.#desk.last(what);
+    const from = ranks[late === this.#me ? (late + 1) % ranks.length : late] as number;
     try {
-      await this.#shared.attend(from, `${this.#tag}/desk/${stage}`, this.#desk.rung(heard));
+      await this.#shared.attend(from, `${this.#tag}/desk/${what}`, this.#desk.rung(heard));
     } catch (error) {
       // Who has left may have done all that was waited for.
       if (this.#desk.bell() === heard) throw error;
@@ -229,25 +219,29 @@ export class ArenaReduction {
       return flags;
     });
     this.#orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
+    this.#places = this.#orders.map((order, unit) => {
+      let before = 0;
+      return this.#nodes.map((list, member) => {
+        const own = list.findIndex((_, n) => presence[member]?.[n * units.length + unit] === 1);
+        before += list.length;
+        // (Its own is in its core's cache already.)
+        return own < 0 ? (order?.[0] ?? 0) : before - list.length + own;
+      });
+    });
     const mine = this.#gather ? null : (this.#shares[this.#me] as Share).flat();
     this.#results = sumMemory(units, this.#orders, this.#own, mine);
   }
 
-  /** Adds up what this member finishes of a block; the sum is left where the leftmost partial sum was. */
+  /** Adds up what this member finishes of a block; the sum takes the place of one of the partial sums. */
   #sum(block: number): void {
-    const { add, roomAt } = this.#desk;
-    const addresses: number[] = [];
+    const me = this.#me;
     let offset = 0;
-    for (const { unit, length } of this.#shares[this.#me]?.[block] ?? []) {
+    for (const { unit, length } of this.#shares[me]?.[block] ?? []) {
       const order = this.#orders[unit];
-      for (let from = 0; order && from < length; from += STRETCH) {
-        const bytes = 4 * Math.min(STRETCH, length - from);
-        for (const item of order)
-          if (item === ADD) {
-            const right = addresses.pop() as number;
-            add(addresses[addresses.length - 1] as number, right, bytes);
-          } else addresses.push(roomAt + 4 * (this.#at(block, item, this.#me) + offset + from));
-        addresses.pop();
+      const at = (number: number) => this.#at(block, number, me) + offset;
+      if (order) {
+        const operands = order.map((item) => (item === ADD ? ADD : at(item)));
+        this.#desk.sum(me, operands, at(this.#places[unit]?.[me] as number), length);
       }
       offset += length;
     }
@@ -263,7 +257,7 @@ export class ArenaReduction {
         const order = this.#orders[unit];
         const into = this.#results[unit]?.[tensor];
         if (order && into) {
-          const at = this.#at(block, order[0] as number, member) + offset;
+          const at = this.#at(block, this.#places[unit]?.[member] as number, member) + offset;
           into.set(room.subarray(at, at + length), start);
         }
         offset += length;
@@ -279,18 +273,23 @@ export class ArenaReduction {
   /** Counts what other members have read of this one's numbers, and the other way round, as if they had been sent. */
   #account(): void {
     const peers = this.#nodes.length - 1;
-    const elements = (member: number, partialSums: (unit: number) => number) =>
-      (this.#shares[member] as Share).flat().reduce((sum, { unit, length }) => sum + length * partialSums(unit), 0);
-    const held = (unit: number) => this.#own.values.filter((node) => node[unit]).length;
-    const others = (unit: number) => (this.#orders[unit]?.filter((item) => item !== ADD).length ?? 0) - held(unit);
-    const exists = (unit: number) => (this.#orders[unit] ? 1 : 0);
-    let sent = this.#gather ? peers * elements(this.#me, exists) : 0;
-    let received = elements(this.#me, others);
-    for (let member = 0; member <= peers; member++)
-      if (member !== this.#me) {
-        sent += elements(member, held);
-        if (this.#gather) received += elements(member, exists);
-      }
+    let [sent, received] = [0, 0];
+    this.#shares.forEach((share, member) => {
+      for (const runs of share)
+        for (const { unit, length } of runs) {
+          const order = this.#orders[unit];
+          if (!order) continue;
+          let held = 0;
+          for (const node of this.#own.values) if (node[unit]) held += 1;
+          if (member === this.#me) {
+            sent += this.#gather ? peers * length : 0;
+            received += length * ((order.length + 1) / 2 - held);
+          } else {
+            sent += length * held;
+            received += this.#gather ? length : 0;
+          }
+        }
+    });
     this.#shared.moved(4 * sent, 4 * received);
   }
 }

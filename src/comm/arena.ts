@@ -1,25 +1,37 @@
 import { threadId } from 'node:worker_threads';
+import { ADD, type Postfix } from './adder.ts';
 import { type Kernels, kernelsFor, PAGE_BYTES, type WasmMemory, wasmMemory } from './sum-kernel.ts';
 
 /*
  * An arena is memory that all ranks of a world share because they are threads of one process. Its first page says in which
  * thread each rank is. Then come desks, one for each rank that may lead a reduction: a page of words and flags, and room
- * for partial sums. Word 0 of a desk is its bell, which is counted up with each progress; word 16 says how many members
- * have not left the reduction under way. From word 64 on, each member has a cache line with three counts.
+ * for partial sums. Word 0 of a desk is its bell, which is counted up when there may be something to do; word 16 says how
+ * many members have not left the reduction under way, word 32 the how-many-eth it is (odd while that is being written), and
+ * word 33 how long its name is, in bytes. Its figures begin at word 34. From word 64 on, each member has a cache line with three counts.
  */
 const BELL = 0;
 const PRESENT = 16;
+const TURN = 32;
+const NAME_BYTES = 33;
+const FIGURES = 34;
 const COUNTS = 64;
 const COUNTS_STEP = 16;
-const FLAGS_AT = 8192;
-const MEMBERS = (FLAGS_AT / 4 - COUNTS) / COUNTS_STEP;
+const NAME_AT = 8192;
+const FLAGS_AT = 12_288;
+/** Larger groups do not meet here. */
+const MEMBERS = 32;
 const FLAGS_BYTES = PAGE_BYTES - FLAGS_AT;
 
 /** Room for partial sums on a desk, in bytes: what the caches of a few cores hold together. */
 const ROOM_BYTES = 8 * 2 ** 20;
-const DESK_BYTES = PAGE_BYTES + ROOM_BYTES;
+/** Room for intermediate sums of each member, in bytes: what its core's first cache holds. */
+const LAP_BYTES = 65_536;
+const DESK_BYTES = PAGE_BYTES + ROOM_BYTES + MEMBERS * LAP_BYTES;
 /** Ranks after these cannot lead a reduction here. (Memory is taken from the system only where a desk is used.) */
 const DESKS = 32;
+
+/** Elements that are added at a time, at most: a few stretches of these lie in a core's first cache. */
+const STRETCH = 2048;
 
 /** How far a member has come with the blocks of a reduction: put on the desk, summed up, taken from it. */
 export type Stage = 'put' | 'summed' | 'taken';
@@ -40,6 +52,8 @@ export class Arena {
   readonly #memory: WasmMemory;
   readonly #threads: Int32Array;
   #kernels: Kernels | null = null;
+  /** By leader: the last turn of its desk that this rank took part in. */
+  readonly #turns: number[] = [];
 
   constructor(memory: WasmMemory, rank: number) {
     this.#memory = memory;
@@ -48,11 +62,17 @@ export class Arena {
   }
 
   /** The desk of reductions that a rank leads; null where there is none for it, or not room enough. */
-  desk(leader: number, members: number, flags: number): Desk | null {
+  desk(leader: number, members: number, name: Uint8Array, flags: number): Desk | null {
     const at = PAGE_BYTES + leader * DESK_BYTES;
-    if (at + DESK_BYTES > this.#memory.buffer.byteLength || members > MEMBERS || flags > FLAGS_BYTES) return null;
+    if (at + DESK_BYTES > this.#memory.buffer.byteLength || members > MEMBERS) return null;
+    if (name.length > FLAGS_AT - NAME_AT || flags > FLAGS_BYTES) return null;
     this.#kernels ??= kernelsFor(this.#memory);
-    return new Desk(this.#memory.buffer, at, this.#kernels);
+    return new Desk(this.#memory.buffer, at, members, this.#kernels.add, {
+      last: () => this.#turns[leader] ?? 0,
+      joined: (turn) => {
+        this.#turns[leader] = turn;
+      },
+    });
   }
 
   /** Whether this thread may sleep while it waits for other ranks: not if one of them is in this thread too. */
@@ -61,34 +81,65 @@ export class Arena {
   }
 }
 
+/** What a rank remembers of a desk. */
+interface Turns {
+  /** The last turn that it took part in. */
+  last(): number;
+  joined(turn: number): void;
+}
+
 /** Where the members of a group meet for a reduction. */
 export class Desk {
-  /** Bytes of room for partial sums; the first one's address for `add`. */
   static readonly roomBytes = ROOM_BYTES;
-  readonly roomAt: number;
   /** The room as numbers. */
   readonly room: Float32Array;
   /** What members say of their partial sums. */
   readonly flags: Uint8Array;
-  readonly add: Kernels['add'];
+  readonly #add: Kernels['add'];
+  readonly #roomAt: number;
   readonly #words: Int32Array;
+  readonly #name: Uint8Array;
+  readonly #members: number;
+  readonly #turns: Turns;
 
-  constructor(memory: ArrayBufferLike, at: number, kernels: Kernels) {
-    this.roomAt = at + PAGE_BYTES;
-    this.room = new Float32Array(memory, this.roomAt, ROOM_BYTES / 4);
+  constructor(memory: ArrayBufferLike, at: number, members: number, add: Kernels['add'], turns: Turns) {
+    this.#members = members;
+    this.#turns = turns;
+    this.#roomAt = at + PAGE_BYTES;
+    this.room = new Float32Array(memory, this.#roomAt, ROOM_BYTES / 4);
     this.flags = new Uint8Array(memory, at + FLAGS_AT, FLAGS_BYTES);
-    this.add = kernels.add;
-    this.#words = new Int32Array(memory, at, FLAGS_AT / 4);
+    this.#add = add;
+    this.#words = new Int32Array(memory, at, NAME_AT / 4);
+    this.#name = new Uint8Array(memory, at + NAME_AT, FLAGS_AT - NAME_AT);
   }
 
-  /** Takes the desk for a reduction of so many members, if nobody is at it any more. Only its leader does that. */
-  claim(members: number): boolean {
+  /** Takes the desk for a reduction, if nobody is at it any more. Only its leader does that, for all members. */
+  claim(name: Uint8Array, figures: readonly number[]): boolean {
     const words = this.#words;
     if (Atomics.load(words, PRESENT) > 0) return false;
-    for (let member = 0; member < members; member++)
+    const turn = Atomics.add(words, TURN, 1) + 2;
+    this.#name.set(name);
+    words[NAME_BYTES] = name.length;
+    words.set(figures, FIGURES);
+    for (let member = 0; member < this.#members; member++)
       for (const stage of STAGES) Atomics.store(words, wordOf(member, stage), 0);
-    Atomics.store(words, PRESENT, members);
+    Atomics.store(words, TURN, turn);
+    Atomics.store(words, PRESENT, this.#members);
+    this.#ring();
     return true;
+  }
+
+  /** The figures of the reduction of this name, if its leader has claimed the desk for it; to be joined once. */
+  join(name: Uint8Array, figures: number): number[] | null {
+    const words = this.#words;
+    const turn = Atomics.load(words, TURN);
+    if (turn === this.#turns.last() || Atomics.load(words, PRESENT) === 0) return null;
+    if (words[NAME_BYTES] !== name.length || name.some((byte, i) => byte !== this.#name[i])) return null;
+    const found = [...words.subarray(FIGURES, FIGURES + figures)];
+    // If the leader has written meanwhile, what was read is of two reductions. (One of this name cannot end without this rank.)
+    if ((turn & 1) === 1 || Atomics.load(words, TURN) !== turn) return null;
+    this.#turns.joined(turn);
+    return found;
   }
 
   /** A member is done with the reduction. */
@@ -97,15 +148,61 @@ export class Desk {
     this.#ring();
   }
 
-  /** Blocks that a member has behind it. */
-  count(member: number, stage: Stage): number {
-    return Atomics.load(this.#words, wordOf(member, stage));
+  /** Blocks that all members have behind them. */
+  least(stage: Stage): number {
+    // (Each count is read once: the member that `last` names may have come further by the time its count is read again.)
+    let least = Number.POSITIVE_INFINITY;
+    for (let member = 0; member < this.#members; member++) least = Math.min(least, this.#count(member, stage));
+    return least;
   }
 
-  /** Says how many blocks a member has behind it now. */
+  /** The member that has the least behind it, or had a moment ago. */
+  last(stage: Stage): number {
+    let last = 0;
+    for (let member = 1; member < this.#members; member++)
+      if (this.#count(member, stage) < this.#count(last, stage)) last = member;
+    return last;
+  }
+
+  /**
+   * Says how many blocks a member has behind it now. Rings if all have come so far, since nobody can go on for less; and
+   * if others may have waited for this member by name.
+   */
   advance(member: number, stage: Stage, count: number): void {
+    const awaited = this.last(stage) === member;
     Atomics.store(this.#words, wordOf(member, stage), count);
-    this.#ring();
+    if (awaited || this.least(stage) === count) this.#ring();
+  }
+
+  /**
+   * Sums up `length` numbers from each of several places in the room, of which the order names the positions, and puts the
+   * sum at `target`, which may be one of them. The others are left as they are: what is not written to need not go from one
+   * core's cache to another's. `member` says whose room is used for intermediate sums.
+   */
+  sum(member: number, order: Postfix, target: number, length: number): void {
+    if (order.length === 1) {
+      if (order[0] !== target) throw new RangeError(`a sum of one array at ${order[0]} cannot be left at ${target}`);
+      return;
+    }
+    const lap = this.#roomAt + ROOM_BYTES + member * LAP_BYTES;
+    const stretch = Math.min(STRETCH, Math.floor(LAP_BYTES / (64 * depthOf(order))) * 16);
+    const stack: number[] = [];
+    for (let from = 0; from < length; from += stretch) {
+      const bytes = 4 * Math.min(stretch, length - from);
+      for (const [i, item] of order.entries()) {
+        if (item !== ADD) {
+          stack.push(this.#roomAt + 4 * (item + from));
+          continue;
+        }
+        const right = stack.pop() as number;
+        const left = stack.pop() as number;
+        const last = i === order.length - 1;
+        const into = last ? this.#roomAt + 4 * (target + from) : lap + 4 * stretch * stack.length;
+        this.#add(into, left, right, bytes);
+        stack.push(into);
+      }
+      stack.pop();
+    }
   }
 
   /** What the bell says now: to be read before one looks whether there is something to do, and waited for if not. */
@@ -123,10 +220,24 @@ export class Desk {
     await waitAsync?.(this.#words, BELL, heard).value;
   }
 
+  #count(member: number, stage: Stage): number {
+    return Atomics.load(this.#words, wordOf(member, stage));
+  }
+
   #ring(): void {
     Atomics.add(this.#words, BELL, 1);
     Atomics.notify(this.#words, BELL);
   }
+}
+
+/** Values that an order has on the stack at most. */
+function depthOf(order: Postfix): number {
+  let [top, most] = [0, 0];
+  for (const item of order) {
+    top += item === ADD ? -1 : 1;
+    most = Math.max(most, top);
+  }
+  return most;
 }
 
 function wordOf(member: number, stage: Stage): number {

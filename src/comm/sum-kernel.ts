@@ -1,7 +1,10 @@
 import { get, leb, load, simd, store } from './wasm-module.ts';
 
-/** Adds `bytes` bytes (a multiple of 4) at address `source` to those at `target`, or takes them away. */
-export type AddBytes = (target: number, source: number, bytes: number) => void;
+/**
+ * Adds `bytes` bytes (a multiple of 4) at address `right` to those at `left`, or takes them away, and puts the result at
+ * `target`, which may be either of them.
+ */
+export type AddBytes = (target: number, left: number, right: number, bytes: number) => void;
 
 /** What is done with two stretches of memory: numbers in float32, integers modulo 2^32. */
 export interface Kernels {
@@ -74,9 +77,9 @@ export function kernelsFor(memory: WasmMemory): Kernels {
 export function plainKernels(memory: Float32Array): Kernels {
   const integers = new Int32Array(memory.buffer);
   const kernel = <T extends Float32Array | Int32Array>(of: T, apply: (a: number, b: number) => number): AddBytes => {
-    return (target, source, bytes) => {
-      const [to, from] = [target / 4, source / 4];
-      for (let i = 0; i < bytes / 4; i++) of[to + i] = apply(of[to + i] as number, of[from + i] as number);
+    return (target, left, right, bytes) => {
+      const [to, a, b] = [target / 4, left / 4, right / 4];
+      for (let i = 0; i < bytes / 4; i++) of[to + i] = apply(of[a + i] as number, of[b + i] as number);
     };
   };
   return {
@@ -87,28 +90,29 @@ export function plainKernels(memory: Float32Array): Kernels {
 }
 
 /**
- * The WebAssembly module, written by hand: it imports `memory`, and exports for each kernel `(target, source, bytes)`: a loop
- * over 64 bytes a turn, the kernel's instruction for `[target]` and `[source]` into `[target]`, and one over what is left.
+ * The WebAssembly module, written by hand: it imports `memory`, and exports for each kernel `(target, left, right, bytes)`: a
+ * loop over 64 bytes a turn, the kernel's instruction for `[left]` and `[right]` into `[target]`, and one over what is left.
  */
 function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const section = (id: number, ...content: number[]) => [id, ...leb(content.length), ...content];
   const text = (name: string) => [name.length, ...new TextEncoder().encode(name)];
-  const [target, source, bytes, end] = [0, 1, 2, 3];
+  const [target, left, right, bytes, end] = [0, 1, 2, 3, 4];
   const four = ({ four: instruction }: Instructions) =>
     [0, 16, 32, 48].flatMap((at) => [
-      ...[...get(target), ...get(target), ...load(at), ...get(source), ...load(at)],
+      ...[...get(target), ...get(left), ...load(at), ...get(right), ...load(at)],
       ...[...simd(instruction), ...store(at)],
     ]);
   const one = (by: Instructions) => [
-    ...[...get(target), ...get(target), by.load, 2, 0, ...get(source), by.load, 2, 0],
+    ...[...get(target), ...get(left), by.load, 2, 0, ...get(right), by.load, 2, 0],
     ...[by.one, by.store, 2, 0],
   ];
   const advance = (local: number, step: number) => [...get(local), 0x41, ...leb(step, true), 0x6a];
-  // end = target + (bytes & mask); while (target < end) { turn; source += step; target += step }
+  // end = target + (bytes & mask); while (target < end) { turn; left += step; right += step; target += step }
   const loop = (mask: number[], step: number, turn: number[]) => [
     ...[...get(target), ...get(bytes), 0x41, ...mask, 0x71, 0x6a, 0x21, end],
     ...[0x02, 0x40, ...get(target), ...get(end), 0x4f, 0x0d, 0, 0x03, 0x40, ...turn],
-    ...[...advance(source, step), 0x21, source, ...advance(target, step), 0x22, target],
+    ...[...advance(left, step), 0x21, left, ...advance(right, step), 0x21, right],
+    ...[...advance(target, step), 0x22, target],
     ...[...get(end), 0x49, 0x0d, 0, 0x0b, 0x0b],
   ];
   const body = (by: Instructions) => [
@@ -121,7 +125,7 @@ function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const bodies = KERNELS.map(body).flatMap((code) => [...leb(code.length), ...code]);
   return Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    ...section(1, 1, 0x60, 3, 0x7f, 0x7f, 0x7f, 0),
+    ...section(1, 1, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 0),
     ...section(2, 1, ...text('from'), ...text('memory'), 2, shared ? 3 : 1, ...leb(pages), ...leb(pages)),
     ...section(3, count, ...KERNELS.map(() => 0)),
     ...section(7, count, ...KERNELS.flatMap(({ name }, i) => [...text(name), 0, i])),

@@ -56,7 +56,7 @@ const onePerRank = (ranks: number) => Array.from({ length: ranks }, (_, start) =
 const BUILT = new URL('../../dist/comm/index.js', import.meta.url).href;
 const RANK = `const { parentPort, workerData } = require('node:worker_threads');
 import('${BUILT}').then(async ({ createLocalTransport, allReduceTree }) => {
-  const { rank, links, ranges, leaves, rounds, ends, deadlineMs } = workerData;
+  const { rank, links, ranges, leaves, rounds, ends, deadlineMs, pieceElements } = workerData;
   const transport = createLocalTransport({ rank, ...links, deadlineMs });
   const group = { id: 'all', ranks: ranges.map((_, i) => i) };
   try {
@@ -67,7 +67,10 @@ import('${BUILT}').then(async ({ createLocalTransport, allReduceTree }) => {
         sizes,
         nodes: nodes.map(({ range, value }) => ({ range, value: value.map((array) => array.slice()) })),
       }));
-      sums = await allReduceTree(transport, group, 'grads', { leaves, ranges, units });
+      const before = sums;
+      sums = await allReduceTree(transport, group, 'grads', { leaves, ranges, units }, { pieceElements });
+      const same = ([a], [b]) => a.every((array, t) => Buffer.compare(Buffer.from(array.buffer), Buffer.from(b[t].buffer)) === 0);
+      if (before && !same(before, sums)) throw new Error('round ' + round + ' came to other bits');
     }
     parentPort.postMessage({ sums: sums[0] });
   } catch ({ name, message }) {
@@ -87,7 +90,11 @@ async function inThreads(
   sizes: readonly number[],
   leaves: number,
   ranges: LeafRange[],
-  { rounds = 3, ends }: { rounds?: number; ends?: { rank: number; round: number } } = {},
+  {
+    rounds = 3,
+    ends,
+    pieceElements,
+  }: { rounds?: number; ends?: { rank: number; round: number }; pieceElements?: number } = {},
 ): Promise<(Told | undefined)[]> {
   return Promise.all(
     createLocalLinks(ranges.length).map(async (links, rank) => {
@@ -95,7 +102,7 @@ async function inThreads(
       const worker = new Worker(RANK, {
         eval: true,
         workerData: {
-          ...{ rank, links, ranges, leaves, units, rounds, deadlineMs: 10_000 },
+          ...{ rank, links, ranges, leaves, units, rounds, pieceElements, deadlineMs: 10_000 },
           ends: ends?.rank === rank ? ends.round : -1,
         },
         transferList: links.ports.filter((port) => port !== null),
@@ -132,6 +139,16 @@ describe('reductions in shared memory', () => {
       expect(each?.message).toBeUndefined();
       for (const [t, sum] of expected?.entries() ?? [])
         expect(bits(each?.sums?.[t] as Float32Array).equals(bits(sum))).toBe(true);
+    }
+  });
+
+  it('threads that hurry, with much to wait for and little to add, come to the same bits every time', async () => {
+    const sizes = [40_000];
+    const told = await inThreads(sizes, 4, onePerRank(4), { rounds: 400, pieceElements: 32 });
+    const expected = partOf(sizes, 4, { start: 0, end: 4 }).total();
+    for (const each of told) {
+      expect(each?.message).toBeUndefined();
+      expect(bits(each?.sums?.[0] as Float32Array).equals(bits(expected?.[0] as Float32Array))).toBe(true);
     }
   });
 
