@@ -1,6 +1,7 @@
 export * from './checkpoint-writer.ts';
 export * from './drive.ts';
 export * from './pool.ts';
+export type { PoolOptions } from './pool-options.ts';
 export * from './progress.ts';
 export * from './rows.ts';
 export * from './run-session.ts';

@@ -14,42 +14,20 @@ import {
   type TransitionAnswers,
   type WorkerCommand,
   type WorkerEvent,
-  type WorkerJob,
 } from '../../worker/index.ts';
 import { Ending } from '../ending.ts';
 import { formatLastSeen, RunFailure } from '../failure.ts';
+import { FailureReports } from './failure-reports.ts';
 import { Gathers } from './gather.ts';
-import { type InstructionNames, ProgressBoard } from './progress.ts';
+import type { PoolOptions } from './pool-options.ts';
+import { ProgressBoard } from './progress.ts';
 import { snapshotOf } from './thread-snapshot.ts';
-import type { WaitingThreads } from './waiting-threads.ts';
 import type { Workers, WorkersSnapshot } from './workers.ts';
 
 /** What a worker says when it can begin. */
 export type ReadyEvent = Extract<WorkerEvent, { type: 'ready' }>;
 
 type SnapshottedEvent = Extract<WorkerEvent, { type: 'snapshotted' }>;
-
-/** How to launch workers. */
-export interface PoolOptions {
-  /** One job a rank, without the progress buffer, which the pool adds. */
-  readonly jobs: readonly WorkerJob[];
-  /** The module that a worker thread runs. It gets `{ job, links }` as workerData. */
-  readonly entry: URL;
-  /** How long a rank may be silent, in milliseconds. */
-  readonly deadlineMs: number;
-  /** How long starting (reading weights, tracing, compiling) may take, in milliseconds. Default five minutes. */
-  readonly startDeadlineMs?: number;
-  /** How long a report that only follows from another waits for the cause, in milliseconds. */
-  readonly graceMs?: number;
-  /** How long threads may take to end by themselves before they are ended by force, in milliseconds. */
-  readonly closeMs?: number;
-  readonly names: InstructionNames;
-  /** Threads of `entry` that have been started already. */
-  readonly waiting?: WaitingThreads | undefined;
-}
-
-/** Reports that come in shortly after the cause are folded behind it. */
-const FOLD_MS = 50;
 
 /**
  * The worker threads of one run. Whatever happens to one of them (an exception, an exit, silence) ends all of them and
@@ -63,13 +41,11 @@ export class WorkerPool implements Workers {
   readonly #board: ProgressBoard;
   readonly #options: PoolOptions;
   readonly #answers: Gathers;
-  readonly #reports: FailureReport[] = [];
+  readonly #reports: FailureReports;
   /** By rank, once it has been asked for a copy. */
   readonly #shelves: SnapshotShelf[] = [];
   /** (Nobody may be waiting when a failure comes; the next wait sees it.) */
   readonly #ending = new Ending();
-  #failure: RunFailure | null = null;
-  #settling: NodeJS.Timeout | null = null;
   #watchdog: NodeJS.Timeout | null = null;
   readonly #stopped = new Set<number>();
   #closing = false;
@@ -80,6 +56,7 @@ export class WorkerPool implements Workers {
     const { jobs, entry, names, waiting } = options;
     this.#options = options;
     this.world = jobs.length;
+    this.#reports = new FailureReports(options.graceMs ?? 1000, (cause, others) => this.#fail(cause, others));
     this.#answers = new Gathers(this.world);
     this.#board = new ProgressBoard(this.world, names, Date.now());
     const links = createLocalLinks(this.world);
@@ -167,7 +144,7 @@ export class WorkerPool implements Workers {
   terminate(): Promise<void> {
     this.#closing = true;
     if (this.#watchdog) clearInterval(this.#watchdog);
-    if (this.#settling) clearTimeout(this.#settling);
+    this.#reports.close();
     this.#ended ??= this.#end();
     return this.#ended;
   }
@@ -203,14 +180,14 @@ export class WorkerPool implements Workers {
 
   #listen(worker: Worker, rank: number): Promise<void> {
     worker.on('message', (event: WorkerEvent) => this.#receive(rank, event));
-    worker.on('messageerror', (error) => this.#report(this.#synthetic(rank, error)));
-    worker.on('error', (error) => this.#report(this.#synthetic(rank, error)));
+    worker.on('messageerror', (error) => this.#reports.add(this.#synthetic(rank, error)));
+    worker.on('error', (error) => this.#reports.add(this.#synthetic(rank, error)));
     return new Promise((resolve) => {
       worker.on('exit', (code) => {
         resolve();
-        if (this.#closing || this.#stopped.has(rank) || this.#reports.some((report) => report.rank === rank)) return;
+        if (this.#closing || this.#stopped.has(rank) || this.#reports.of(rank)) return;
         const message = `the worker thread exited with code ${code} without saying why`;
-        this.#report(this.#synthetic(rank, namedError('WorkerExit', message)));
+        this.#reports.add(this.#synthetic(rank, namedError('WorkerExit', message)));
       });
     });
   }
@@ -241,7 +218,7 @@ export class WorkerPool implements Workers {
         this.#answers.put('stopped', rank, event.trace);
         break;
       case 'failed':
-        this.#report(event.report);
+        this.#reports.add(event.report);
     }
   }
 
@@ -262,29 +239,15 @@ export class WorkerPool implements Workers {
     };
   }
 
-  /** Notes a failure. A cause ends the run at once; a consequence waits for its cause first. */
-  #report(report: FailureReport): void {
-    if (this.#closing || this.#failure) return;
-    this.#reports.push(report);
-    const primary = !report.secondary;
-    if (this.#settling && !primary) return;
-    if (this.#settling) clearTimeout(this.#settling);
-    const wait = this.#reports.some((other) => !other.secondary) ? FOLD_MS : (this.#options.graceMs ?? 1000);
-    this.#settling = setTimeout(() => this.#settle(), wait);
-  }
-
-  #settle(): void {
-    const cause = this.#reports.find((report) => !report.secondary) ?? this.#reports[0];
-    if (!cause) return;
-    const others = this.#reports.filter((report) => report !== cause);
+  /** Ends everything because of a failure. */
+  #fail(cause: FailureReport, others: readonly FailureReport[]): void {
     const seen = this.#board.look(Date.now());
     const waited = cause.name === 'CommTimeout' || cause.name === 'Hang';
     const flight = waited ? this.#flight() : [];
     const culprit = formatCulprit(culpritOf(flight));
     const known = ['last seen:', formatLastSeen(seen), ...(culprit === null ? [] : [culprit])].join('\n');
     const shown = waited ? { ...cause, message: `${cause.message}\n${known}` } : cause;
-    this.#failure = new RunFailure([shown, ...others], seen, flight);
-    const failure = this.#failure;
+    const failure = new RunFailure([shown, ...others], seen, flight);
     // Rejected only when everything is gone, so that whoever sees the failure finds nothing left behind.
     void this.terminate().finally(() => this.#ending.end(failure));
   }
@@ -305,13 +268,13 @@ export class WorkerPool implements Workers {
   }
 
   #inspect(limit: number): void {
-    if (this.#reports.length > 0) return;
+    if (this.#reports.any) return;
     const late = this.#board
       .look(Date.now())
       .find(({ rank, sinceMs }) => sinceMs > limit && this.#answers.awaits(rank));
     if (!late) return;
     const seconds = (late.sinceMs / 1000).toFixed(0);
-    this.#report(
+    this.#reports.add(
       this.#synthetic(
         late.rank,
         namedError(

@@ -5,13 +5,13 @@ import type { HostTensor } from '../../tensor/index.ts';
 import { SPAN, type StepReport, type TransitionAnswers } from '../../worker/index.ts';
 import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
-import { RunFailure } from '../failure.ts';
-import { finishMetrics, type Metrics } from '../metrics.ts';
+import { finishMetrics } from '../metrics.ts';
 import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog, UsableCheckpoint } from '../run/index.ts';
 import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
 import { predictRows } from './rows.ts';
 import { readSchedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
+import { diverged, numberOf, stepEvent, stepLine } from './step-event.ts';
 import type { Workers } from './workers.ts';
 
 type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
@@ -257,71 +257,18 @@ export class RunSession implements Session {
     return Math.min(LONGEST_WINDOW, 2 * SPAN * Math.ceil(steps / (2 * SPAN)));
   }
 
+  /** @throws RunFailure if the run has diverged */
   async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {
     const { microbatches, tokensPerExample, config } = this.#parts;
-    const metrics = finishMetrics(
-      reports.map((report) => report.metrics),
-      microbatches,
-    );
-    const loss = numberOf(metrics, 'loss');
-    const { gradNorm, lr } = reports[0] as StepReport;
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      await this.settle();
-      throw this.#notFinite(loss, gradNorm);
-    }
-    return {
-      type: 'step',
-      step: this.#position,
-      loss,
-      gradNorm,
-      lr,
-      perSecond: (config.batch.global * tokensPerExample * 1000) / ms,
-      stepMs: Math.max(...reports.map((report) => report.stepMs)),
-      commMs: Math.max(...reports.map((report) => report.commMs)),
-      commBytes: reports.reduce((sum, report) => sum + report.commBytes, 0),
-      commBytesSaved: reports.reduce((sum, report) => sum + report.commBytesSaved, 0),
-      metrics,
-    };
+    const units = config.batch.global * tokensPerExample;
+    const event = stepEvent(reports, { step: this.#position, microbatches, units, ms });
+    if (Number.isFinite(event.loss) && Number.isFinite(event.gradNorm)) return event;
+    await this.settle();
+    throw diverged(event, this.checkpointPath);
   }
 
   async #record(event: StepEvent): Promise<void> {
-    const { loss, ...others } = event.metrics;
-    await this.#parts.log.append({
-      step: event.step,
-      loss: event.loss,
-      grad_norm: event.gradNorm,
-      lr: event.lr,
-      [`${this.#parts.unit}_per_s`]: Math.round(event.perSecond * 10) / 10,
-      step_ms: Math.round(event.stepMs * 1000) / 1000,
-      comm_ms: Math.round(event.commMs * 1000) / 1000,
-      comm_bytes: event.commBytes,
-      ...(compresses(this.config.comm.compression) ? { comm_bytes_saved: event.commBytesSaved } : {}),
-      ...others,
-    });
+    const { log, unit, config } = this.#parts;
+    await log.append(stepLine(event, { unit, compresses: compresses(config.comm.compression) }));
   }
-
-  #notFinite(loss: number, gradNorm: number): RunFailure {
-    const path = this.checkpointPath;
-    const kept = path === null ? 'no checkpoint had been written' : `the last good checkpoint is ${path}`;
-    return new RunFailure([
-      {
-        rank: 0,
-        path: null,
-        instruction: null,
-        microbatch: null,
-        step: this.#position - 1,
-        name: 'NotFinite',
-        message: `the loss is ${loss} and the gradient norm ${gradNorm}: training has diverged; ${kept}\nlower optim.lr, warm it up for longer, or set optim.clip_norm`,
-        stack: '',
-        secondary: false,
-      },
-    ]);
-  }
-}
-
-function numberOf(metrics: Metrics, name: string): number {
-  const value = metrics[name];
-  if (typeof value !== 'number')
-    throw new Error(`no rank reported the metric '${name}'; there are: ${Object.keys(metrics).join(', ')}`);
-  return value;
 }
