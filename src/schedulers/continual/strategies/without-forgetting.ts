@@ -62,7 +62,8 @@ const lwfSchema = z.object({
 /**
  * Learning without forgetting (Li and Hoiem, 2016, equation 1): on new examples the model should still say what the model of before
  * said. Weights and softened answers by default as in van de Ven and Tolias, Three scenarios for continual learning, 2019, appendix A.2;
- * the accuracies of its tables came from code that took means over the outputs (`average`), which its authors made sums a month later.
+ * the authors' code took means over the outputs (`average`) when the paper came out, so its tables probably have them, and sums from a
+ * month later on.
  */
 registerContinual({
   name: 'lwf',
