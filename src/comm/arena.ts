@@ -186,22 +186,25 @@ export class Desk {
     }
     const lap = this.#roomAt + ROOM_BYTES + member * LAP_BYTES;
     const stretch = Math.min(STRETCH, Math.floor(LAP_BYTES / (64 * depthOf(order))) * 16);
-    const stack: number[] = [];
+    // Each addition as three addresses, and for each whether it moves on from stretch to stretch.
+    const additions: number[] = [];
+    const stack: (readonly [address: number, moves: number])[] = [];
+    order.forEach((item, i) => {
+      if (item !== ADD) {
+        stack.push([this.#roomAt + 4 * item, 1]);
+        return;
+      }
+      const [left, right] = stack.splice(-2) as [readonly [number, number], readonly [number, number]];
+      const last = i === order.length - 1;
+      const into = last ? ([this.#roomAt + 4 * target, 1] as const) : ([lap + 4 * stretch * stack.length, 0] as const);
+      additions.push(...into, ...left, ...right);
+      stack.push(into);
+    });
+    const add = this.#add;
     for (let from = 0; from < length; from += stretch) {
       const bytes = 4 * Math.min(stretch, length - from);
-      for (const [i, item] of order.entries()) {
-        if (item !== ADD) {
-          stack.push(this.#roomAt + 4 * (item + from));
-          continue;
-        }
-        const right = stack.pop() as number;
-        const left = stack.pop() as number;
-        const last = i === order.length - 1;
-        const into = last ? this.#roomAt + 4 * (target + from) : lap + 4 * stretch * stack.length;
-        this.#add(into, left, right, bytes);
-        stack.push(into);
-      }
-      stack.pop();
+      const at = (i: number) => (additions[i] as number) + 4 * from * (additions[i + 1] as number);
+      for (let i = 0; i < additions.length; i += 6) add(at(i), at(i + 2), at(i + 4), bytes);
     }
   }
 
