@@ -28,20 +28,34 @@ async function run(config: object, overrides: string[] = []): Promise<RunSummary
   return summary;
 }
 
+/** A small run of a strategy. */
+function smallOf(name: string): object {
+  const { scenario, strategy, ...others } = small[name] ?? {};
+  const scheduler = {
+    name: 'continual',
+    scenario: { stream: { name: 'split', tasks: 2 }, ...scenario },
+    strategy: { name, ...strategy },
+  };
+  return { ...others, scheduler };
+}
+
+function expectSame(sharded: RunSummary, serial: RunSummary): void {
+  expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
+  expect(sharded.weights_sha256).toBe(serial.weights_sha256);
+  expect(sharded.losses_sha256).toBe(serial.losses_sha256);
+}
+
 describe('continual strategies', () => {
   it.each(continualNames())('%s: the same matrix on every mesh', { timeout: 120_000 }, async (name) => {
-    const { scenario, strategy, ...others } = small[name] ?? {};
-    const scheduler = {
-      name: 'continual',
-      scenario: { stream: { name: 'split', tasks: 2 }, ...scenario },
-      strategy: { name, ...strategy },
-    };
-    const serial = await run({ ...others, scheduler });
-    for (const parallel of [{ data: 2 }, { pipeline: 2 }]) {
-      const sharded = await run({ ...others, scheduler, parallel });
-      expect(sharded.accuracy_matrix).toEqual(serial.accuracy_matrix);
-      expect(sharded.weights_sha256).toBe(serial.weights_sha256);
-      expect(sharded.losses_sha256).toBe(serial.losses_sha256);
-    }
+    const serial = await run(smallOf(name));
+    for (const parallel of [{ data: 2 }, { pipeline: 2 }])
+      expectSame(await run({ ...smallOf(name), parallel }), serial);
+  });
+
+  // One rank alone runs several such steps as one session (StepSpans); two stages take them one by one.
+  it.each(['naive', 'er', 'der++', 'ewc', 'si', 'lwf'])('%s: the same with one microbatch a step', async (name) => {
+    const batch = { global: 8, micro: 8 };
+    const serial = await run({ ...smallOf(name), batch });
+    expectSame(await run({ ...smallOf(name), batch, parallel: { pipeline: 2 } }), serial);
   });
 });
