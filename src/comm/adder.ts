@@ -1,4 +1,5 @@
-import { type Kernels, kernelsFor, PAGE_BYTES, plainKernels, wasmMemory } from './sum-kernel.ts';
+import { wasm } from '../tensor/index.ts';
+import { type Kernels, kernelsFor, plainKernels, wasmMemory } from './sum-kernel.ts';
 
 /** Bytes of a block: what lies in a fast cache while it is copied in, added and copied out. */
 const BLOCK_BYTES = 32_768;
@@ -27,7 +28,7 @@ class Adder {
   readonly #kernels: Kernels;
 
   constructor() {
-    const memory = wasmMemory((BLOCK_BYTES * DEPTH) / PAGE_BYTES, false);
+    const memory = wasmMemory((BLOCK_BYTES * DEPTH) / wasm.PAGE_BYTES, false);
     this.#memory = memory ? new Float32Array(memory.buffer) : new Float32Array(BLOCK * DEPTH);
     this.#kernels = memory ? kernelsFor(memory) : plainKernels(this.#memory);
     this.#integers = new Int32Array(this.#memory.buffer);

@@ -1,6 +1,10 @@
 import { threadId } from 'node:worker_threads';
+import { wasm } from '../tensor/index.ts';
 import { ADD, type Postfix } from './adder.ts';
-import { type Kernels, kernelsFor, PAGE_BYTES, type WasmMemory, wasmMemory } from './sum-kernel.ts';
+import { type Kernels, kernelsFor, wasmMemory } from './sum-kernel.ts';
+
+const { PAGE_BYTES } = wasm;
+type WasmMemory = wasm.WasmMemory;
 
 /*
  * An arena is memory that all ranks of a world share because they are threads of one process. Its first page says in which

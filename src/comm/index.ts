@@ -39,4 +39,3 @@ export * from './tcp.ts';
 export * from './transport.ts';
 export * from './tree.ts';
 export type { TreeReduction, TreeReductionOptions, TreeUnit } from './tree-units.ts';
-export * as wasm from './wasm-module.ts';

@@ -1,11 +1,10 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { type DType, type HostTensor, type Shape, sizeOf, type TypedArray } from '../tensor/index.ts';
+import { type DType, type HostTensor, type Shape, sizeOf, type TypedArray, type wasm } from '../tensor/index.ts';
 import { Arena, arenaMemory } from './arena.ts';
 import type { SharedArena } from './arena-reduction.ts';
 import { CommProtocolError } from './errors.ts';
 import { type Link, LinkedTransport, type LinkedTransportOptions, type LinkInbox } from './linked-transport.ts';
 import { scratch } from './scratch.ts';
-import type { WasmMemory } from './sum-kernel.ts';
 import type { Transport } from './transport.ts';
 
 /** Options of a local transport. */
@@ -14,7 +13,7 @@ export interface LocalTransportOptions extends LinkedTransportOptions {
   /** Ports to the other ranks, index = rank; null for this rank itself. */
   readonly ports: readonly (MessagePort | null)[];
   /** Memory that all ranks share (`createLocalLinks` makes it); only where the ports lead to their threads without a relay. */
-  readonly arena?: WasmMemory | null;
+  readonly arena?: wasm.WasmMemory | null;
 }
 
 /** What a rank is given to be linked to all others: ports, which are transferred to its thread, and memory that all share. */
@@ -22,7 +21,7 @@ export interface LocalLinks {
   /** Index = rank; null for the rank itself. */
   readonly ports: readonly (MessagePort | null)[];
   /** Null where there is none. */
-  readonly arena: WasmMemory | null;
+  readonly arena: wasm.WasmMemory | null;
 }
 
 /**

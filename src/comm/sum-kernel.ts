@@ -1,4 +1,6 @@
-import { get, leb, load, simd, store } from './wasm-module.ts';
+import { wasm } from '../tensor/index.ts';
+
+const { get, I32, leb, load, moduleBytes, PAGE_BYTES, simd, store, webAssembly } = wasm;
 
 /**
  * Adds `bytes` bytes (a multiple of 4) at address `right` to those at `left`, or takes them away, and puts the result at
@@ -11,29 +13,6 @@ export interface Kernels {
   readonly add: AddBytes;
   readonly addIntegers: AddBytes;
   readonly subtractIntegers: AddBytes;
-}
-
-/** Bytes of a page, which WebAssembly's memory comes in. */
-export const PAGE_BYTES = 65_536;
-
-/** Memory that WebAssembly code works on; if it is shared, a message takes it to other threads as the same memory. */
-export interface WasmMemory {
-  readonly buffer: ArrayBufferLike;
-}
-
-/** What is used of WebAssembly, which Node's types leave to those of browsers. */
-interface WebAssemblyApi {
-  validate(bytes: Uint8Array): boolean;
-  readonly Memory: new (size: {
-    readonly initial: number;
-    readonly maximum: number;
-    readonly shared: boolean;
-  }) => WasmMemory;
-  readonly Module: new (bytes: Uint8Array) => object;
-  readonly Instance: new (
-    module: object,
-    imports: { readonly from: { readonly memory: WasmMemory } },
-  ) => { readonly exports: Kernels };
 }
 
 /** A kernel's name, its SIMD instruction, and what loads, adds and stores single elements. */
@@ -51,26 +30,23 @@ const KERNELS: readonly Instructions[] = [
   { name: 'subtractIntegers', four: 0xb1, load: 0x28, one: 0x6b, store: 0x36 }, // i32x4.sub, …, i32.sub, …
 ];
 
-const api = (): WebAssemblyApi | undefined =>
-  (globalThis as { readonly WebAssembly?: WebAssemblyApi }).WebAssembly ?? undefined;
-
 /** Fresh memory of so many pages, or null where there is none (no WebAssembly with SIMD, or no room for it). */
-export function wasmMemory(pages: number, shared: boolean): WasmMemory | null {
-  const wasm = api();
-  if (!wasm?.validate(kernelBytes(pages, shared))) return null;
+export function wasmMemory(pages: number, shared: boolean): wasm.WasmMemory | null {
+  const api = webAssembly();
+  if (!api?.validate(kernelBytes(pages, shared))) return null;
   try {
-    return new wasm.Memory({ initial: pages, maximum: pages, shared });
+    return new api.Memory({ initial: pages, maximum: pages, shared });
   } catch {
     return null;
   }
 }
 
 /** Kernels that work on a memory made by `wasmMemory` (here or in another thread). */
-export function kernelsFor(memory: WasmMemory): Kernels {
-  const wasm = api() as WebAssemblyApi;
+export function kernelsFor(memory: wasm.WasmMemory): Kernels {
+  const api = webAssembly() as wasm.WebAssemblyApi;
   const shared = !(memory.buffer instanceof ArrayBuffer);
-  const module = new wasm.Module(kernelBytes(memory.buffer.byteLength / PAGE_BYTES, shared));
-  return new wasm.Instance(module, { from: { memory } }).exports;
+  const module = new api.Module(kernelBytes(memory.buffer.byteLength / PAGE_BYTES, shared));
+  return new api.Instance(module, { from: { memory } }).exports as Kernels;
 }
 
 /** The same kernels where there is no WebAssembly. */
@@ -94,8 +70,6 @@ export function plainKernels(memory: Float32Array): Kernels {
  * loop over 64 bytes a turn, the kernel's instruction for `[left]` and `[right]` into `[target]`, and one over what is left.
  */
 function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
-  const section = (id: number, ...content: number[]) => [id, ...leb(content.length), ...content];
-  const text = (name: string) => [name.length, ...new TextEncoder().encode(name)];
   const [target, left, right, bytes, end] = [0, 1, 2, 3, 4];
   const four = ({ four: instruction }: Instructions) =>
     [0, 16, 32, 48].flatMap((at) => [
@@ -115,20 +89,18 @@ function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
     ...[...advance(target, step), 0x22, target],
     ...[...get(end), 0x49, 0x0d, 0, 0x0b, 0x0b],
   ];
-  const body = (by: Instructions) => [
-    ...[1, 1, 0x7f], // one more local, i32: where the target ends
-    ...loop([0x40], 64, four(by)), // (-64 in LEB128)
-    ...loop([0x3f], 4, one(by)),
-    0x0b,
-  ];
-  const count = KERNELS.length;
-  const bodies = KERNELS.map(body).flatMap((code) => [...leb(code.length), ...code]);
-  return Uint8Array.from([
-    ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    ...section(1, 1, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 0),
-    ...section(2, 1, ...text('from'), ...text('memory'), 2, shared ? 3 : 1, ...leb(pages), ...leb(pages)),
-    ...section(3, count, ...KERNELS.map(() => 0)),
-    ...section(7, count, ...KERNELS.flatMap(({ name }, i) => [...text(name), 0, i])),
-    ...section(10, count, ...bodies),
-  ]);
+  return moduleBytes(
+    { pages, imported: true, shared },
+    KERNELS.map((by) => ({
+      name: by.name,
+      params: [I32, I32, I32, I32],
+      results: [],
+      // Where the target ends.
+      locals: [I32],
+      body: [
+        ...loop([0x40], 64, four(by)), // (-64 in LEB128)
+        ...loop([0x3f], 4, one(by)),
+      ],
+    })),
+  );
 }

@@ -7,3 +7,4 @@ export * from './rng.ts';
 export * from './safetensors.ts';
 export * from './safetensors-file.ts';
 export * from './tree.ts';
+export * as wasm from './wasm-module.ts';

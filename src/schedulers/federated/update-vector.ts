@@ -1,4 +1,4 @@
-import { wasm } from '../../comm/index.ts';
+import { wasm } from '../../tensor/index.ts';
 
 const { constant, F32, F64, get, I32, load, set, simd, store, tee, V128, wasmInstance } = wasm;
 

@@ -1,9 +1,29 @@
-/** What is used of WebAssembly, which Node's types leave to those of browsers. */
-interface WebAssemblyApi {
-  validate(bytes: Uint8Array): boolean;
-  readonly Module: new (bytes: Uint8Array) => object;
-  readonly Instance: new (module: object) => { readonly exports: unknown };
+/** Memory that WebAssembly code works on; if it is shared, a message takes it to other threads as the same memory. */
+export interface WasmMemory {
+  readonly buffer: ArrayBufferLike;
 }
+
+/** What is used of WebAssembly, which Node's types leave to those of browsers. */
+export interface WebAssemblyApi {
+  validate(bytes: Uint8Array): boolean;
+  readonly Memory: new (size: {
+    readonly initial: number;
+    readonly maximum: number;
+    readonly shared: boolean;
+  }) => WasmMemory;
+  readonly Module: new (bytes: Uint8Array) => object;
+  readonly Instance: new (
+    module: object,
+    imports?: { readonly from: { readonly memory: WasmMemory } },
+  ) => { readonly exports: unknown };
+}
+
+/** Bytes of a page, which WebAssembly's memory comes in. */
+export const PAGE_BYTES = 65_536;
+
+/** WebAssembly, where there is any. */
+export const webAssembly = (): WebAssemblyApi | undefined =>
+  (globalThis as { readonly WebAssembly?: WebAssemblyApi }).WebAssembly;
 
 /** Value types by their bytes in the binary format. */
 export const I32 = 0x7f;
@@ -50,14 +70,23 @@ export function wasmInstance<T>(
   bytes: number,
   functions: readonly WasmFunction[],
 ): (T & { readonly memory: { readonly buffer: ArrayBuffer } }) | null {
-  const { WebAssembly } = globalThis as { readonly WebAssembly?: WebAssemblyApi };
-  const module = moduleBytes(bytes, functions);
-  if (!WebAssembly?.validate(module)) return null;
-  return new WebAssembly.Instance(new WebAssembly.Module(module)).exports as ReturnType<typeof wasmInstance<T>>;
+  const api = webAssembly();
+  const module = moduleBytes({ pages: bytes / PAGE_BYTES, imported: false, shared: false }, functions);
+  if (!api?.validate(module)) return null;
+  return new api.Instance(new api.Module(module)).exports as ReturnType<typeof wasmInstance<T>>;
 }
 
-function moduleBytes(bytes: number, functions: readonly WasmFunction[]): Uint8Array {
-  const pages = leb(bytes / 65_536);
+/** The memory of a module: its own, which it exports, or one that it is given as `memory` of `from`. */
+export interface ModuleMemory {
+  readonly pages: number;
+  readonly imported: boolean;
+  readonly shared: boolean;
+}
+
+/** A module with that memory and those functions, all of which it exports. */
+export function moduleBytes(memory: ModuleMemory, functions: readonly WasmFunction[]): Uint8Array<ArrayBuffer> {
+  // (A memory that is shared says how large it may become; ours never grow.)
+  const limits = [memory.shared ? 3 : 1, ...leb(memory.pages), ...leb(memory.pages)];
   const list = (items: readonly (readonly number[])[]) => [...leb(items.length), ...items.flat()];
   const section = (id: number, content: readonly number[]) => [id, ...leb(content.length), ...content];
   const text = (name: string) => [name.length, ...new TextEncoder().encode(name)];
@@ -73,9 +102,16 @@ function moduleBytes(bytes: number, functions: readonly WasmFunction[]): Uint8Ar
   return Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
     ...section(1, list(types)),
+    ...(memory.imported ? section(2, [1, ...text('from'), ...text('memory'), 2, ...limits]) : []),
     ...section(3, list(functions.map((_, i) => [i]))),
-    ...section(5, [1, 1, ...pages, ...pages]),
-    ...section(7, list([[...text('memory'), 2, 0], ...functions.map(({ name }, i) => [...text(name), 0, i])])),
+    ...(memory.imported ? [] : section(5, [1, ...limits])),
+    ...section(
+      7,
+      list([
+        ...(memory.imported ? [] : [[...text('memory'), 2, 0]]),
+        ...functions.map(({ name }, i) => [...text(name), 0, i]),
+      ]),
+    ),
     ...section(10, list(bodies)),
   ]);
 }
