@@ -42,8 +42,10 @@ const CHUNK_BYTES = 256 * 1024;
 /** Requests under way over NATS: few at first, more as answers come. */
 const FIRST_REQUESTS = 4;
 const MAX_REQUESTS = 8;
-/** How long one request may take before it is sent again, in milliseconds; doubled each time. */
+/** How long one request may take before it is sent again, in milliseconds; doubled each time, */
 const ATTEMPT_MS = 1000;
+/** up to this, in which 16 kB/s move a chunk: waiting longer would only waste the deadline where messages get lost. */
+const MAX_ATTEMPT_MS = 16_000;
 /** How long nobody may listen before the owner counts as gone, in milliseconds: it may be reconnecting. */
 const ABSENT_MS = 10_000;
 /** How long an owner that could not be reached directly is not tried again, in milliseconds. */
@@ -252,7 +254,7 @@ async function ask(
         await pause(100, signal);
       } else if (name === 'TimeoutError') {
         note(notes, `no answer within ${attemptMs} ms`);
-        attemptMs *= 2;
+        attemptMs = Math.min(MAX_ATTEMPT_MS, attemptMs * 2);
         slow();
       } else {
         note(notes, (error as Error).message);

@@ -41,6 +41,22 @@ describe('blobs over a connection that loses two of five messages', () => {
     );
     await server.close();
   });
+
+  it('are asked for again at bounded distances, however often in a row an answer is lost', async () => {
+    const bus = lossyBus();
+    bus.hurry = 1 / 100;
+    const nats = bus.connect();
+    const server = new BlobServer({ nats, job: 'x', owner: 'a', secret: SECRET, listen: null });
+    const bytes = pattern(10);
+    server.offer('snap', bytes);
+    let left = 13;
+    bus.lose = () => left-- > 0;
+    const ask = { nats: bus.connect(), job: 'x', owner: 'a', blob: 'snap', secret: SECRET, way: 'nats' as const };
+    // Doubled without end the thirteenth would wait for 41 s by this bus's hurried clock, long past the deadline.
+    same(await fetchBlob({ ...ask, offset: 0, length: 10, deadlineMs: 20_000 }), bytes);
+    expect(left).toBeLessThan(0);
+    await server.close();
+  });
 });
 
 describe('blobs', () => {
