@@ -56,7 +56,10 @@ async function probe(run: ProgramRun, pass: StagePass, index: number, model: Mod
     last
       ? {
           module: model.loss,
-          targets: info.targets.map(({ dtype, shape }) => ({ dtype, shape: [job.batch.micro, ...shape] })),
+          targets: info.targets.map(({ dtype, shape }) => ({
+            dtype,
+            shape: [run.batches.micro ?? job.batch.micro, ...shape],
+          })),
         }
       : null,
   );

@@ -76,7 +76,8 @@ export class JobRank implements Rank {
   async step(step: number): Promise<StepReport> {
     const start = performance.now();
     const before = this.#parts.transport.statistics();
-    const batches = trainingBatches(this.#dataset.split('train'), this.#order, step);
+    const rows = this.#objective?.rows?.(step) ?? null;
+    const batches = trainingBatches(this.#dataset.split('train'), this.#order, step, rows);
     const run = await ProgramRun.prepare(this.#parts, this.#parts.job.train, step, batches);
     const commMs = await this.#interpret(run);
     const stepMs = performance.now() - start;
@@ -96,7 +97,7 @@ export class JobRank implements Rank {
   }
 
   async steps(step: number, until: number): Promise<StepReport[]> {
-    if (until - step >= SPAN) {
+    if (until - step >= SPAN && !this.#objective?.rows) {
       this.#position.span(step);
       const reports = await this.#spans.run(step);
       if (reports) {

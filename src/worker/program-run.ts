@@ -27,7 +27,7 @@ export interface RankParts {
 /** Where the batches of one execution of a program come from. */
 export interface BatchSource {
   readonly split: Split;
-  /** Examples of a microbatch, where they are not as many as in training. */
+  /** Examples of a microbatch, where they are not `batch.micro`. */
   readonly micro?: number;
   /** Example indices of a global microbatch. */
   indices(microbatch: number): Int32Array;
@@ -35,9 +35,12 @@ export interface BatchSource {
   reported(microbatch: number): boolean;
 }
 
-/** The training batches of a step. */
-export function trainingBatches(split: Split, order: DataOrder, step: number): BatchSource {
-  return { split, indices: (microbatch) => order.indices(step, microbatch), reported: () => true };
+/** The training batches of a step; `rows` is how many examples of each microbatch are computed, its first ones (null: all). */
+export function trainingBatches(split: Split, order: DataOrder, step: number, rows: number | null = null): BatchSource {
+  const all = (microbatch: number) => order.indices(step, microbatch);
+  const reported = () => true;
+  if (rows === null) return { split, indices: all, reported };
+  return { split, micro: rows, indices: (microbatch) => all(microbatch).subarray(0, rows), reported };
 }
 
 /** The batches of an evaluation round: `batches` from `offset` on, in a circle. */
@@ -105,11 +108,14 @@ export class ProgramRun {
     this.reductions = new Reductions(this);
   }
 
-  /** Prepares a run; layers are compiled for evaluation when the first one comes. */
+  /** Prepares a run; layers are compiled for evaluation, or for microbatches of another size, when the first one comes. */
   static async prepare(parts: RankParts, program: Program, step: number, batches: BatchSource): Promise<ProgramRun> {
     const modes = new Map<number, RankLayerMode>();
     for (const [index, layer] of parts.model.layers)
-      modes.set(index, program.mode === 'train' ? layer.train : await layer.evaluate(batches.micro));
+      modes.set(
+        index,
+        await (program.mode === 'train' ? layer.training(batches.micro) : layer.evaluate(batches.micro)),
+      );
     return new ProgramRun(parts, program, step, batches, modes);
   }
 

@@ -35,7 +35,9 @@ export interface RankLayer {
   readonly name: string;
   readonly group: ParamGroup;
   readonly train: RankLayerMode;
-  /** For microbatches of so many examples (default: as many as in training); compiled when the first evaluation comes. */
+  /** The same for microbatches of so many examples (default: `batch.micro`); compiled when the first step of that size comes. */
+  training(micro?: number): Promise<RankLayerMode>;
+  /** For microbatches of so many examples (default: `batch.micro`); compiled when the first evaluation comes. */
   evaluate(micro?: number): Promise<RankLayerMode>;
 }
 
@@ -73,7 +75,9 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
   const { job, model, info, engine, optimizer, compiled: cache = new CompileCache() } = options;
   const program = job.train;
   const { micro } = job.batch;
-  const functions = cache.once(`train ${micro}`, () => modelFunctions(model, info, micro, 'train'));
+  const trainingFunctions = (size: number) =>
+    cache.once(`train ${size}`, () => modelFunctions(model, info, size, 'train'));
+  const functions = trainingFunctions(micro);
   // In evaluations dropout is off and running statistics are used.
   const evaluationFunctions = (size: number) =>
     cache.once(`evaluate ${size}`, () => modelFunctions(model, info, size, 'evaluate'));
@@ -138,12 +142,18 @@ export async function buildRankModel(options: RankModelOptions): Promise<RankMod
     const { slots } = train.compiled;
     group.gradientOf = slots.paramGradients.flatMap((slot, i) => (slot === null ? [] : [i]));
     group.contributionOf = fn.layout.contributions.map((path) => fn.state.findIndex((state) => state.path === path));
+    const trained = new Map([[micro, Promise.resolve(train)]]);
     const evaluated = new Map<number, Promise<RankLayerMode>>();
     layers.set(index, {
       index,
       name: fn.name,
       group,
       train,
+      training: (size = micro) => {
+        const made = trained.get(size) ?? compile(trainingFunctions(size)[index] as LayerFunction, true, size);
+        trained.set(size, made);
+        return made;
+      },
       evaluate: (size = micro) => {
         const made = evaluated.get(size) ?? compile(evaluationFunctions(size)[index] as LayerFunction, false, size);
         evaluated.set(size, made);

@@ -32,6 +32,11 @@ export interface TrainingObjective {
   /** The model with another loss, or with modules around its own. Paths of parameters that stay must not change. */
   model?(model: Model, dataset: Dataset): Model;
   optimizer?(plan: OptimizerPlan): OptimizerPlan;
+  /**
+   * How many examples of each microbatch a step computes, its first ones, where it is not all (null): losses and weights of the step's
+   * examples must be for so many. The same for every rank.
+   */
+  rows?(step: number): number | null;
   /** By name. */
   readonly transitions?: Readonly<Record<string, Transition>>;
 }

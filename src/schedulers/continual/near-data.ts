@@ -1,6 +1,6 @@
 import type { Dataset } from '../../data/index.ts';
 import type { Model } from '../../modules/index.ts';
-import { type OptimizerPlan, type PhaseRun, withRule } from '../../optim/index.ts';
+import { type OptimizerPlan, type PhaseRun, Phases, withRule } from '../../optim/index.ts';
 import { registerTrainingObjective, type TrainingObjective, type Transition } from '../../worker/index.ts';
 import { plainLoss, streamLoss } from './loss.ts';
 import type { ScenarioShape } from './scenario.ts';
@@ -36,14 +36,18 @@ export interface ContinualObjective {
   readonly shape: ScenarioShape;
   readonly phases: readonly PhaseRun[];
   readonly course: Course;
+  /** Examples of each microbatch that training steps compute, where it is not all of them. */
+  readonly rows: number | null;
 }
 
 /** What a strategy changes about a step. */
-export function continualObjective({ shape, phases, course, ...section }: ContinualObjective): TrainingObjective {
+export function continualObjective({ shape, phases, course, rows, ...section }: ContinualObjective): TrainingObjective {
   const { strategy, config } = resolvedStrategy({ ...section.config, name: section.strategy });
   const rule = strategy.rule?.(config, shape, course);
   const transitions = strategy.transitions?.(config, shape);
+  const when = new Phases(phases);
   return {
+    ...(rows === null ? {} : { rows: (step: number) => (when.at(step) === 'train' ? rows : null) }),
     model: (model: Model, dataset: Dataset): Model => {
       const changed = strategy.model?.(model, config, shape, dataset) ?? model;
       const own = (strategy.targets?.(config, shape) ?? []).map((target) => target.name);

@@ -101,8 +101,9 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
     : null;
   const scenario: Scenario = { ...cut, shape: { ...cut.shape, features } };
   const targets = strategy.targets?.(strategyConfig, scenario.shape) ?? [];
-  const { global } = config.batch;
-  const builder = new StreamBuilder(scenario, dataset, global, targets);
+  const { global, micro } = config.batch;
+  const rows = strategy.trained ? Math.ceil((strategy.trained(strategyConfig, global) * micro) / global) : micro;
+  const builder = new StreamBuilder(scenario, dataset, global, targets, { micro, rows });
   const given = { scenario, dataset, builder, epochs: own.epochs, global, seed: config.seed };
   if (strategy.compose) strategy.compose(given, strategyConfig);
   else composeTasks(given, { fresh: global });
@@ -114,6 +115,7 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
     shape: scenario.shape,
     phases: stream.phases,
     course,
+    rows: rows < micro ? rows : null,
   };
   return {
     data: stream.data,

@@ -117,6 +117,11 @@ export interface ContinualStrategy<S extends ZodObject = ZodObject> {
   targets?(config: z.output<S>, shape: ScenarioShape): readonly StreamTarget[];
   /** Decides all steps. Default: each task's examples in a new order every epoch. */
   compose?(given: ComposeGiven, config: z.output<S>): void;
+  /**
+   * Examples that a training step can have at most, where they are fewer than batch.global: of the others, which then fill steps up, few
+   * or none are computed. Steps that only look at gradients have whole batches.
+   */
+  trained?(config: z.output<S>, global: number): number;
   loss?(config: z.output<S>, shape: ScenarioShape): StrategyLoss;
   rule?(config: z.output<S>, shape: ScenarioShape, course: Course): ParamRule;
   model?(model: Model, config: z.output<S>, shape: ScenarioShape, dataset: Dataset): Model;

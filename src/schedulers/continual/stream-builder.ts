@@ -72,6 +72,8 @@ export interface BuiltStream {
 export class StreamBuilder {
   readonly #scenario: Scenario;
   readonly #global: number;
+  readonly #micro: number;
+  readonly #rows: number;
   readonly #own: readonly StreamTarget[];
   /** Null where examples have no class. */
   readonly #labels: ArrayLike<number> | null;
@@ -93,10 +95,21 @@ export class StreamBuilder {
   readonly #base: number;
   #reserved = 0;
 
-  /** @param targets the strategy's own targets; those of shape [] get their values from `Entry.marks`, the others rows that are filled in later */
-  constructor(scenario: Scenario, dataset: Dataset, global: number, targets: readonly StreamTarget[] = []) {
+  /**
+   * @param targets the strategy's own targets; those of shape [] get their values from `Entry.marks`, the others rows that are filled in later
+   * @param computed examples of a microbatch, and how many of them training steps compute. Default: all
+   */
+  constructor(
+    scenario: Scenario,
+    dataset: Dataset,
+    global: number,
+    targets: readonly StreamTarget[] = [],
+    computed: { readonly micro: number; readonly rows: number } = { micro: global, rows: global },
+  ) {
     this.#scenario = scenario;
     this.#global = global;
+    this.#micro = computed.micro;
+    this.#rows = computed.rows;
     this.#own = targets;
     const { labels, examples } = dataset.split('train');
     this.#labels = labels ?? null;
@@ -126,14 +139,14 @@ export class StreamBuilder {
 
   /**
    * Adds a step.
-   * @throws RangeError if there is not an entry for each example of a batch
+   * @throws RangeError if there is not an entry for each example of a batch, or one that counts is not among those that are computed
    */
   step(entries: readonly Entry[], phase: StepPhase = 'train'): void {
     if (entries.length !== this.#global)
       throw new RangeError(
         `a step has ${this.#global} examples (batch.global), but the strategy gave ${entries.length}`,
       );
-    for (const entry of entries) {
+    for (const entry of phase === 'train' ? this.#packed(entries) : entries) {
       const task = this.#scenario.tasks[entry.task];
       if (!task) throw new RangeError(`there is no task ${entry.task}`);
       this.#examples.push(entry.example);
@@ -256,6 +269,25 @@ export class StreamBuilder {
       pauses: this.#pauses,
       evaluation: [...evaluation, shown.length],
     };
+  }
+
+  /** The first entries as the rows of microbatches that are computed, with weights for that many; the rest is not looked at. */
+  #packed(entries: readonly Entry[]): readonly Entry[] {
+    const [micro, rows] = [this.#micro, this.#rows];
+    if (rows >= micro) return entries;
+    const computed = (this.#global / micro) * rows;
+    if (entries.slice(computed).some(({ weight }) => weight !== 0))
+      throw new RangeError(
+        `a training step has more than the ${computed} examples that it was said to have at most; this is a defect of the strategy`,
+      );
+    const left = entries[computed] as Entry;
+    const scale = computed / this.#global;
+    return entries.map((_, at) => {
+      const row = at % micro;
+      if (row >= rows) return left;
+      const entry = entries[Math.floor(at / micro) * rows + row] as Entry;
+      return { ...entry, weight: entry.weight * scale };
+    });
   }
 
   #outputOf(example: number, task: Task, labels: ArrayLike<number>): number {

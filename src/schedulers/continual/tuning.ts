@@ -118,8 +118,10 @@ export function withTuning(
   name: string,
   { share, rate }: { readonly share: number; readonly rate: number },
 ): ContinualStrategy {
+  // Fine-tuning has whole batches.
+  const { trained: _, ...others } = base;
   return {
-    ...base,
+    ...others,
     name,
     rule: (config, shape, course) => tuningRule(base.rule?.(config, shape, course), rate),
     transitions: (config, shape) => ({

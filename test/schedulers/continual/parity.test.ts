@@ -58,4 +58,23 @@ describe('continual strategies', () => {
     const serial = await run({ ...smallOf(name), batch });
     expectSame(await run({ ...smallOf(name), batch, parallel: { pipeline: 2 } }), serial);
   });
+
+  // Three new examples of eight: two rows of each microbatch are computed, but four where gradients are looked at.
+  it.each(['a-gem', 'gem'])('%s: the same with training steps that are shorter than batches', async (name) => {
+    const config = smallOf(name) as { readonly scheduler: { readonly strategy: object } };
+    const { scheduler } = config;
+    const short = { ...config, scheduler: { ...scheduler, strategy: { ...scheduler.strategy, fresh: 3 } } };
+    const serial = await run(short);
+    for (const parallel of [{ data: 2 }, { pipeline: 2 }]) expectSame(await run({ ...short, parallel }), serial);
+  });
+
+  it('computes only the new examples of a training step: the bits of a batch of just these', async () => {
+    const scheduler = (strategy: object) => ({
+      scheduler: { name: 'continual', scenario: { stream: { name: 'split', tasks: 1 } }, strategy },
+    });
+    const short = await run(scheduler({ name: 'a-gem', fresh: 4 }));
+    const own = await run({ ...scheduler({ name: 'naive' }), batch: { global: 4, micro: 2 } });
+    expect(short.weights_sha256).toBe(own.weights_sha256);
+    expect(short.losses_sha256).toBe(own.losses_sha256);
+  });
 });

@@ -6,7 +6,7 @@ import { reservoir } from '../buffer.ts';
 import { composeTasks, filled, type Seen } from '../compose.ts';
 import { registerContinual } from '../strategy.ts';
 import type { Entry } from '../stream-builder.ts';
-import { memorySchema } from './gradient-memory.ts';
+import { freshOf, memorySchema } from './gradient-memory.ts';
 
 type Tensor = tf.Tensor;
 
@@ -92,6 +92,7 @@ const gemSchema = z.object({
 registerContinual({
   name: 'gem',
   config: gemSchema,
+  trained: freshOf,
   rule: ({ margin }, { tasks }) => memoryConstraints(tasks - 1, margin),
   compose: (given, config) => {
     const { scenario, global, builder, seed } = given;
@@ -104,7 +105,7 @@ registerContinual({
       reservoir(share, createRng(seed).fork('continual buffer', index)),
     );
     composeTasks(given, {
-      fresh: Math.min(global, config.fresh ?? global),
+      fresh: freshOf(config, global),
       step(seen, { rng, task }) {
         const entries = (list: readonly Seen[]): Entry[] =>
           list.map(({ example, task: of }) => ({ example, task: of, weight: 1 }));

@@ -19,6 +19,10 @@ export const memorySchema = z.object({
     .describe('new examples of a training step, where the gradient of more kept ones is wanted; default: batch.global'),
 });
 
+/** New examples of a training step. */
+export const freshOf = ({ fresh }: { readonly fresh?: number | undefined }, global: number): number =>
+  Math.min(global, fresh ?? global);
+
 /**
  * A gradient that would undo what the memory's gradient asks for loses just that part of it: g - (g.m / m.m) m where g.m < 0
  * (Chaudhry et al., Efficient lifelong learning with A-GEM, 2019, equation 11).
@@ -50,12 +54,13 @@ registerContinual({
   languageModels: true,
   config: memorySchema,
   rule: projectedGradients,
+  trained: freshOf,
   compose: (given, config) => {
     const { global, builder } = given;
     const buffer = bufferOf(given, config);
     let waiting: Seen[] = [];
     composeTasks(given, {
-      fresh: Math.min(global, config.fresh ?? global),
+      fresh: freshOf(config, global),
       step(seen, { rng, task }) {
         const entries = (list: readonly Seen[]): Entry[] =>
           list.map(({ example, task: of }) => ({ example, task: of, weight: 1 }));
