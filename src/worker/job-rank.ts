@@ -106,7 +106,9 @@ export class JobRank implements Rank {
         return reports;
       }
     }
-    return [await this.step(step)];
+    const note = this.#spans.takeNote();
+    const report = await this.step(step);
+    return [note === null ? report : { ...report, note }];
   }
 
   async evaluate(

@@ -95,6 +95,8 @@ export interface StepReport {
   /** Bytes of tensors that this rank sent to others, and bytes that codecs spared. */
   readonly commBytes: number;
   readonly commBytesSaved: number;
+  /** Something that whoever watches the run should know: told once. */
+  readonly note?: string;
 }
 
 /** One shard file of a checkpoint and the tensors in it. */

@@ -27,6 +27,7 @@ export class StepSpans {
   readonly #batchOf: (step: number) => Batch;
   #span: Promise<Span | null> | null = null;
   #broken = false;
+  #note: string | null = null;
 
   /** @param batchOf the examples of a step */
   constructor(parts: RankParts, batchOf: (step: number) => Batch) {
@@ -40,13 +41,13 @@ export class StepSpans {
    */
   async run(first: number): Promise<StepReport[] | null> {
     if (this.#broken) return null;
-    this.#span ??= this.#make();
-    const span = await this.#span;
-    if (!span) return null;
-    const began = performance.now();
     const { space } = this.#parts;
     const given: DeviceTensor[] = [];
     try {
+      this.#span ??= this.#make();
+      const span = await this.#span;
+      if (!span) return null;
+      const began = performance.now();
       const inputs = this.#inputs(span.graph.sources, first, given);
       const outputs = await space.runNow(span.executable, inputs);
       const [told, ...changed] = outputs as [DeviceTensor, ...DeviceTensor[]];
@@ -61,13 +62,24 @@ export class StepSpans {
       if (!reports) return null;
       const stepMs = (performance.now() - began) / SPAN;
       return reports.map((report) => ({ ...report, stepMs }));
-    } catch {
+    } catch (error) {
+      // Whatever it was, nothing has changed; a cause that is not of spans ends the first of these steps by itself.
       this.#broken = true;
+      this.#note =
+        `steps ${first} to ${first + SPAN - 1} could not be run as one (${error instanceof Error ? error.message : String(error)}): ` +
+        'from here on each is run by itself, with the same results but more slowly';
       return null;
     } finally {
       // They come from outside in every step: the pool would not want them.
       for (const tensor of given) space.engine.release(tensor);
     }
+  }
+
+  /** Why steps are no longer run as one, the first time it is asked after that came about; else null. */
+  takeNote(): string | null {
+    const note = this.#note;
+    this.#note = null;
+    return note;
   }
 
   async #make(): Promise<Span | null> {

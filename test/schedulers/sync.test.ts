@@ -106,6 +106,14 @@ describe('the sync scheduler', () => {
     expect(() => schedulerNamed('snyc')).toThrow(/no scheduler 'snyc'; known: .*sync/);
   });
 
+  it('passes on what ranks note, once', async () => {
+    const { events, error } = await trial('note', { steps: 3 }, { model: { misbehave: 'note', at: 1 } });
+    expect(error).toBeNull();
+    expect(events.flatMap((event) => (event.type === 'warning' ? [event.message] : []))).toEqual([
+      'something about step 1',
+    ]);
+  });
+
   it('evaluates and checkpoints when due and at the end, and keeps the last ones', async () => {
     const { events, folder, error } = await trial('due', {
       steps: 7,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createEngine } from '../../src/engine/index.ts';
+import { createEngine, type Engine } from '../../src/engine/index.ts';
 import { type Model, nn } from '../../src/modules/index.ts';
 import type { StepReport } from '../../src/worker/index.ts';
 import { createRanks } from '../../src/worker/index.ts';
@@ -20,21 +20,23 @@ const normalised = (): Model => {
 /** What of a report does not depend on time. */
 const told = ({ step, metrics, gradNorm, lr }: StepReport) => ({ step, metrics, gradNorm, lr });
 
-async function train(options: JobOptions, together: boolean) {
+async function train(options: JobOptions, together: boolean, on: Engine = engine) {
   const { jobs, overrides } = await makeJobs(options);
-  const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine });
+  const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine: on });
   try {
     const [rank] = ranks;
     if (!rank) throw new Error('a job has a rank');
     const reports: StepReport[] = [];
     const calls: number[] = [];
+    const notes: string[] = [];
     while (reports.length < STEPS) {
       const more = together ? await rank.steps(reports.length, STEPS) : [await rank.step(reports.length)];
       calls.push(more.length);
+      notes.push(...more.flatMap(({ note }) => note ?? []));
       reports.push(...more);
     }
     const evaluated = await rank.evaluate('validation', null);
-    return { reports: reports.map(told), calls, parameters: await rank.parameters(), evaluated };
+    return { reports: reports.map(told), calls, notes, parameters: await rank.parameters(), evaluated };
   } finally {
     await dispose();
   }
@@ -63,6 +65,26 @@ describe('steps that are run as one', () => {
   ])('are single ones where %s', async (_, options) => {
     const together = await train({ optim: { name: 'sgd', clip_norm: null }, ...options }, true);
     expect(together.calls).toEqual(new Array(STEPS).fill(1));
+  });
+
+  it('are single ones where the engine cannot join them, and it is said once why', async () => {
+    const options = { ...dense, optim: { name: 'sgd', clip_norm: null } };
+    const refusing = new Proxy(engine, {
+      get(target, key) {
+        if (key === 'sequence')
+          return () => {
+            throw new Error('no room for a sequence');
+          };
+        const value: unknown = Reflect.get(target, key);
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    const together = await train(options, true, refusing);
+    expect(together.calls).toEqual(new Array(STEPS).fill(1));
+    expect(together.notes).toEqual([expect.stringMatching(/steps 0 to 7 .* \(no room for a sequence\)/)]);
+    const single = await train(options, false);
+    expect(together.reports).toEqual(single.reports);
+    expect(together.parameters).toEqual(single.parameters);
   });
 
   it('end where a step by itself would, with the same error', async () => {

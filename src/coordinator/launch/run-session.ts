@@ -64,6 +64,8 @@ export class RunSession implements Session {
   #granted: number;
   readonly #writer: CheckpointWriter;
   #warnedOfLog = false;
+  /** What ranks have noted and nobody has been told. */
+  readonly #notes: string[] = [];
   /** Whether the newest checkpoint has tensors of the scheduler's own. */
   #keptBySchedulers = false;
   /** The newest results, for the summary. */
@@ -208,14 +210,14 @@ export class RunSession implements Session {
     });
   }
 
-  /** What has become of checkpoints since the last call, and of the log. */
+  /** What has become of checkpoints since the last call, and of the log, and what ranks have noted. */
   news(): (WriterEvent | WarningEvent)[] {
     const { full, path } = this.#parts.log;
     const warned = this.#warnedOfLog;
     this.#warnedOfLog = full !== null;
     const message = `${path} cannot be written (${full}): its lines are kept in memory until there is room`;
-    const events = this.#writer.events();
-    return full !== null && !warned ? [{ type: 'warning', message }, ...events] : events;
+    const messages = [...this.#notes.splice(0), ...(full !== null && !warned ? [message] : [])];
+    return [...messages.map((each) => ({ type: 'warning' as const, message: each })), ...this.#writer.events()];
   }
 
   /** Waits until nothing is being written. Never rejects. */
@@ -261,6 +263,9 @@ export class RunSession implements Session {
   async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {
     const { microbatches, tokensPerExample, config } = this.#parts;
     const units = config.batch.global * tokensPerExample;
+    // (Ranks of one step have much the same to say.)
+    const noted = reports.find(({ note }) => note !== undefined);
+    if (noted) this.#notes.push(noted.note as string);
     const event = stepEvent(reports, { step: this.#position, microbatches, units, ms });
     if (Number.isFinite(event.loss) && Number.isFinite(event.gradNorm)) return event;
     await this.settle();
