@@ -3,8 +3,8 @@ import { optimSchema } from '../optim/index.ts';
 import { largestPrediction } from '../plan/index.ts';
 import { workerEntryUrl } from '../worker/index.ts';
 import { checkMachine, resolveConfig } from './config/index.ts';
-import { jobsOf } from './execute.ts';
 import { predictRows, readSchedulerTensor, WorkerPool } from './launch/index.ts';
+import { jobsOf } from './launch-threads.ts';
 import { finishMetrics, type Metrics } from './metrics.ts';
 import { baselinesOf, evaluationSize, type PreparedRun, prepareQuietly } from './prepare.ts';
 import {

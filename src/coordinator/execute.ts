@@ -1,100 +1,15 @@
-import { availableParallelism } from 'node:os';
-import type { ResolvedModel } from '../modules/index.ts';
-import {
-  formatInstruction,
-  gradientExchangeBytes,
-  largestPrediction,
-  type MeshShape,
-  type Program,
-  stageFlops,
-  sumFlops,
-  worldSize,
-} from '../plan/index.ts';
-import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
-import type { ResolvedConfig } from './config/index.ts';
+import { largestPrediction, stageFlops, sumFlops } from '../plan/index.ts';
 import type { RunEvent } from './events.ts';
+import type { Execution } from './execution.ts';
 import { RunFailure } from './failure.ts';
 import { sampleText } from './generate/index.ts';
-import { drive, type ReadyEvent, RunSession, WaitingThreads, WorkerPool, type Workers } from './launch/index.ts';
+import { drive, RunSession, type Workers } from './launch/index.ts';
+import { launchThreads } from './launch-threads.ts';
 import { baselinesOf, evaluationSize, type PreparedRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
-import {
-  CheckpointReader,
-  MetricsLog,
-  type NatsPlace,
-  openStore,
-  type RunFolder,
-  type RunSummary,
-  readMetrics,
-  type UsableCheckpoint,
-  verifyCheckpoint,
-  writeSummary,
-} from './run/index.ts';
+import { MetricsLog, openStore, type RunSummary, writeSummary } from './run/index.ts';
 import { schedulerNamed } from './scheduler.ts';
-
-/** A run that is about to launch its workers. */
-export interface Execution {
-  readonly prepared: PreparedRun;
-  readonly folder: RunFolder;
-  readonly model: ResolvedModel;
-  /** `performance.now()` when the user asked for the run. */
-  readonly began: number;
-  readonly signal: AbortSignal | null;
-  /** The checkpoint to continue from, or null. */
-  readonly from: UsableCheckpoint | null;
-  /** The connection that the run has anyway, if it has one. */
-  readonly nats?: NatsPlace;
-  /** Where real clients take the place of simulated ones (with `nats`): how many to wait for, and who hears of them. */
-  readonly clients?: { readonly min: number | null; readonly emit: (event: RunEvent) => void };
-  /** Threads that have been started already, for whoever starts threads of this process. */
-  readonly waiting?: WaitingThreads | null;
-  /** Starts the workers; null if the signal was raised meanwhile. Default: threads of this process. */
-  readonly launch?: (execution: Execution, signal: AbortSignal) => Promise<Launched | null>;
-}
-
-/** Workers that are ready. */
-export interface Launched {
-  readonly workers: Workers;
-  /** By rank. */
-  readonly ready: readonly ReadyEvent[];
-  /** Completed steps from which they go on. */
-  readonly step: number;
-  /** The mesh of the moment. */
-  mesh(): MeshShape;
-  /** Times that workers were lost and the run went on, in this process. */
-  recoveries(): number;
-  /** What the run had behind it, where no checkpoint says so. */
-  readonly before?: { readonly wall: number; readonly recoveries: number };
-}
-
-/** Builds each rank's job. */
-export function jobsOf(
-  prepared: PreparedRun,
-  options: { readonly runId: string; readonly model: ResolvedModel; readonly checkpoint: string | null },
-): WorkerJob[] {
-  const { config, plan, data, engine } = prepared;
-  return plan.programs.map((train, rank) => ({
-    runId: options.runId,
-    rank,
-    seed: config.seed,
-    model: options.model,
-    optim: config.optim,
-    ...(prepared.scheduling?.objective ? { objective: prepared.scheduling.objective } : {}),
-    ...(prepared.local ? { outerOptim: prepared.local.optim } : {}),
-    totalSteps: config.train.steps,
-    data,
-    engine,
-    batch: config.batch,
-    numerics: config.numerics,
-    remat: config.remat,
-    train,
-    evaluate: plan.evaluate[rank] as Program,
-    compression: config.comm.compression,
-    deadlineMs: config.comm.deadline_s * 1000,
-    checkpoint: options.checkpoint,
-    trace: config.run.trace,
-  }));
-}
+import { summarise } from './summarise.ts';
 
 /** Launches workers, lets the scheduler drive them, and ends everything, whatever happens. */
 export async function* execute(execution: Execution): AsyncGenerator<RunEvent, void> {
@@ -243,88 +158,8 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
   }
 }
 
-/** The module that threads of a run's ranks run. */
-function entryOf({ scheduler }: ResolvedConfig): URL {
-  return schedulerNamed(scheduler.name).entry?.() ?? workerEntryUrl();
-}
-
-/**
- * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
- * none, or no core would be left for the preparation.
- */
-export function startThreadsAhead(config: ResolvedConfig): WaitingThreads | null {
-  const world = worldSize(config.parallel);
-  if (schedulerNamed(config.scheduler.name).alone || world >= availableParallelism() || 'Deno' in globalThis)
-    return null;
-  return new WaitingThreads(entryOf(config), world);
-}
-
-/** Starts one thread of this process for each rank. */
-async function launchThreads(execution: Execution, signal: AbortSignal): Promise<Launched> {
-  const { prepared, folder, model, from } = execution;
-  const jobs = jobsOf(prepared, { runId: folder.id, model, checkpoint: from?.path ?? null });
-  const deadlineMs = prepared.config.comm.deadline_s * 1000;
-  const names = instructionNames(prepared);
-  const entry = entryOf(prepared.config);
-  const { pool, ready } = await WorkerPool.start(
-    { jobs, entry, deadlineMs, names, waiting: execution.waiting ?? undefined },
-    signal,
-  );
-  const step = from?.index.step ?? 0;
-  return { workers: pool, ready, step, mesh: () => prepared.plan.mesh, recoveries: () => 0 };
-}
-
-async function summarise(
-  prepared: PreparedRun,
-  session: RunSession,
-  known: { baselines: Readonly<Record<string, number>>; log: MetricsLog; wall_s: number; recoveries: number },
-): Promise<RunSummary> {
-  const { config, dataset } = prepared;
-  const path = session.checkpointPath;
-  if (path === null) throw new Error('the scheduler ended without a checkpoint of the last step');
-  const reader = await CheckpointReader.open(path, await verifyCheckpoint(path));
-  try {
-    const evaluation = session.evaluations.get(config.train.eval_split);
-    const accuracy = evaluation?.metrics.accuracy;
-    const steps = session.position;
-    return {
-      steps,
-      loss: known.log.losses[steps - 1] as number,
-      val_loss: evaluation?.loss ?? null,
-      ...(typeof accuracy === 'number' ? { accuracy } : {}),
-      baselines: known.baselines,
-      wall_s: Math.round(known.wall_s * 1000) / 1000,
-      tokens_per_s: session.ratePerSecond(config.batch.global * dataset.tokensPerExample),
-      weights_sha256: await reader.weightsSha256(),
-      losses_sha256: known.log.sha256(),
-      samples_seen: steps * config.batch.global,
-      recoveries: known.recoveries,
-      ...session.reported,
-      ...(await communication(known.log.path)),
-      ...(prepared.local ? { comm_bytes_synchronous: steps * gradientExchangeBytes(prepared.plan) } : {}),
-    };
-  } finally {
-    await reader.close();
-  }
-}
-
-/** Bytes between ranks over all steps, interrupted ones of a resumed run included. */
-async function communication(metrics: string): Promise<Pick<RunSummary, 'comm_bytes' | 'comm_bytes_saved'>> {
-  const lines = await readMetrics(metrics);
-  const total = (key: string) => lines.reduce((sum, line) => sum + Number(line[key] ?? 0), 0);
-  const saved = total('comm_bytes_saved');
-  return { comm_bytes: total('comm_bytes'), ...(saved === 0 ? {} : { comm_bytes_saved: saved }) };
-}
-
 /** What one example of a training step takes. */
 function exampleFlops({ plan: { summary, stages }, config }: PreparedRun): { forward: number; backward: number } {
   const { forward, backward } = sumFlops(stages.map((stage) => stageFlops(summary, stage)));
   return { forward: forward / config.batch.micro, backward: backward / config.batch.micro };
-}
-
-function instructionNames({ plan }: PreparedRun) {
-  return (rank: number, mode: number, index: number): string => {
-    const instruction = (mode === 1 ? plan.evaluate : plan.programs)[rank]?.instructions[index];
-    return instruction ? formatInstruction(instruction) : `instruction ${index}`;
-  };
 }

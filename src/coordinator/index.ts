@@ -2,7 +2,7 @@ export * from './cluster/index.ts';
 export * from './config/index.ts';
 export * from './evaluate.ts';
 export * from './events.ts';
-export type { Execution } from './execute.ts';
+export type { Execution } from './execution.ts';
 export * from './failure.ts';
 export * from './generate/index.ts';
 export * from './metrics.ts';

@@ -4,7 +4,7 @@ import type { OptimConfig } from '../optim/index.ts';
 import type { ObjectiveSection } from '../worker/index.ts';
 import type { Config, Finding, ResolvedConfig } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import type { Execution } from './execute.ts';
+import type { Execution } from './execution.ts';
 import type { Metrics } from './metrics.ts';
 import type { MeasureSession, Session } from './session.ts';
 

@@ -12,8 +12,10 @@ import {
   resolveConfig,
 } from './config/index.ts';
 import type { RunEvent } from './events.ts';
-import { type Execution, execute, startThreadsAhead } from './execute.ts';
+import { execute } from './execute.ts';
+import type { Execution } from './execution.ts';
 import { heldNames, heldOptions } from './held-names.ts';
+import { startThreadsAhead } from './launch-threads.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
 import {

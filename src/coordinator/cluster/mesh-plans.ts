@@ -2,8 +2,8 @@ import { preparedDigest } from '../../data/index.ts';
 import type { ResolvedModel } from '../../modules/index.ts';
 import { compilePlan, type MeshShape, type Plan, PlanError } from '../../plan/index.ts';
 import { modelDigest, type RemoteJob } from '../../worker/index.ts';
-import { jobsOf } from '../execute.ts';
 import { heldOptions } from '../held-names.ts';
+import { jobsOf } from '../launch-threads.ts';
 import type { PreparedRun } from '../prepare.ts';
 import { type TensorNeed, tensorNeeds } from './tensor-needs.ts';
 

@@ -1,5 +1,6 @@
 import type { RunEvent } from '../events.ts';
-import { type Execution, execute } from '../execute.ts';
+import { execute } from '../execute.ts';
+import type { Execution } from '../execution.ts';
 import type { Lead } from './lead.ts';
 import { interleave, SideEvents } from './side-events.ts';
 

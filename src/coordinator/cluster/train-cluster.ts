@@ -5,7 +5,7 @@ import type { connectNats } from '../../comm/index.ts';
 import { clusterKeys } from '../../worker/index.ts';
 import { type Override, type ResolvedConfig, resolveConfig } from '../config/index.ts';
 import type { RunEvent } from '../events.ts';
-import type { Execution } from '../execute.ts';
+import type { Execution } from '../execution.ts';
 import { checkEvaluation, prepareRun } from '../prepare.ts';
 import {
   fetchRun,
