@@ -1,4 +1,5 @@
 export * from './folder.ts';
-export { fetchRun, type NatsStore, type NatsStoreOptions, natsStore, storedRuns } from './nats.ts';
+export { type NatsStore, type NatsStoreOptions, natsStore } from './nats.ts';
+export * from './nats-runs.ts';
 export * from './open.ts';
 export * from './store.ts';

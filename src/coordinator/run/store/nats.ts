@@ -1,10 +1,9 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, readFile, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { open, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gunzip, gzip } from 'node:zlib';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { z } from 'zod';
 import { sha256OfFile } from '../../../tensor/index.ts';
 import { writeFileAtomically } from '../atomic.ts';
 import {
@@ -17,32 +16,10 @@ import {
   verifyCheckpoint,
 } from '../checkpoint.ts';
 import { CheckpointError } from '../errors.ts';
-import { ChunkStream } from './chunk-stream.ts';
+import type { ChunkStream } from './chunk-stream.ts';
 import { folderStore } from './folder.ts';
+import { type Manifest, openStream, packManifest, parseManifest, RUN, safeName, sha256, tokenOf } from './manifest.ts';
 import type { CheckpointStore } from './store.ts';
-
-const FORMAT = 1;
-
-const manifestSchema = z.object({
-  format: z.literal(FORMAT),
-  /** Completed steps. */
-  step: z.int().min(0),
-  /** Where the content lies: another place for each attempt, so that two never mix. */
-  attempt: z.string(),
-  chunkBytes: z.int().min(1),
-  files: z.array(
-    z.object({
-      /** `index.json` and shards of the checkpoint; `run/<name>` of the run's folder, gzip. */
-      name: z.string(),
-      bytes: z.int().min(0),
-      sha256: z.string(),
-    }),
-  ),
-});
-
-type Manifest = z.infer<typeof manifestSchema>;
-
-const RUN = 'run/';
 
 /** Files of a run's folder that are of no use to whoever goes on with it. */
 const LEFT_OUT = new Set(['summary.json', 'trace.json', 'flight-recorder.json']);
@@ -77,55 +54,6 @@ export async function natsStore(options: NatsStoreOptions): Promise<NatsStore> {
   return new JetStreamStore(stream, tokenOf(run), run, folder);
 }
 
-/** Ids of the runs of which there are checkpoints, with their steps, newest first. */
-export async function storedRuns(
-  connection: NatsConnection,
-  job: string,
-  deadlineMs = 10_000,
-): Promise<ReadonlyMap<string, readonly number[]>> {
-  const stream = await openStream(connection, job, deadlineMs);
-  const runs = new Map<string, number[]>();
-  for (const name of await stream.names('manifest.*.*')) {
-    const [, token = '', step] = name.split('.');
-    const run = decodeURIComponent(token);
-    runs.set(run, [...(runs.get(run) ?? []), Number(step)]);
-  }
-  for (const steps of runs.values()) steps.sort((a, b) => b - a);
-  return runs;
-}
-
-/**
- * Brings a run to this machine: makes `<dir>/<run>` with its files and its newest whole checkpoint, from which it can be
- * resumed. Returns the folder, and what was wrong with newer checkpoints.
- * @throws CheckpointError if there is no such run, or none of its checkpoints is whole
- */
-export async function fetchRun(
-  options: Omit<NatsStoreOptions, 'folder'> & { readonly dir: string; readonly step?: number },
-): Promise<{ readonly path: string; readonly warnings: readonly string[] }> {
-  const { connection, job, run, dir, step } = options;
-  const known = await storedRuns(connection, job, options.deadlineMs);
-  if (!known.has(run))
-    throw new CheckpointError(
-      `there is no run '${run}' of job '${job}' on ${connection.getServer()}; there are: ${[...known.keys()].join(', ') || 'none'}`,
-    );
-  const path = join(dir, run);
-  await mkdir(path, { recursive: true });
-  const store = await natsStore({ ...options, folder: path });
-  const usable = await store.newest(step);
-  await store.restoreFiles(usable.index.step);
-  return { path, warnings: usable.warnings };
-}
-
-function openStream(connection: NatsConnection, job: string, deadlineMs: number): Promise<ChunkStream> {
-  const name = `plexus-${job}-checkpoints`;
-  return ChunkStream.open(connection, { name, prefix: `plexus.${job}.checkpoints`, patience: { deadlineMs } });
-}
-
-/** As one token of a subject. */
-function tokenOf(text: string): string {
-  return encodeURIComponent(text).replaceAll('.', '%2E').replaceAll('*', '%2A');
-}
-
 class JetStreamStore implements NatsStore {
   readonly #stream: ChunkStream;
   readonly #token: string;
@@ -157,8 +85,8 @@ class JetStreamStore implements NatsStore {
       await this.#stream.put(place(files.length), content.length, (at, length) => content.subarray(at, at + length));
       files.push({ name, bytes: content.length, sha256: sha256(content) });
     }
-    const manifest: Manifest = { format: FORMAT, step: info.step, attempt, chunkBytes: this.#stream.chunkBytes, files };
-    await this.#stream.set(`manifest.${this.#token}.${info.step}`, Buffer.from(JSON.stringify(manifest)));
+    const manifest = packManifest({ step: info.step, attempt, chunkBytes: this.#stream.chunkBytes, files });
+    await this.#stream.set(this.#manifestOf(info.step), manifest);
     return saved;
   }
 
@@ -311,15 +239,7 @@ class JetStreamStore implements NatsStore {
     const found = await this.#stream.last(this.#manifestOf(step));
     if (!found) return null;
     const where = `the manifest of the checkpoint of step ${step} of run '${this.#run}' on NATS`;
-    let value: unknown;
-    try {
-      value = JSON.parse(Buffer.from(found).toString('utf8'));
-    } catch (error) {
-      throw new CheckpointError(`${where} is not valid JSON (${(error as Error).message})`);
-    }
-    const parsed = manifestSchema.safeParse(value);
-    if (!parsed.success) throw new CheckpointError(`${where} is damaged, or of another version of Plexus`);
-    return parsed.data;
+    return parseManifest(found, where);
   }
 
   #manifestOf(step: number): string {
@@ -333,15 +253,4 @@ class JetStreamStore implements NatsStore {
   #damaged({ step }: Manifest, what: string): CheckpointError {
     return new CheckpointError(`the checkpoint of step ${step} of run '${this.#run}' on NATS: ${what}`);
   }
-}
-
-function sha256(content: Uint8Array): string {
-  return createHash('sha256').update(content).digest('hex');
-}
-
-/** A name from the store may not lead out of the folder. @throws CheckpointError */
-function safeName(name: string): string {
-  if (name === '' || /[/\\]|^\.\.?$/.test(name))
-    throw new CheckpointError(`a stored checkpoint names a file "${name}", which is no name of a file in a folder`);
-  return name;
 }

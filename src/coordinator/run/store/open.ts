@@ -4,7 +4,8 @@ import type { ResolvedConfig } from '../../config/index.ts';
 import { CheckpointError } from '../errors.ts';
 import { findRunFolder, type RunFolder } from '../folder.ts';
 import { folderStore } from './folder.ts';
-import { fetchRun, natsStore } from './nats.ts';
+import { natsStore } from './nats.ts';
+import { fetchRun } from './nats-runs.ts';
 import type { CheckpointStore } from './store.ts';
 
 /** A connection to NATS, and the job that runs there. */
