@@ -1,5 +1,6 @@
 export { writeFileAtomically } from './atomic.ts';
 export * from './checkpoint.ts';
+export * from './checkpoint-reader.ts';
 export * from './errors.ts';
 export * from './folder.ts';
 export * from './lock.ts';
