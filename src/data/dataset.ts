@@ -18,8 +18,12 @@ export interface Split {
   readonly labels?: ArrayLike<number>;
   /** Whether its examples are to be taken as they come, each once, rather than in the order that a seed gives. */
   readonly ordered?: true;
-  /** Gathers examples into a batch of fresh tensors. @throws RangeError on an index out of range. */
-  batch(indices: Int32Array): Batch;
+  /**
+   * Gathers examples into a batch of fresh tensors. `spent`: a batch of as many examples of this dataset that nobody looks at any
+   * more, in whose memory the new one may be.
+   * @throws RangeError on an index out of range.
+   */
+  batch(indices: Int32Array, spent?: Batch): Batch;
 }
 
 /** A dataset as a worker sees it: already on this machine, random access, no state. */

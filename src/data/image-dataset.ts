@@ -29,13 +29,14 @@ export function openImages(data: PreparedImages): Dataset {
       name,
       examples: labels.length,
       labels,
-      batch(indices): Batch {
+      batch(indices, spent): Batch {
         checkIndices(indices, labels.length, `${data.name} ${name}`);
-        const images = new Float32Array(indices.length * size);
+        const images = (spent?.inputs[0]?.data as Float32Array | undefined) ?? new Float32Array(indices.length * size);
+        const targets = (spent?.targets[0]?.data as Int32Array | undefined) ?? new Int32Array(indices.length);
         for (let i = 0; i < indices.length; i++)
           if (words) scaleWords(images, i * size, words, ((indices[i] as number) * size) / 4, size / 4, scaled);
           else scaleImage(images, i * size, pixels, (indices[i] as number) * size, size, scaled);
-        const targets = Int32Array.from(indices, (index) => labels[index] as number);
+        for (let i = 0; i < indices.length; i++) targets[i] = labels[indices[i] as number] as number;
         return { inputs: [float32(images, [indices.length, ...shape])], targets: [int32(targets, [indices.length])] };
       },
     };

@@ -242,13 +242,13 @@ describe('local training', () => {
 });
 
 describe('cutting steps into runs', () => {
-  it('puts equal sizes together by powers of two', () => {
-    const cut = chunks(batches(5, 5, 5, 5, 5, 5, 3, 5), 4);
+  it('puts equal sizes together, so many at a time and the rest in one', () => {
+    const cut = chunks(batches(5, 5, 5, 5, 5, 5, 5, 3, 5), 4);
     expect(cut.map(({ size, start, steps }) => [size, start, steps])).toEqual([
       [5, 0, 4],
-      [5, 4, 2],
-      [3, 6, 1],
-      [5, 7, 1],
+      [5, 4, 3],
+      [3, 7, 1],
+      [5, 8, 1],
     ]);
   });
 });

@@ -3,6 +3,7 @@ import type { LocalState, Place, ShapedTensor } from '../local/index.ts';
 import { attackedSplit } from './attack.ts';
 import { LEFT_OUT } from './compression.ts';
 import type { TaskClients } from './continual/near-data.ts';
+import { TASK_VECTORS } from './fit-blocks.ts';
 import { type PassesResult, runPasses } from './fit-passes.ts';
 import { type FitStart, FitStarts, PERSONAL, type PersonalPlaces } from './fit-start.ts';
 import type {
@@ -18,6 +19,7 @@ import type {
 import { type FitterParts, fitterParts } from './fitter-parts.ts';
 import { type ClientQuestion, type ClientTaskContext, clientTaskNamed } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
+import { UpdateArena } from './update-arena.ts';
 import { UpdateWriter } from './update-writer.ts';
 
 /**
@@ -30,8 +32,8 @@ export class ClientFitter {
   readonly #starts: FitStarts;
   readonly #updates: UpdateWriter;
   readonly #tasks: ClientTaskContext;
-  /** Memory of updates that have been added up. */
-  readonly #free: Float32Array[] = [];
+  /** Where updates are made and added up. */
+  readonly #arena: UpdateArena;
 
   private constructor(parts: FitterParts) {
     this.#parts = parts;
@@ -48,7 +50,8 @@ export class ClientFitter {
     };
     const stays = ({ path, shape }: Place) => objective.personal?.({ path, shape, decay: false }) ?? false;
     this.#personal = [trainer.layout.places.filter(stays), trainer.stateLayout.places.filter(stays)];
-    const given = { ...parts, personal: this.#personal };
+    this.#arena = new UpdateArena(trainer.layout.size + trainer.stateLayout.size, TASK_VECTORS);
+    const given = { ...parts, personal: this.#personal, arena: this.#arena };
     this.#starts = new FitStarts(given);
     this.#updates = new UpdateWriter(given);
   }
@@ -79,24 +82,24 @@ export class ClientFitter {
   /** Trains the clients of a task and writes their updates where it says. */
   async fit(task: FitTask): Promise<ClientReport[]> {
     const start = this.#starts.open(task.start);
-    const size = this.sizes.params + this.sizes.state;
+    const { size } = this.#arena;
     const out = new Float32Array(task.into);
-    const sum = new RunningTreeSum(task.clients.length, this.#free);
+    const sum = new RunningTreeSum(task.clients.length, this.#arena);
     const reports: ClientReport[] = [];
     for (const [i, client] of task.clients.entries()) {
       const each = task.mode === 'each';
-      const update = each ? out.subarray(i * size, (i + 1) * size) : (this.#free.pop() ?? new Float32Array(size));
+      const update = each ? out.subarray(i * size, (i + 1) * size) : this.#arena.take();
       const { encoded, ...report } = await this.#one(start, client, update, each ? 1 : client.weight);
       reports.push(task.encoded && encoded ? { ...report, encoded } : report);
       if (each) continue;
       sum.add(i + 1, report.problem === null ? update : null);
-      if (report.problem !== null) this.#free.push(update);
+      if (report.problem !== null) this.#arena.give(update);
     }
     if (task.mode === 'sum') {
       const total = sum.total();
       if (total) {
         out.set(total);
-        this.#free.push(total);
+        this.#arena.give(total);
       } else out.fill(0);
     }
     return reports;

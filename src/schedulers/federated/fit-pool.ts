@@ -1,5 +1,6 @@
 import type { Piscina } from 'piscina';
 import type { SplitName } from '../../data/index.ts';
+import { taskSizes } from './fit-blocks.ts';
 import type {
   ClientEvaluation,
   ClientFit,
@@ -10,10 +11,11 @@ import type {
   FitTask,
   SharedStart,
 } from './fit-task.ts';
-import { startFitThreads } from './fit-threads.ts';
+import { startFitThreads, TASKS_AT_A_THREAD } from './fit-threads.ts';
 import type { MaskJob } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
+import { UpdateArena } from './update-arena.ts';
 
 /** How a pool is made. */
 export interface FitPoolOptions {
@@ -38,8 +40,11 @@ export interface EachOptions {
   readonly lend?: boolean;
 }
 
-/** Clients that one task trains at most: a power of two, so that a task is a node of the tree. */
+/** Clients whose own models one task measures. */
 const BLOCK = 8;
+
+/** Sums that are held while a cohort's are added up: enough for thousands of tasks. More would be elsewhere. */
+const COHORT_VECTORS = 12;
 
 /** Examples of one evaluation task: a multiple of what the evaluator looks at in one run. */
 const EVALUATION = 2500;
@@ -57,6 +62,8 @@ export class FitPool {
   readonly sentSize: number;
   readonly #piscina: Piscina;
   readonly #spare: SharedArrayBuffer[] = [];
+  /** Where cohorts' sums are added up. */
+  #sums: UpdateArena | null = null;
   #version = 0;
 
   private constructor(piscina: Piscina, threads: number, sizes: FitSizes) {
@@ -91,15 +98,17 @@ export class FitPool {
     cohort: readonly ClientFit[],
     { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
   ): Promise<CohortSum> {
-    const block = blockSize(cohort.length, this.threads);
-    const free: Float32Array[] = [];
-    const total = new RunningTreeSum(cohort.length, free);
+    this.#sums ??= new UpdateArena(this.paramsSize + this.stateSize, COHORT_VECTORS);
+    const sums = this.#sums;
+    const total = new RunningTreeSum(cohort.length, sums);
     const reports: ClientReport[] = [];
-    const tasks = Array.from({ length: Math.ceil(cohort.length / block) }, (_, i) =>
-      cohort.slice(i * block, (i + 1) * block),
-    );
+    let at = 0;
+    const tasks = taskSizes(cohort.length, this.threads).map((size) => {
+      at += size;
+      return cohort.slice(at - size, at);
+    });
     // A few tasks ahead, so that no thread waits and memory does not grow with the cohort.
-    const ahead = this.threads * 2;
+    const ahead = this.threads * (TASKS_AT_A_THREAD + 1);
     const running: Promise<{ into: SharedArrayBuffer; reports: ClientReport[] }>[] = [];
     const begin = (clients: readonly ClientFit[]) => {
       const promise = this.#fit({ start, clients, mode: 'sum', into: this.#take() }, signal);
@@ -110,19 +119,21 @@ export class FitPool {
     for (const task of tasks.slice(0, ahead)) begin(task);
     for (let i = 0; i < tasks.length; i++) {
       const next = tasks[i + ahead];
-      const done = await (running[i] as (typeof running)[number]);
+      const { into, reports: made } = await (running[i] as (typeof running)[number]);
+      let part: Float32Array | null = null;
+      if (made.some(({ problem }) => problem === null)) {
+        part = sums.take();
+        part.set(new Float32Array(into));
+      }
+      this.#spare.push(into);
       if (next) begin(next);
-      for (const report of done.reports) onReport?.(report);
-      reports.push(...done.reports);
-      const any = done.reports.some(({ problem }) => problem === null);
-      if (!any) this.#spare.push(done.into);
-      // Added up where the thread has written it: the memory is a later task's when its values have been added.
-      total.add(reports.length, any ? new Float32Array(done.into) : null);
-      for (const added of free.splice(0)) this.#spare.push(added.buffer as unknown as SharedArrayBuffer);
+      for (const report of made) onReport?.(report);
+      reports.push(...made);
+      total.add(reports.length, part);
     }
     const whole = cohort.length === 0 ? null : total.total();
     const sum = whole?.slice() ?? null;
-    if (whole) this.#spare.push(whole.buffer as unknown as SharedArrayBuffer);
+    if (whole) sums.give(whole);
     return { sum, reports };
   }
 
@@ -259,13 +270,6 @@ export class FitPool {
   #take(): SharedArrayBuffer {
     return this.#spare.pop() ?? new SharedArrayBuffer(4 * (this.paramsSize + this.stateSize));
   }
-}
-
-/** Clients of a task: as many as leave every thread a few tasks. What is summed does not depend on it. */
-function blockSize(cohort: number, threads: number): number {
-  let block = BLOCK;
-  while (block > 1 && cohort / block < threads * 4) block /= 2;
-  return block;
 }
 
 function shared(values: Float32Array): SharedArrayBuffer {

@@ -20,24 +20,33 @@ const own = (): Promise<ClientFitter> => {
   return fitter;
 };
 
+let last: Promise<unknown> = Promise.resolve();
+
+/** Does one task after another: the next one is here already, but the engine is for one at a time. */
+function inTurn<T>(work: (fitter: ClientFitter) => T | Promise<T>): Promise<T> {
+  const result = last.then(async () => work(await own()));
+  last = result.catch(() => undefined);
+  return result;
+}
+
 /** Trains the clients of a task. */
-export async function fit(task: FitTask): Promise<ClientReport[]> {
-  return (await own()).fit(task);
+export function fit(task: FitTask): Promise<ClientReport[]> {
+  return inTurn((fitter) => fitter.fit(task));
 }
 
 /** Measures parameters. */
-export async function evaluate(task: EvaluateTask): Promise<EvaluateReport> {
-  return (await own()).evaluate(task);
+export function evaluate(task: EvaluateTask): Promise<EvaluateReport> {
+  return inTurn((fitter) => fitter.evaluate(task));
 }
 
 /** Measures clients' own models. */
-export async function evaluateClients(task: EvaluateClientsTask): Promise<EvaluateReport[]> {
-  return (await own()).evaluateClients(task);
+export function evaluateClients(task: EvaluateClientsTask): Promise<EvaluateReport[]> {
+  return inTurn((fitter) => fitter.evaluateClients(task));
 }
 
 /** Answers a question about one client's data. */
-export async function answer(question: ClientQuestion): Promise<unknown> {
-  return (await own()).answer(question);
+export function answer(question: ClientQuestion): Promise<unknown> {
+  return inTurn((fitter) => fitter.answer(question));
 }
 
 /** Masks a client's update. */
@@ -46,6 +55,6 @@ export function mask(job: MaskJob): void {
 }
 
 /** Makes the thread ready, and says how long the vectors are. */
-export async function prepare(): Promise<FitSizes> {
-  return (await own()).sizes;
+export function prepare(): Promise<FitSizes> {
+  return inTurn((fitter) => fitter.sizes);
 }

@@ -3,6 +3,9 @@ import { fileURLToPath } from 'node:url';
 import type { Piscina } from 'piscina';
 import type { FitJob, FitSizes } from './fit-task.ts';
 
+/** Tasks that a thread has at a time: the one that it works on, and the next, so that it does not wait for a message in between. */
+export const TASKS_AT_A_THREAD = 2;
+
 /**
  * Starts threads that train clients (`fit-thread.ts`) and waits until each is ready.
  * @param deadlineMs that making a thread ready (reading, tracing, compiling) may take
@@ -20,14 +23,17 @@ export async function startFitThreads(
     workerData: job,
     minThreads: threads,
     maxThreads: threads,
-    concurrentTasksPerWorker: 1,
+    concurrentTasksPerWorker: TASKS_AT_A_THREAD,
     // Short-lived objects are few and small here; the default lets each thread hold 48 MB of them.
     resourceLimits: { maxYoungGenerationSizeMb: 8 },
     idleTimeout: Number.POSITIVE_INFINITY,
   });
   try {
     const signal = AbortSignal.timeout(deadlineMs);
-    const ready = Array.from({ length: threads }, () => pool.run(undefined, { name: 'prepare', signal }));
+    // As many as they take at a time, so that each has one.
+    const ready = Array.from({ length: threads * TASKS_AT_A_THREAD }, () =>
+      pool.run(undefined, { name: 'prepare', signal }),
+    );
     const [sizes] = (await Promise.all(ready)) as FitSizes[];
     return { pool, sizes: sizes as FitSizes };
   } catch (error) {

@@ -1,4 +1,5 @@
 import { addArrays, splitPoint } from '../../comm/index.ts';
+import type { SumMemory } from './update-arena.ts';
 
 /**
  * Adds vectors up in the canonical pairwise tree over their positions, as they come: only about log2 n of them are held at a
@@ -7,17 +8,17 @@ import { addArrays, splitPoint } from '../../comm/index.ts';
  */
 export class RunningTreeSum {
   readonly #size: number;
-  readonly #free: Float32Array[];
+  readonly #memory: SumMemory;
   /** Sums of complete subtrees, leftmost first; what comes next begins where the last one ends. */
   readonly #nodes: { start: number; end: number; sum: Float32Array | null }[] = [];
 
   /**
    * @param size positions in all
-   * @param free takes vectors whose values have been added and whose memory may be used again
+   * @param memory what vectors are of: it adds them, and takes back those whose values have been added
    */
-  constructor(size: number, free: Float32Array[] = []) {
+  constructor(size: number, memory: SumMemory = plainMemory) {
     this.#size = size;
-    this.#free = free;
+    this.#memory = memory;
   }
 
   /** Where the next part must begin. */
@@ -35,8 +36,10 @@ export class RunningTreeSum {
       const [left, right] = this.#nodes.slice(-2);
       if (!left || !right || !isNode(left.start, right.end, left.end, this.#size)) return;
       this.#nodes.splice(-2);
-      this.#nodes.push({ start: left.start, end: right.end, sum: added(left.sum, right.sum) });
-      if (left.sum && right.sum) this.#free.push(right.sum);
+      this.#nodes.push({ start: left.start, end: right.end, sum: left.sum ?? right.sum });
+      if (!left.sum || !right.sum) continue;
+      this.#memory.add(left.sum, right.sum);
+      this.#memory.give(right.sum);
     }
   }
 
@@ -50,11 +53,7 @@ export class RunningTreeSum {
   }
 }
 
-function added(left: Float32Array | null, right: Float32Array | null): Float32Array | null {
-  if (!left) return right;
-  if (right) addArrays(left, left, right);
-  return left;
-}
+const plainMemory: SumMemory = { add: (left, right) => addArrays(left, left, right), give: () => undefined };
 
 /** Whether [start, end) is a node of the tree over [0, size) whose children meet at `middle`. */
 function isNode(start: number, end: number, middle: number, size: number): boolean {

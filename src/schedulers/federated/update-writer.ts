@@ -6,7 +6,8 @@ import type { FitStart, PersonalPlaces } from './fit-start.ts';
 import type { ClientFit, FitJob } from './fit-task.ts';
 import { addLocalNoise } from './privacy/local-noise.ts';
 import { gatherRuns, type Run, runsWithout, scatterRuns } from './sent-parts.ts';
-import { changeSince, normOf, scaleBy } from './update-vector.ts';
+import type { UpdateArena } from './update-arena.ts';
+import { normOf, scaleBy } from './update-vector.ts';
 
 /** What is known of an update when it has been written. */
 export interface WrittenUpdate {
@@ -24,6 +25,8 @@ export interface UpdateWriterOptions {
   readonly trainer: LocalTrainer;
   readonly personal: PersonalPlaces;
   readonly job: Pick<FitJob, 'seed' | 'compression'>;
+  /** Where updates are made. */
+  readonly arena: UpdateArena;
 }
 
 /** Makes of trained parameters what a client sends: how they changed, clipped, with noise, in fewer bytes, weighted. */
@@ -33,6 +36,8 @@ export class UpdateWriter {
   readonly #codec: UpdateCodec | null;
   /** Places of the parameters that are sent. */
   readonly #sent: readonly Run[];
+  /** Version of the start that updates are measured from. */
+  #version: number | null = null;
 
   constructor(options: UpdateWriterOptions) {
     const { job, trainer, personal } = options;
@@ -49,17 +54,29 @@ export class UpdateWriter {
     scale: number,
     { clipNorm, noise, attack, round, client, kept }: ClientFit,
   ): Promise<WrittenUpdate> {
-    const { trainer, job } = this.#options;
-    const params = update.subarray(0, trainer.layout.size);
-    const state = update.subarray(trainer.layout.size);
-    await trainer.vector(end.params, trainer.layout, params);
-    await trainer.vector(end.state, trainer.stateLayout, state);
-    const personal = this.#takePersonal(start, params, state);
+    const { trainer, job, arena } = this.#options;
+    if (this.#version !== start.version) arena.begin(start.params, start.moduleState);
+    this.#version = start.version;
+    const between = trainer.layout.size;
+    const params = update.subarray(0, between);
+    let parts = [
+      ...(await trainer.parts(end.params, trainer.layout)),
+      ...(await trainer.parts(end.state, trainer.stateLayout)).map(({ offset, data }) => ({
+        offset: between + offset,
+        data,
+      })),
+    ];
+    let personal: Float32Array | null = null;
+    if (this.#options.personal.some((places) => places.length > 0)) {
+      for (const { offset, data } of parts) update.set(data, offset);
+      personal = this.#takePersonal(start, params, update.subarray(between));
+      parts = [{ offset: 0, data: update }];
+    }
     // Weighted after it was rounded, as an update that was sent by itself is; at once where nothing comes in between.
     const atOnce =
       clipNorm === null && !noise && !attack && this.#codec === null && Math.fround(scale) === scale ? scale : 1;
-    let norm = changeSince(start.params, params, atOnce);
-    changeSince(start.moduleState, state, atOnce);
+    let norm = arena.change(update, 0, between, parts, atOnce);
+    arena.change(update, between, update.length, parts, atOnce);
     if (attack) {
       spoilUpdate(update, attack, round, client);
       norm = normOf(params);
@@ -81,13 +98,12 @@ export class UpdateWriter {
   }
 
   /** Copies what stays with the client, and puts the start's values in its place: it has not changed for the server. */
-  #takePersonal(start: FitStart, params: Float32Array, state: Float32Array): Float32Array | null {
+  #takePersonal(start: FitStart, params: Float32Array, state: Float32Array): Float32Array {
     const [ownParams, ownState] = this.#options.personal;
     const stays = [
       ...ownParams.map((place) => ({ place, of: params, from: start.params })),
       ...ownState.map((place) => ({ place, of: state, from: start.moduleState })),
     ];
-    if (stays.length === 0) return null;
     const personal = new Float32Array(stays.reduce((sum, { place }) => sum + place.size, 0));
     let at = 0;
     for (const { place, of, from } of stays) {

@@ -1,5 +1,6 @@
 export * from './alternating.ts';
 export * from './balanced.ts';
+export * from './chunks.ts';
 export * from './consensus.ts';
 export * from './contrastive.ts';
 export * from './label-means.ts';

@@ -31,3 +31,9 @@ export function vectorLayout(named: readonly Named<{ readonly shape: Shape }>[])
 export function partOf(vector: Float32Array, { offset, size }: Place): Float32Array {
   return vector.subarray(offset, offset + size);
 }
+
+/** A tensor's values, and the place of the first one in the vector of all tensors. */
+export interface TensorPart {
+  readonly offset: number;
+  readonly data: Float32Array;
+}

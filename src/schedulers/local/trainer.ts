@@ -1,12 +1,15 @@
 import type { Split } from '../../data/index.ts';
-import { type DeviceTensor, type Engine, type Executable, type Signature, tf } from '../../engine/index.ts';
+import type { DeviceTensor, Engine, Executable } from '../../engine/index.ts';
 import type { Model, TaskInfo } from '../../modules/index.ts';
 import type { OptimizerPlan } from '../../optim/index.ts';
-import { float32, type HostTensor, int32, type TypedArray, zeros } from '../../tensor/index.ts';
-import { partOf, type VectorLayout, vectorLayout } from './layout.ts';
+import { float32, type HostTensor, zeros } from '../../tensor/index.ts';
+import { type Chunk, chunks } from './chunks.ts';
+import { FitEnd } from './fit-end.ts';
+import { partOf, type TensorPart, type VectorLayout, vectorLayout } from './layout.ts';
 import { type ModelFunction, modelFunction } from './model-function.ts';
-import { type LocalObjective, type LocalPass, type ObjectiveTensors, plainPass } from './objective.ts';
-import { ofParam, paramInfos, type ShapedTensor, shapedTensors, stepsFunction, trainedBy } from './step-function.ts';
+import { type LocalObjective, type LocalPass, plainPass } from './objective.ts';
+import { paramInfos, type ShapedTensor, shapedTensors, stepsFunction, trainedBy } from './step-function.ts';
+import { StepInputs } from './step-inputs.ts';
 
 /** What a local trainer is made of. */
 export interface LocalTrainerOptions {
@@ -15,7 +18,7 @@ export interface LocalTrainerOptions {
   readonly info: TaskInfo;
   readonly optimizer: OptimizerPlan;
   readonly objective: LocalObjective;
-  /** Steps compiled into one executable at most: a power of two. More saves calls, and takes longer to compile. Default 8. */
+  /** Steps compiled into one executable at most. More saves calls, and takes longer to compile. Default 8. */
   readonly unroll?: number;
 }
 
@@ -56,11 +59,12 @@ interface Recent {
   readonly outputs: readonly (DeviceTensor | null)[];
 }
 
-/** Steps of one batch size that one executable makes. */
-interface Chunk {
-  readonly size: number;
-  readonly start: number;
-  readonly steps: number;
+/** What a trainer knows of a pass. */
+interface KnownPass {
+  /** Whether it trains each parameter. */
+  readonly trained: readonly boolean[];
+  /** Results of its last two runs: the memory of the one that a run does not begin with takes its outputs. */
+  readonly recent: [Recent | null, Recent | null];
 }
 
 /**
@@ -73,19 +77,28 @@ export class LocalTrainer {
   readonly #options: LocalTrainerOptions;
   readonly #functions = new Map<number, ModelFunction>();
   readonly #executables = new Map<string, Promise<Executable>>();
-  /** Results of the last two runs of each pass: the memory of the one that a run does not begin with takes its outputs. */
-  readonly #recent = new Map<string, [Recent | null, Recent | null]>();
+  readonly #passes = new Map<string, KnownPass>();
   /** The objective's tensors, shapes known. */
   readonly tensorsOf: readonly ShapedTensor[];
-  #after: Promise<Executable> | null = null;
-  #own: Promise<Executable> | null = null;
+  /** Those that steps move. */
+  readonly #moving: readonly ShapedTensor[];
+  /** How many slots each parameter has. */
+  readonly #slotCounts: readonly number[];
+  readonly #inputs: StepInputs;
+  readonly #end: FitEnd;
 
   constructor(options: LocalTrainerOptions) {
     this.#options = options;
-    this.tensorsOf = shapedTensors(options.objective, options.info);
+    const { engine, optimizer, objective } = options;
+    this.tensorsOf = shapedTensors(objective, options.info);
+    this.#moving = this.tensorsOf.filter(({ moves }) => moves);
     const { params, state } = this.#model(1);
     this.layout = vectorLayout(params);
     this.stateLayout = vectorLayout(state);
+    const infos = paramInfos(this.#model(1));
+    this.#slotCounts = infos.map((info) => optimizer.optimizer.slots(info).length);
+    this.#inputs = new StepInputs(engine, optimizer);
+    this.#end = new FitEnd({ engine, objective, infos, tensors: this.tensorsOf });
   }
 
   /** Puts a vector of parameters, and one of module state, where the engine computes; optimizer slots are zeros. */
@@ -138,58 +151,32 @@ export class LocalTrainer {
    */
   async train(
     from: LocalState,
-    { split, batches, first, key, positions }: LocalSteps,
+    given: LocalSteps,
     tensors: TensorLists,
     pass: LocalPass = plainPass,
   ): Promise<LocalResult> {
-    const { engine, optimizer, objective } = this.#options;
-    const given = new Map<string, readonly DeviceTensor[]>();
+    const { engine, objective } = this.#options;
+    const own = new Map<string, readonly DeviceTensor[]>();
     for (const { name } of this.tensorsOf) {
       const values = tensors.get(name);
       if (!values) throw new Error(`objective "${objective.name}" needs its tensor "${name}", which was not given`);
-      given.set(name, values);
+      own.set(name, values);
     }
-    const moving = this.tensorsOf.filter(({ moves }) => moves);
-    const infos = paramInfos(this.#model(1));
-    const trained = trainedBy(pass, infos);
-    const slotCounts = infos.map((info) => optimizer.optimizer.slots(info).length);
-    const recent = this.#recent.get(pass.name) ?? [null, null];
-    this.#recent.set(pass.name, recent);
-    const losses = new Float32Array(batches.length);
+    const { trained, recent } = this.#pass(pass);
+    const losses = new Float32Array(given.batches.length);
     let current = from;
-    for (const { size, start, steps } of chunks(batches, this.#options.unroll ?? 8)) {
-      const executable = await this.#steps(pass, size, steps);
-      const model = this.#model(size);
-      const examples = new Int32Array(steps * size);
-      const places = new Int32Array(positions ? steps * size : 0);
-      const keys = new Int32Array(steps * 2);
-      const scalars: number[] = [];
-      for (let i = 0; i < steps; i++) {
-        const step = first + start + i;
-        examples.set(batches[start + i] as Int32Array, i * size);
-        if (positions) places.set(positions[start + i] as Int32Array, i * size);
-        keys.set(key(step).data as Int32Array, i * 2);
-        const lr = optimizer.lrAt(step);
-        scalars.push(...optimizer.optimizer.scalars(lr, step + 1), lr);
-      }
-      const batch = split.batch(examples);
-      const stacked = [...batch.inputs, ...batch.targets].map((tensor, i) => {
-        const { shape } = ([...model.inputs, ...model.targets][i] ?? tensor) as HostTensor;
-        return engine.upload({ ...tensor, shape: [steps, ...shape] });
-      });
+    for (const chunk of chunks(given.batches, this.#options.unroll ?? 8)) {
+      const executable = await this.#steps(pass, chunk);
       const inputs = [
         ...current.params,
         ...current.slots,
         ...current.state,
-        ...[...given.values()].flat(),
-        engine.upload(int32(keys, [steps, 2])),
-        engine.upload(float32(Float32Array.from(scalars), [steps, scalars.length / steps])),
-        ...(pass.over === 'public' ? [engine.upload(int32(places, [steps, size]))] : []),
-        ...stacked,
+        ...[...own.values()].flat(),
+        ...this.#inputs.of(chunk, given, this.#model(chunk.size), pass.over === 'public'),
       ];
       const place = recent[0]?.state === current ? 1 : 0;
       const outputs = await executable.run(inputs, recent[place]?.outputs);
-      losses.set((await engine.download(outputs.at(-1) as DeviceTensor)).data as Float32Array, start);
+      losses.set((await engine.download(outputs.at(-1) as DeviceTensor)).data as Float32Array, chunk.start);
       let at = 0;
       const take = (count: number) => {
         at += count;
@@ -198,18 +185,18 @@ export class LocalTrainer {
       let slot = 0;
       current = {
         params: current.params.map((param, i) => (trained[i] ? (take(1)[0] as DeviceTensor) : param)),
-        slots: slotCounts.flatMap((count, i) => {
+        slots: this.#slotCounts.flatMap((count, i) => {
           slot += count;
           return trained[i] ? take(count) : current.slots.slice(slot - count, slot);
         }),
         state: take(current.state.length),
       };
-      for (const { name } of moving) given.set(name, take((given.get(name) as readonly DeviceTensor[]).length));
+      for (const { name } of this.#moving) own.set(name, take((own.get(name) as readonly DeviceTensor[]).length));
       recent[place] = { state: current, outputs: [...outputs.slice(0, -1), null] };
     }
     return {
       state: current,
-      moved: new Map([...given].filter(([name]) => moving.some((m) => m.name === name))),
+      moved: new Map(this.#moving.map(({ name }) => [name, own.get(name) as readonly DeviceTensor[]])),
       losses,
     };
   }
@@ -225,46 +212,15 @@ export class LocalTrainer {
     steps: number,
     lr: number,
   ): Promise<ReadonlyMap<string, Float32Array>> {
-    const { engine, objective } = this.#options;
-    if (!objective.after && !objective.finish) return new Map();
-    this.#after ??= this.#compileAfter();
-    const executable = await this.#after;
-    const scalar = (value: number) => engine.upload(float32([value], []));
-    const outputs = await executable.run([
-      ...start.params,
-      ...end.params,
-      ...this.tensorsOf.flatMap(({ name }) => tensors.get(name) ?? []),
-      scalar(steps),
-      scalar(lr),
-    ]);
     const results = new Map<string, Float32Array>();
-    for (const tensor of this.#changed)
-      results.set(tensor.name, await this.values(tensor, outputs.splice(0, this.#count(tensor))));
+    for (const { tensor, values } of (await this.#end.after(start, end, tensors, steps, lr)) ?? [])
+      results.set(tensor.name, await this.values(tensor, values));
     return results;
   }
 
   /** Parameters of the client's own model, by the objective's `own`. @throws Error if a `client` tensor is missing */
-  async own(server: LocalState, tensors: TensorLists): Promise<readonly DeviceTensor[]> {
-    const { engine, objective } = this.#options;
-    if (!objective.own) return server.params;
-    const kept = this.tensorsOf.filter(({ scope }) => scope === 'client');
-    const infos = paramInfos(this.#model(1));
-    this.#own ??= engine.compile(
-      (...given) => {
-        const params = given.splice(0, infos.length);
-        const lists = kept.map((tensor) => ({ ...tensor, values: given.splice(0, this.#count(tensor)) }));
-        return infos.map((info, i) => objective.own?.(params[i] as tf.Tensor, ofParam(lists, i), info) as tf.Tensor);
-      },
-      [...infos.map(({ shape }) => like(shape)), ...kept.flatMap((tensor) => this.#signature(tensor))],
-      { name: `own model of ${objective.name}` },
-    );
-    const given = kept.flatMap(({ name }) => {
-      const values = tensors.get(name);
-      if (!values)
-        throw new Error(`the own model of "${objective.name}" needs its tensor "${name}", which was not given`);
-      return values;
-    });
-    return (await this.#own).run([...server.params, ...given]);
+  own(server: LocalState, tensors: TensorLists): Promise<readonly DeviceTensor[]> {
+    return this.#end.own(server, tensors);
   }
 
   /** Reads one of the objective's tensors back: in the layout of the parameters, or of a shape of its own. */
@@ -279,11 +235,15 @@ export class LocalTrainer {
     layout: VectorLayout,
     into: Float32Array = new Float32Array(layout.size),
   ): Promise<Float32Array> {
-    for (const [i, place] of layout.places.entries()) {
-      const { data } = await this.#options.engine.download(tensors[i] as DeviceTensor);
-      into.set(data as TypedArray as Float32Array, place.offset);
-    }
+    for (const { offset, data } of await this.parts(tensors, layout)) into.set(data, offset);
     return into;
+  }
+
+  /** Reads tensors back, each by itself: where they are in memory already, valid as long as they are. */
+  async parts(tensors: readonly DeviceTensor[], { places }: VectorLayout): Promise<TensorPart[]> {
+    const { engine } = this.#options;
+    const read = await Promise.all(places.map((_, i) => engine.download(tensors[i] as DeviceTensor)));
+    return places.map(({ offset }, i) => ({ offset, data: read[i]?.data as Float32Array }));
   }
 
   #model(batch: number): ModelFunction {
@@ -296,7 +256,17 @@ export class LocalTrainer {
     return made;
   }
 
-  #steps(pass: LocalPass, batch: number, steps: number): Promise<Executable> {
+  /** What is known of a pass. */
+  #pass(pass: LocalPass): KnownPass {
+    let known = this.#passes.get(pass.name);
+    if (!known) {
+      known = { trained: trainedBy(pass, paramInfos(this.#model(1))), recent: [null, null] };
+      this.#passes.set(pass.name, known);
+    }
+    return known;
+  }
+
+  #steps(pass: LocalPass, { size: batch, steps }: Chunk): Promise<Executable> {
     const name = `${pass.name === '' ? '' : `${pass.name}: `}${steps} steps of ${batch}`;
     let executable = this.#executables.get(name);
     if (!executable) {
@@ -315,91 +285,10 @@ export class LocalTrainer {
     }
     return executable;
   }
-
-  /** Tensors that `after` and `finish` may change: those that steps move are known already. */
-  get #changed(): ShapedTensor[] {
-    const { after, finish, passes = [] } = this.#options.objective;
-    return this.tensorsOf.filter(
-      ({ name, scope, shape, moves }) =>
-        scope === 'client' &&
-        !moves &&
-        !passes.some(({ into }) => into === name) &&
-        (shape === 'param' ? after : finish),
-    );
-  }
-
-  /** Tensors that one of the objective's consists of. */
-  #count({ shape }: ShapedTensor): number {
-    return shape === 'param' ? this.layout.places.length : 1;
-  }
-
-  #signature({ shape }: ShapedTensor): Signature[] {
-    return shape === 'param' ? this.layout.places.map((place) => like(place.shape)) : [like(shape)];
-  }
-
-  #compileAfter(): Promise<Executable> {
-    const { engine, objective } = this.#options;
-    const infos = paramInfos(this.#model(1));
-    const shapes = infos.map(({ shape }) => shape);
-    return engine.compile(
-      (...given) => {
-        const params = given.splice(0, infos.length);
-        const ends = given.splice(0, infos.length);
-        const values = this.tensorsOf.map((tensor) => ({ ...tensor, values: given.splice(0, this.#count(tensor)) }));
-        const [steps, lr] = given as [tf.Tensor, tf.Tensor];
-        const results = infos.map((info, i) => {
-          const own = ofParam(values, i);
-          const [start, param] = [params[i] as tf.Tensor, ends[i] as tf.Tensor];
-          return { own, made: objective.after?.({ start, param, tensors: own, steps, lr }, info) ?? {} };
-        });
-        const whole: ObjectiveTensors = Object.fromEntries(
-          values.flatMap(({ name, shape, values: [value] }) =>
-            shape === 'param' ? [] : [[name, value as tf.Tensor] as const],
-          ),
-        );
-        const finished = objective.finish?.(whole) ?? {};
-        return this.#changed.flatMap(({ name, shape }) =>
-          shape === 'param'
-            ? results.map(({ own, made }) => tf.add(made[name] ?? (own[name] as tf.Tensor), 0))
-            : [tf.add(finished[name] ?? (whole[name] as tf.Tensor), 0)],
-        );
-      },
-      [
-        ...shapes.map(like),
-        ...shapes.map(like),
-        ...this.tensorsOf.flatMap((tensor) => this.#signature(tensor)),
-        like([]),
-        like([]),
-      ],
-      { name: `after ${objective.name}` },
-    );
-  }
-}
-
-function like(shape: readonly number[]): Signature {
-  return { dtype: 'float32', shape };
 }
 
 function filled(shape: readonly number[], value: number): HostTensor {
   const tensor = zeros('float32', shape);
   if (value !== 0) tensor.data.fill(value as never);
   return tensor;
-}
-
-/** Cuts steps into runs: equal sizes together, by powers of two up to `most`. */
-export function chunks(batches: readonly Int32Array[], most: number): Chunk[] {
-  const found: Chunk[] = [];
-  let start = 0;
-  while (start < batches.length) {
-    const size = (batches[start] as Int32Array).length;
-    let same = 1;
-    while (start + same < batches.length && (batches[start + same] as Int32Array).length === size) same += 1;
-    for (let left = same; left > 0; ) {
-      const steps = Math.min(most, 2 ** Math.floor(Math.log2(left)));
-      found.push({ size, start, steps });
-      start += steps;
-      left -= steps;
-    }
-  }
-  return found;
 }
