@@ -62,6 +62,8 @@ export class FitPool {
   readonly sentSize: number;
   readonly #piscina: Piscina;
   readonly #spare: SharedArrayBuffer[] = [];
+  /** Parameters that were published, whose memory may be written over. */
+  readonly #retired: SharedArrayBuffer[] = [];
   /** Where cohorts' sums are added up. */
   #sums: UpdateArena | null = null;
   #version = 0;
@@ -86,10 +88,15 @@ export class FitPool {
     this.#version += 1;
     return {
       version: this.#version,
-      params: shared(params),
+      params: shared(params, this.#retired.pop()),
       state: shared(state),
       round: Object.fromEntries(Object.entries(round).map(([name, values]) => [name, shared(values)])),
     };
+  }
+
+  /** Takes back a start that nothing is under way from, and will not be: its memory is the next one's. */
+  retire({ params }: SharedStart): void {
+    this.#retired.push(params);
   }
 
   /** Trains a cohort; reports are in its order. `onReport` is called as they come, for progress. */
@@ -272,8 +279,8 @@ export class FitPool {
   }
 }
 
-function shared(values: Float32Array): SharedArrayBuffer {
-  const buffer = new SharedArrayBuffer(values.byteLength);
+function shared(values: Float32Array, spent?: SharedArrayBuffer): SharedArrayBuffer {
+  const buffer = spent?.byteLength === values.byteLength ? spent : new SharedArrayBuffer(values.byteLength);
   new Float32Array(buffer).set(values);
   return buffer;
 }

@@ -4,11 +4,12 @@ import { float32 } from '../../tensor/index.ts';
 import { classCounts, type LocalObjective, type LocalState, type LocalTrainer, type Place } from '../local/index.ts';
 import { stateNameOf } from './fit-passes.ts';
 import type { ClientFit, SharedStart } from './fit-task.ts';
+import type { UpdateArena } from './update-arena.ts';
 
 /** Name of the values that stay with a client, among what it keeps. */
 export const PERSONAL = 'personal';
 
-/** What the fits of a round share on one thread. */
+/** What the fits of a round share on one thread; until another start is opened. */
 export interface FitStart {
   readonly version: number;
   readonly state: LocalState;
@@ -28,6 +29,8 @@ export interface FitStartsOptions {
   readonly trainer: LocalTrainer;
   readonly objective: LocalObjective;
   readonly personal: PersonalPlaces;
+  /** Where updates are made: it has the start that they are measured from, and fits begin with that very memory. */
+  readonly arena: UpdateArena;
   /** Where the examples are that classes are counted of, and how many classes there are; undefined where targets are none. */
   readonly split: Split;
   readonly classes: number | undefined;
@@ -45,10 +48,11 @@ export class FitStarts {
   /** What was published, uploaded unless it is what was opened last. */
   open(shared: SharedStart): FitStart {
     if (this.#start?.version === shared.version) return this.#start;
-    const { trainer } = this.#options;
-    const params = new Float32Array(shared.params).slice();
-    const moduleState = new Float32Array(shared.state).slice();
-    const state = trainer.upload(params, moduleState);
+    const { trainer, arena } = this.#options;
+    arena.begin(new Float32Array(shared.params), new Float32Array(shared.state));
+    const params = arena.start.subarray(0, trainer.layout.size);
+    const moduleState = arena.start.subarray(trainer.layout.size);
+    const state = trainer.upload(params, moduleState, true);
     const tensors = new Map<string, readonly DeviceTensor[]>();
     for (const tensor of trainer.tensorsOf) {
       const { name, scope, optional } = tensor;

@@ -8,4 +8,4 @@ export type Fitters = Pick<
   FitPool,
   'paramsSize' | 'stateSize' | 'receivedSize' | 'sentSize' | 'publish' | 'sum' | 'each' | 'add' | 'ask' | 'evaluate'
 > &
-  Partial<Pick<FitPool, 'mask' | 'giveBack'>>;
+  Partial<Pick<FitPool, 'mask' | 'giveBack' | 'retire'>>;

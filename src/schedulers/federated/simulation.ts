@@ -1,7 +1,7 @@
-import { distinct, type Partition } from '../../data/index.ts';
-import { createRng } from '../../tensor/index.ts';
+import type { Partition } from '../../data/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
+import { CohortDraws } from './cohort-draws.ts';
 import { type Beginning, type Collector, withoutSecrets } from './collector.ts';
 import { downloadCodec, type RoundCompression, sendParams, typicalUpdateBytes } from './compression.ts';
 import type { ClientFit, ClientReport, SharedStart } from './fit-task.ts';
@@ -83,11 +83,13 @@ export class RoundSimulation {
   readonly params: Float32Array;
   readonly state: Float32Array;
   readonly #options: RoundSimulationOptions;
+  readonly #draws: CohortDraws;
   #round: number;
 
   /** `params` and `state` are those of the server, and are changed by rounds. */
   constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
     this.#options = options;
+    this.#draws = new CohortDraws(options);
     this.params = params;
     this.state = state;
     this.#round = round;
@@ -108,11 +110,9 @@ export class RoundSimulation {
     const down = compression ? sendParams(this.params, compression) : null;
     const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {});
     const { sum, weight, updates, reports, failure, secrecy } = await this.#fit(start, fits, left, signal);
-    const good: ClientReport[] = [];
-    for (const report of reports) {
-      if (report.problem === null) good.push(report);
-      else dropped.push({ client: report.client, reason: report.problem });
-    }
+    pool.retire?.(start);
+    const good = reports.filter(({ problem }) => problem === null);
+    for (const { client, problem } of reports) if (problem !== null) dropped.push({ client, reason: problem });
     const enough = good.length >= Math.max(1, quorum);
     const uncounted =
       failure ?? (enough ? null : `${good.length} clients answered, the quorum is ${Math.max(1, quorum)}`);
@@ -200,22 +200,19 @@ export class RoundSimulation {
 
   /** Draws the cohort and finds out who will answer in time. */
   #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: number[]; seconds: number } {
-    const { partition, behaviour, seed, cohort, local, server, store, deadlineSeconds } = this.#options;
-    const rng = createRng(seed).fork('cohort', round);
-    const draw = () => distinct(rng, Math.min(cohort, partition.clients), partition.clients);
-    const chosen = [...(this.#options.choose?.(round, cohort) ?? draw())];
+    const { behaviour, cohort, local, server, store, deadlineSeconds } = this.#options;
     const fits: ClientFit[] = [];
     const dropped: Dropped[] = [];
     const left: number[] = [];
     let seconds = 0;
     const bytes = this.#typicalBytes();
-    for (const client of chosen.sort((a, b) => a - b)) {
+    for (const { client, examples } of this.#draws.of(round, this.#options.choose?.(round, cohort))) {
       const drop = (reason: string) => dropped.push({ client, reason });
       if (!behaviour.available(client, round)) {
         drop('it could not be reached');
         continue;
       }
-      const size = partition.size(client);
+      const size = examples.length;
       if (size === 0) {
         drop('it has no examples');
         continue;
@@ -238,7 +235,7 @@ export class RoundSimulation {
       fits.push({
         client,
         round,
-        examples: partition.examples(client).slice(),
+        examples,
         epochs: local.epochs,
         maxSteps: null,
         firstStep: 0,
@@ -259,9 +256,11 @@ export class RoundSimulation {
     const plain = { updates: [] as ClientUpdate[], failure: null, secrecy: { down: 0, up: 0 } };
     // A bound on norms must be looked at before anything is added up.
     if (server.needs === 'sum' && maxNorm === null && !collector) {
-      const { sum, reports } = await pool.sum(start, fits, options);
-      const weight = weightOf(reports);
-      return { ...plain, sum, weight, reports };
+      const summed = pool.sum(start, fits, options);
+      // (Those who have tasks have other examples when the next begins.)
+      if (!this.#options.choose && !this.#options.tell) this.#draws.prepare(this.#round + 1);
+      const { sum, reports } = await summed;
+      return { ...plain, sum, weight: weightOf(reports), reports };
     }
     const trained = pool.each(start, fits, { ...options, lend: collector !== null && collector !== undefined });
     // Meanwhile they agree on keys.

@@ -159,6 +159,15 @@ export function meanUpdate({ sum, weight }: RoundOutcome): Float32Array | null {
   return mean;
 }
 
+/** Adds the mean update of an outcome, as `meanUpdate` has it, to parameters and module state; nothing if nobody gave one. */
+export function addMean({ sum, weight }: RoundOutcome, params: Float32Array, state: Float32Array, scale = 1): void {
+  if (!sum || weight <= 0) return;
+  for (let i = 0; i < params.length; i++)
+    params[i] = (params[i] as number) + scale * Math.fround((sum[i] as number) / weight);
+  for (let i = 0; i < state.length; i++)
+    state[i] = (state[i] as number) + Math.fround((sum[params.length + i] as number) / weight);
+}
+
 /** Adds an update to parameters and module state, the parameters' part times `scale`. */
 export function addUpdate(update: Float32Array, params: Float32Array, state: Float32Array, scale = 1): void {
   for (let i = 0; i < params.length; i++) params[i] = (params[i] as number) + scale * (update[i] as number);

@@ -57,6 +57,11 @@ export class UpdateArena implements SumMemory {
     this.#start = this.#take();
   }
 
+  /** What updates are measured from, as `begin` was told it last. Not to be written to. */
+  get start(): Float32Array {
+    return this.#start.values;
+  }
+
   /** A vector to write to. */
   take(): Float32Array {
     return this.#take().values;

@@ -25,7 +25,7 @@ export interface UpdateWriterOptions {
   readonly trainer: LocalTrainer;
   readonly personal: PersonalPlaces;
   readonly job: Pick<FitJob, 'seed' | 'compression'>;
-  /** Where updates are made. */
+  /** Where updates are made; it has the start that was opened last. */
   readonly arena: UpdateArena;
 }
 
@@ -36,8 +36,6 @@ export class UpdateWriter {
   readonly #codec: UpdateCodec | null;
   /** Places of the parameters that are sent. */
   readonly #sent: readonly Run[];
-  /** Version of the start that updates are measured from. */
-  #version: number | null = null;
 
   constructor(options: UpdateWriterOptions) {
     const { job, trainer, personal } = options;
@@ -55,8 +53,6 @@ export class UpdateWriter {
     { clipNorm, noise, attack, round, client, kept }: ClientFit,
   ): Promise<WrittenUpdate> {
     const { trainer, job, arena } = this.#options;
-    if (this.#version !== start.version) arena.begin(start.params, start.moduleState);
-    this.#version = start.version;
     const between = trainer.layout.size;
     const params = update.subarray(0, between);
     let parts = [

@@ -101,26 +101,30 @@ export class LocalTrainer {
     this.#end = new FitEnd({ engine, objective, infos, tensors: this.tensorsOf });
   }
 
-  /** Puts a vector of parameters, and one of module state, where the engine computes; optimizer slots are zeros. */
-  upload(params: Float32Array, state: Float32Array): LocalState {
+  /**
+   * Puts a vector of parameters, and one of module state, where the engine computes; optimizer slots are zeros.
+   * @param lent whether the vectors stay as they are for as long as the tensors are used, so that no copies are needed
+   */
+  upload(params: Float32Array, state: Float32Array, lent = false): LocalState {
     const { engine, optimizer } = this.#options;
     const infos = paramInfos(this.#model(1));
     return {
-      params: this.tensors(params, this.layout),
+      params: this.tensors(params, this.layout, lent),
       slots: infos.flatMap((info) =>
         optimizer.optimizer.slots(info).map(() => engine.upload(zeros('float32', info.shape))),
       ),
-      state: this.tensors(state, this.stateLayout),
+      state: this.tensors(state, this.stateLayout, lent),
     };
   }
 
-  /** A vector's parts as tensors on the engine (copies). */
-  tensors(vector: Float32Array, layout: VectorLayout): DeviceTensor[] {
+  /** A vector's parts as tensors on the engine: copies, unless the vector is `lent`. */
+  tensors(vector: Float32Array, layout: VectorLayout, lent = false): DeviceTensor[] {
     if (vector.length !== layout.size)
       throw new RangeError(`a vector of ${vector.length} numbers was given for tensors of ${layout.size}`);
-    return layout.places.map((place) =>
-      this.#options.engine.upload(float32(partOf(vector, place).slice(), place.shape)),
-    );
+    return layout.places.map((place) => {
+      const part = partOf(vector, place);
+      return this.#options.engine.upload(float32(lent ? part : part.slice(), place.shape));
+    });
   }
 
   /** Uploads one of the objective's tensors: a vector in the layout of the parameters, or a tensor of its own shape. */

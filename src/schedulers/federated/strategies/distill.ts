@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { classesOf } from '../../local/index.ts';
-import { addUpdate, type FederatedStrategy, meanUpdate, type ServerShape } from '../strategy.ts';
+import { addMean, type FederatedStrategy, type ServerShape } from '../strategy.ts';
 
 const distillConfig = z.object({
   gamma: z.number().min(0).default(0.1).describe("weight of learning from the other clients' outputs"),
@@ -28,8 +28,7 @@ export const feddistill: FederatedStrategy<typeof distillConfig> = {
       vectors: { sums, counts },
       round: () => ({ sums, counts }),
       apply: (outcome, params, state) => {
-        const mean = share_model ? meanUpdate(outcome) : null;
-        if (mean) addUpdate(mean, params, state);
+        if (share_model) addMean(outcome, params, state);
         // A client's new means take the place of its old ones, in the order of the cohort.
         for (const { client, kept } of outcome.reports)
           for (const [total, name] of [

@@ -1,15 +1,12 @@
 import { z } from 'zod';
-import { addUpdate, type FederatedServer, type FederatedStrategy, meanUpdate } from '../strategy.ts';
+import { addMean, type FederatedServer, type FederatedStrategy } from '../strategy.ts';
 
 /** The server of plain averaging: the mean update, weighted by examples, is added to the parameters. */
 export function averaging(serverLr = 1): FederatedServer {
   return {
     needs: 'sum',
     sees: 'sum',
-    apply: (outcome, params, state) => {
-      const mean = meanUpdate(outcome);
-      if (mean) addUpdate(mean, params, state, serverLr);
-    },
+    apply: (outcome, params, state) => addMean(outcome, params, state, serverLr),
   };
 }
 

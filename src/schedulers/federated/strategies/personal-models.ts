@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { addUpdate, type FederatedServer, type FederatedStrategy, meanUpdate } from '../strategy.ts';
+import { addMean, type FederatedServer, type FederatedStrategy } from '../strategy.ts';
 import { averaging } from './fedavg.ts';
 
 const repConfig = z.object({
@@ -109,8 +109,7 @@ function equally(factor = 1): FederatedServer {
     needs: 'sum',
     weight: () => 1,
     apply: (outcome, params, state) => {
-      const mean = meanUpdate(outcome);
-      if (mean) addUpdate(mean, params, state, factor);
+      addMean(outcome, params, state, factor);
     },
   };
 }

@@ -17,10 +17,10 @@ import {
   weightFlops,
 } from '../sparse/index.ts';
 import {
+  addMean,
   addUpdate,
   type FederatedServer,
   type FederatedStrategy,
-  meanUpdate,
   type RoundQuestions,
   type ServerShape,
   type Traffic,
@@ -152,8 +152,7 @@ class TinyServer implements FederatedServer {
   }
 
   apply(outcome: Parameters<FederatedServer['apply']>[0], params: Float32Array, state: Float32Array): void {
-    const mean = meanUpdate(outcome);
-    if (mean) addUpdate(mean, params, state);
+    addMean(outcome, params, state);
   }
 
   traffic(asked: number, reports: readonly unknown[]): Traffic {
