@@ -111,10 +111,11 @@ class ThreefryRng implements Rng {
     if (!(Number.isInteger(bound) && bound >= 1 && bound <= 4294967296))
       throw new RangeError(`the bound of a random integer must be an integer from 1 to 2^32, not ${bound}`);
     // Reject the last, incomplete run of `bound` values, so that the remainder is unbiased.
-    const limit = 4294967296 - (4294967296 % bound);
+    // (Quotients below 2^32 of integers are never rounded up to the next one; `%` of numbers beyond 2^31 is a slow division.)
+    const limit = bound * Math.floor(4294967296 / bound);
     for (;;) {
       const bits = this.uint32();
-      if (bits < limit) return bits % bound;
+      if (bits < limit) return bits - bound * Math.floor(bits / bound);
     }
   }
 

@@ -174,11 +174,27 @@ function shuffled(list: readonly number[], rng: Rng): number[] {
  */
 export function distinct(rng: Rng, count: number, bound: number): Int32Array {
   if (count > bound) throw new RangeError(`there are no ${count} different numbers below ${bound}`);
-  const chosen = new Set<number>();
-  for (let top = bound - count; top < bound; top++) {
+  const list = new Int32Array(count);
+  // Numbers that were chosen, plus one, where their low bits say or behind: a set for each client was most of what drawing a cohort took.
+  const last = 2 ** Math.ceil(Math.log2(4 * count + 1)) - 1;
+  const table = new Int32Array(last + 1);
+  const isNew = (number: number): boolean => {
+    let at = number & last;
+    while (table[at] !== 0) {
+      if (table[at] === number + 1) return false;
+      at = (at + 1) & last;
+    }
+    table[at] = number + 1;
+    return true;
+  };
+  for (let i = 0; i < count; i++) {
+    const top = bound - count + i;
     const number = rng.integer(top + 1);
-    chosen.add(chosen.has(number) ? top : number);
+    if (isNew(number)) list[i] = number;
+    else {
+      isNew(top);
+      list[i] = top;
+    }
   }
-  const list = [...chosen];
-  return Int32Array.from(permutation(count, rng), (i) => list[i] as number);
+  return permutation(count, rng).map((i) => list[i] as number);
 }

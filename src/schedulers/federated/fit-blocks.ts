@@ -1,5 +1,5 @@
 /** Clients that one task trains at most: a power of two, so that a task is a node of the tree over the cohort. */
-const LARGEST = 16;
+const LARGEST = 32;
 
 /** Sums of clients' updates that a task holds at a time: one for each level of the tree over its clients, and one more. */
 export const TASK_VECTORS = Math.log2(LARGEST) + 2;

@@ -1,8 +1,9 @@
 import { type Cipher, createCipheriv, hkdfSync } from 'node:crypto';
 import { addIntegers } from '../../../comm/index.ts';
+import { discard } from './discard.ts';
 
 /** Bytes of a mask that are made at a time: small enough that those of a client's masks stay in the cache until they are added. */
-const CHUNK = 32_768;
+const CHUNK = 65_536;
 const ZEROS = new Uint8Array(CHUNK);
 
 /** A mask to add to a vector (`sign` 1) or to take away. */
@@ -33,7 +34,9 @@ export function addMasks(vector: Uint32Array, masks: readonly Mask[]): void {
   for (let at = 0; at < vector.length; at += CHUNK / 4) {
     const part = whole.subarray(at, at + CHUNK / 4);
     const next = (stream: Cipher) => nextWords(stream, part.length);
-    addIntegers(part, plus.map(next), minus.map(next));
+    const [more, less] = [plus.map(next), minus.map(next)];
+    addIntegers(part, more, less);
+    for (const words of [...more, ...less]) discard(words);
   }
 }
 
@@ -53,8 +56,17 @@ function nextWords(stream: Cipher, count: number): Int32Array {
   return new Int32Array(aligned.buffer, aligned.byteOffset, count);
 }
 
-/** Gives `length` words of the keystream of 48 bytes of key material, a chunk at a time. */
-export function eachChunk(material: Uint8Array, length: number, use: (words: Int32Array, at: number) => void): void {
+/** Gives `length` words of the keystream of 48 bytes of key material, so many at a time; `use` must not keep them. */
+export function eachChunk(
+  material: Uint8Array,
+  length: number,
+  most: number,
+  use: (words: Int32Array, at: number) => void,
+): void {
   const stream = keystream(material);
-  for (let at = 0; at < length; at += CHUNK / 4) use(nextWords(stream, Math.min(CHUNK / 4, length - at)), at);
+  for (let at = 0; at < length; at += most) {
+    const words = nextWords(stream, Math.min(most, length - at));
+    use(words, at);
+    discard(words);
+  }
 }

@@ -1,5 +1,6 @@
 import type { Rng } from '../../../tensor/index.ts';
 import { eachChunk } from './mask.ts';
+import { ROUNDED, roundingKernel } from './quantise-kernel.ts';
 
 /** How real numbers become elements of the ring of integers modulo 2^32 in which updates are added up. */
 export interface QuantiseOptions {
@@ -27,25 +28,17 @@ export function quantise(
   key: Uint8Array,
   into: Uint32Array = new Uint32Array(values.length),
 ): Uint32Array {
-  eachChunk(key, values.length, (bits, at) => {
-    const end = at + bits.length;
-    quantiseChunk(into.subarray(at, end), values.subarray(at, end), bits, options);
+  const { range, levels, share = 1 } = options;
+  const kernel = roundingKernel();
+  eachChunk(key, values.length, ROUNDED, (bits, at) => {
+    const count = bits.length;
+    kernel.values.set(values.subarray(at, at + count));
+    kernel.bits.set(bits);
+    // (What lies behind the end of a short chunk is rounded for nothing.)
+    kernel.round(Math.ceil(count / 4) * 16, share, range, levels / (2 * range), levels);
+    into.set(kernel.levels.subarray(0, count), at);
   });
   return into;
-}
-
-function quantiseChunk(
-  into: Uint32Array,
-  values: Float32Array,
-  bits: Int32Array,
-  { range, levels, share = 1 }: QuantiseOptions,
-): void {
-  const scale = levels / (2 * range);
-  for (let i = 0; i < bits.length; i++) {
-    const exact = (Math.fround((values[i] as number) * share) + range) * scale;
-    const chance = ((bits[i] as number) >>> 8) * 2 ** -24;
-    into[i] = exact <= 0 ? 0 : exact >= levels ? levels : (exact + chance) >>> 0;
-  }
 }
 
 /** The sum of `count` quantised vectors, back as real numbers. */

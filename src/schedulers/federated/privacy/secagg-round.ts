@@ -106,10 +106,9 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
       }),
     );
     await Promise.all(masked);
-    for (const { update, report } of sending) {
-      onArrival?.(report.client, maskedIn(update));
-      server.addMasked(report.client, maskedIn(update));
-    }
+    const arrived = sending.map(({ update, report }) => ({ client: report.client, vector: maskedIn(update) }));
+    for (const { client, vector } of arrived) onArrival?.(client, vector);
+    server.addAllMasked(arrived);
     const survivors = server.survivors();
     const answers: Unmasking[] = survivors.map((member) => (clients.get(member) as SecAggClient).unmask(survivors));
     const sum = dequantiseSum(server.finish(answers), survivors.length, levels);
@@ -164,13 +163,21 @@ async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
 /** A client whose update cannot be written as integers of the ring does not send it. */
 function withinRange(given: ClientUpdate, range: number): ClientUpdate {
   if (given.report.problem !== null) return given;
-  let largest = 0;
-  for (let i = 0; i < given.update.length; i++) {
-    const size = Math.abs(given.update[i] as number);
-    if (size > largest) largest = size;
-  }
+  const largest = largestOf(given.update);
   // (A clipped norm may be above its bound by a rounding.)
   if (largest <= range * (1 + 1e-6)) return given;
   const problem = `its update changes a value by ${largest.toPrecision(4)}, the range of secure aggregation is ${range}`;
   return { update: given.update, report: { ...given.report, problem } };
+}
+
+/** The largest absolute value; NaN if one is. */
+function largestOf({ buffer, byteOffset, length }: Float32Array): number {
+  // Without their signs the bits of floats are in the order of their sizes, and integers are compared in half the time.
+  const bits = new Int32Array(buffer, byteOffset, length);
+  let largest = 0;
+  for (let i = 0; i < length; i++) {
+    const size = (bits[i] as number) & 0x7fffffff;
+    if (size > largest) largest = size;
+  }
+  return new Float32Array(Int32Array.of(largest).buffer)[0] as number;
 }

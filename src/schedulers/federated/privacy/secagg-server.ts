@@ -86,13 +86,22 @@ export class SecAggServer {
 
   /** Adds a client's masked vector to the sum. @throws RangeError on another length, or a second one */
   addMasked(client: number, vector: Uint32Array): void {
-    this.#member(client);
-    if (vector.length !== this.#terms.length)
-      throw new RangeError(`client ${client} sent ${vector.length} numbers, expected ${this.#terms.length}`);
-    if (this.#survivors.has(client)) throw new RangeError(`client ${client} sent its vector twice`);
-    this.#survivors.add(client);
-    const more = new Int32Array(vector.buffer, vector.byteOffset, vector.length);
-    addIntegers(new Int32Array(this.#sum.buffer), [more], []);
+    this.addAllMasked([{ client, vector }]);
+  }
+
+  /** Adds several at once, which takes less time than one by one. @throws as `addMasked`, before any is added */
+  addAllMasked(arrived: readonly { readonly client: number; readonly vector: Uint32Array }[]): void {
+    const come = new Set(this.#survivors);
+    for (const { client, vector } of arrived) {
+      this.#member(client);
+      if (vector.length !== this.#terms.length)
+        throw new RangeError(`client ${client} sent ${vector.length} numbers, expected ${this.#terms.length}`);
+      if (come.has(client)) throw new RangeError(`client ${client} sent its vector twice`);
+      come.add(client);
+    }
+    for (const client of come) this.#survivors.add(client);
+    const signed = arrived.map(({ vector }) => new Int32Array(vector.buffer, vector.byteOffset, vector.length));
+    addIntegers(new Int32Array(this.#sum.buffer), signed, []);
   }
 
   /** Clients whose vectors are in the sum. */
