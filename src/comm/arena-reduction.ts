@@ -1,14 +1,13 @@
-import { ADD, type Postfix } from './adder.ts';
-import { type Arena, Desk, type Stage } from './arena.ts';
+import { type Arena, Desk } from './arena.ts';
 import { memberIndex } from './collectives.ts';
+import { DEPTH } from './desk-progress.ts';
 import { CommProtocolError } from './errors.ts';
+import { planSum, type SumPlan } from './room-sum.ts';
 import type { Group, Transport } from './transport.ts';
 import { type LeafRange, maximalNodes } from './tree.ts';
 import type { Share } from './tree-scatter.ts';
 import { finishingSum, type OwnNodes, ownNodes, sumMemory, type TreeReduction } from './tree-units.ts';
 
-/** Blocks that may be on the desk at a time: members need not keep step exactly. */
-const DEPTH = 4;
 /** With fewer elements a piece than this there would be more waiting than adding. */
 const LEAST_PIECE = 1024;
 /** How long a thread sleeps for the others, in milliseconds, before it looks after other things while it waits. */
@@ -37,8 +36,8 @@ interface Place {
 
 /**
  * A reduction in the canonical tree among threads that share memory. Each member copies its partial sums to a desk, block by
- * block; of each block it adds up its part, in shared memory, and copies the sums that it is to have from there. Caches hold
- * what is on the desk, so each partial sum is read from memory once, and each sum is written once.
+ * block; slices of each block are added up there by whoever has time, and each copies the sums that it is to have from there.
+ * Caches hold what is on the desk, so each partial sum is read from memory once, and each sum is written once.
  */
 export class ArenaReduction {
   readonly #transport: Transport;
@@ -61,8 +60,8 @@ export class ArenaReduction {
   readonly #count: number;
   readonly #maySleep: boolean;
   #results: readonly (readonly (Float32Array | null)[] | null)[] = [];
-  /** By unit: how its partial sums are added up, and by member the number of the one whose place its sums take. */
-  #orders: readonly (Postfix | null)[] = [];
+  /** By unit: how its partial sums are added up (`prepare` says so), and by member the number of the one whose place its sums take. */
+  #plans: readonly (SumPlan | null)[] = [];
   #places: readonly (readonly number[])[] = [];
 
   /**
@@ -129,29 +128,32 @@ export class ArenaReduction {
    */
   async finish(): Promise<readonly (readonly (Float32Array | null)[] | null)[]> {
     await this.#meet();
-    const desk = this.#desk;
-    const me = this.#me;
-    const blocks = this.#blocks;
+    const [desk, me, blocks, members] = [this.#desk, this.#me, this.#blocks, this.#nodes.length];
+    const { progress } = desk;
     desk.flags.set(this.#own.presence, this.#first * this.#reduction.units.length);
-    let [put, summed, taken] = [0, 0, 0];
+    let [put, taken] = [0, 0];
     while (taken < blocks) {
       const heard = desk.bell();
       // What empties the desk comes first.
-      if (taken < summed && (!this.#gather || desk.least('summed') > taken)) {
+      if (taken < put && progress.isSummed(taken)) {
+        this.#prepare();
         this.#take(taken);
+        progress.taken(me, taken);
         taken += 1;
-        desk.advance(me, 'taken', taken);
-      } else if (summed < put && desk.least('put') > summed) {
-        if (summed === 0) this.#prepare();
-        this.#sum(summed);
-        summed += 1;
-        desk.advance(me, 'summed', summed);
-      } else if (put < blocks && put - desk.least('taken') < DEPTH) {
+        continue;
+      }
+      const slice = progress.claim(me);
+      if (slice !== null) {
+        this.#prepare();
+        const block = Math.floor(slice / members);
+        this.#sum(block, slice % members);
+        progress.summed(block);
+      } else if (put < blocks && progress.isFree(put)) {
         this.#put(put);
+        progress.put(me, put);
         put += 1;
-        desk.advance(me, 'put', put);
       } else {
-        await this.#wait(heard, taken < summed ? 'summed' : summed < put ? 'put' : 'taken');
+        await this.#wait(heard, () => progress.late(me, put, taken));
       }
     }
     desk.leave();
@@ -176,21 +178,24 @@ export class ArenaReduction {
               `sums and units, rank ${this.#transport.rank} ${figures.join(', ')}; all ranks must reduce tensors of the same sizes`,
           );
       }
-      await this.#wait(heard, 'meet');
+      await this.#wait(heard, () => [this.#me > 0 ? 0 : desk.progress.last('taken'), 'meet']);
     }
   }
 
-  /** Waits for the bell: asleep at first, since the others are likely to be just as far. */
-  async #wait(heard: number, what: Stage | 'meet'): Promise<void> {
-    const { ranks } = this.#group;
-    if (this.#maySleep && this.#desk.sleep(heard, SLEEP_MS)) return;
-    const late = what === 'meet' ? (this.#me > 0 ? 0 : this.#desk.last('taken')) : this.#desk.last(what);
-    const from = ranks[late === this.#me ? (late + 1) % ranks.length : late] as number;
+  /** Waits for the bell: asleep at first, since the others are likely to be just as far; then as for a message of who is late. */
+  async #wait(heard: number, late: () => readonly [member: number, what: string]): Promise<void> {
+    const [desk, ranks] = [this.#desk, this.#group.ranks];
+    if (this.#maySleep && desk.sleep(heard, SLEEP_MS)) return;
+    const leave = desk.attend();
     try {
-      await this.#shared.attend(from, `${this.#tag}/desk/${what}`, this.#desk.rung(heard));
+      const [member, what] = late();
+      const from = ranks[member === this.#me ? (member + 1) % ranks.length : member] as number;
+      await this.#shared.attend(from, `${this.#tag}/desk/${what}`, desk.rung(heard));
     } catch (error) {
       // Who has left may have done all that was waited for.
-      if (this.#desk.bell() === heard) throw error;
+      if (desk.bell() === heard) throw error;
+    } finally {
+      leave();
     }
   }
 
@@ -209,8 +214,9 @@ export class ArenaReduction {
     });
   }
 
-  /** Once everybody's flags are there. */
+  /** Once everybody's flags are there: decides what is added up, and where the sums are to be. */
   #prepare(): void {
+    if (this.#plans.length > 0) return;
     const { leaves, units, root = { start: 0, end: leaves } } = this.#reduction;
     let at = 0;
     const presence = this.#nodes.map((list) => {
@@ -218,8 +224,9 @@ export class ArenaReduction {
       at += flags.length;
       return flags;
     });
-    this.#orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
-    this.#places = this.#orders.map((order, unit) => {
+    const orders = units.map((_, unit) => finishingSum(root, this.#nodes, presence, unit, units.length));
+    this.#plans = orders.map((order) => order && planSum(order));
+    this.#places = orders.map((order, unit) => {
       let before = 0;
       return this.#nodes.map((list, member) => {
         const own = list.findIndex((_, n) => presence[member]?.[n * units.length + unit] === 1);
@@ -229,20 +236,17 @@ export class ArenaReduction {
       });
     });
     const mine = this.#gather ? null : (this.#shares[this.#me] as Share).flat();
-    this.#results = sumMemory(units, this.#orders, this.#own, mine);
+    this.#results = sumMemory(units, orders, this.#own, mine);
   }
 
-  /** Adds up what this member finishes of a block; the sum takes the place of one of the partial sums. */
-  #sum(block: number): void {
-    const me = this.#me;
+  /** Adds up what a member finishes of a block; the sum takes the place of one of the partial sums. */
+  #sum(block: number, member: number): void {
     let offset = 0;
-    for (const { unit, length } of this.#shares[me]?.[block] ?? []) {
-      const order = this.#orders[unit];
-      const at = (number: number) => this.#at(block, number, me) + offset;
-      if (order) {
-        const operands = order.map((item) => (item === ADD ? ADD : at(item)));
-        this.#desk.sum(me, operands, at(this.#places[unit]?.[me] as number), length);
-      }
+    for (const { unit, length } of this.#shares[member]?.[block] ?? []) {
+      const plan = this.#plans[unit];
+      const from = offset;
+      const placeOf = (number: number) => this.#at(block, number, member) + from;
+      if (plan) this.#desk.sum(this.#me, plan, placeOf, placeOf(this.#places[unit]?.[member] as number), length);
       offset += length;
     }
   }
@@ -254,9 +258,9 @@ export class ArenaReduction {
       if (!this.#gather && member !== this.#me) return;
       let offset = 0;
       for (const { unit, tensor, start, length } of share[block] ?? []) {
-        const order = this.#orders[unit];
+        const plan = this.#plans[unit];
         const into = this.#results[unit]?.[tensor];
-        if (order && into) {
+        if (plan && into) {
           const at = this.#at(block, this.#places[unit]?.[member] as number, member) + offset;
           into.set(room.subarray(at, at + length), start);
         }
@@ -277,13 +281,13 @@ export class ArenaReduction {
     this.#shares.forEach((share, member) => {
       for (const runs of share)
         for (const { unit, length } of runs) {
-          const order = this.#orders[unit];
-          if (!order) continue;
+          const plan = this.#plans[unit];
+          if (!plan) continue;
           let held = 0;
           for (const node of this.#own.values) if (node[unit]) held += 1;
           if (member === this.#me) {
             sent += this.#gather ? peers * length : 0;
-            received += length * ((order.length + 1) / 2 - held);
+            received += length * (plan.operands - held);
           } else {
             sent += length * held;
             received += this.#gather ? length : 0;

@@ -1,6 +1,7 @@
 import { threadId } from 'node:worker_threads';
 import { wasm } from '../tensor/index.ts';
-import { ADD, type Postfix } from './adder.ts';
+import { DeskProgress, progressWords } from './desk-progress.ts';
+import { type SumPlan, sumInPlace } from './room-sum.ts';
 import { type Kernels, kernelsFor, wasmMemory } from './sum-kernel.ts';
 
 const { PAGE_BYTES } = wasm;
@@ -11,15 +12,16 @@ type WasmMemory = wasm.WasmMemory;
  * thread each rank is. Then come desks, one for each rank that may lead a reduction: a page of words and flags, and room
  * for partial sums. Word 0 of a desk is its bell, which is counted up when there may be something to do; word 16 says how
  * many members have not left the reduction under way, word 32 the how-many-eth it is (odd while that is being written), and
- * word 33 how long its name is, in bytes. Its figures begin at word 34. From word 64 on, each member has a cache line with three counts.
+ * word 33 how long its name is, in bytes. Its figures begin at word 34. Word 48 counts those who wait for a member by name. From
+ * word 64 on it says how far the blocks are.
  */
 const BELL = 0;
 const PRESENT = 16;
 const TURN = 32;
 const NAME_BYTES = 33;
 const FIGURES = 34;
-const COUNTS = 64;
-const COUNTS_STEP = 16;
+const ATTENDING = 48;
+const PROGRESS = 64;
 const NAME_AT = 8192;
 const FLAGS_AT = 12_288;
 /** Larger groups do not meet here. */
@@ -33,13 +35,6 @@ const LAP_BYTES = 65_536;
 const DESK_BYTES = PAGE_BYTES + ROOM_BYTES + MEMBERS * LAP_BYTES;
 /** Ranks after these cannot lead a reduction here. (Memory is taken from the system only where a desk is used.) */
 const DESKS = 32;
-
-/** Elements that are added at a time, at most: a few stretches of these lie in a core's first cache. */
-const STRETCH = 2048;
-
-/** How far a member has come with the blocks of a reduction: put on the desk, summed up, taken from it. */
-export type Stage = 'put' | 'summed' | 'taken';
-const STAGES: readonly Stage[] = ['put', 'summed', 'taken'];
 
 /** `Atomics.waitAsync`, which the types of the language do not have yet. */
 type WaitAsync = (words: Int32Array, index: number, value: number) => { readonly value: string | Promise<string> };
@@ -71,7 +66,7 @@ export class Arena {
     if (at + DESK_BYTES > this.#memory.buffer.byteLength || members > MEMBERS) return null;
     if (name.length > FLAGS_AT - NAME_AT || flags > FLAGS_BYTES) return null;
     this.#kernels ??= kernelsFor(this.#memory);
-    return new Desk(this.#memory.buffer, at, members, this.#kernels.add, {
+    return new Desk(this.#memory.buffer, at, members, this.#kernels, {
       last: () => this.#turns[leader] ?? 0,
       joined: (turn) => {
         this.#turns[leader] = turn;
@@ -99,22 +94,30 @@ export class Desk {
   readonly room: Float32Array;
   /** What members say of their partial sums. */
   readonly flags: Uint8Array;
-  readonly #add: Kernels['add'];
+  /** How far the blocks of the reduction are. */
+  readonly progress: DeskProgress;
+  readonly #kernels: Kernels;
   readonly #roomAt: number;
   readonly #words: Int32Array;
   readonly #name: Uint8Array;
   readonly #members: number;
   readonly #turns: Turns;
 
-  constructor(memory: ArrayBufferLike, at: number, members: number, add: Kernels['add'], turns: Turns) {
+  constructor(memory: ArrayBufferLike, at: number, members: number, kernels: Kernels, turns: Turns) {
     this.#members = members;
     this.#turns = turns;
     this.#roomAt = at + PAGE_BYTES;
     this.room = new Float32Array(memory, this.#roomAt, ROOM_BYTES / 4);
     this.flags = new Uint8Array(memory, at + FLAGS_AT, FLAGS_BYTES);
-    this.#add = add;
+    this.#kernels = kernels;
     this.#words = new Int32Array(memory, at, NAME_AT / 4);
     this.#name = new Uint8Array(memory, at + NAME_AT, FLAGS_AT - NAME_AT);
+    // (A slice for each member.)
+    const progress = this.#words.subarray(PROGRESS, PROGRESS + progressWords(members));
+    this.progress = new DeskProgress(progress, members, members, (far) => {
+      // Who waits by name must hear of each step: that member may have taken its last one and be gone.
+      if (far || Atomics.load(this.#words, ATTENDING) > 0) this.#ring();
+    });
   }
 
   /** Takes the desk for a reduction, if nobody is at it any more. Only its leader does that, for all members. */
@@ -125,8 +128,7 @@ export class Desk {
     this.#name.set(name);
     words[NAME_BYTES] = name.length;
     words.set(figures, FIGURES);
-    for (let member = 0; member < this.#members; member++)
-      for (const stage of STAGES) Atomics.store(words, wordOf(member, stage), 0);
+    this.progress.reset();
     Atomics.store(words, TURN, turn);
     Atomics.store(words, PRESENT, this.#members);
     this.#ring();
@@ -152,64 +154,16 @@ export class Desk {
     this.#ring();
   }
 
-  /** Blocks that all members have behind them. */
-  least(stage: Stage): number {
-    // (Each count is read once: the member that `last` names may have come further by the time its count is read again.)
-    let least = Number.POSITIVE_INFINITY;
-    for (let member = 0; member < this.#members; member++) least = Math.min(least, this.#count(member, stage));
-    return least;
-  }
-
-  /** The member that has the least behind it, or had a moment ago. */
-  last(stage: Stage): number {
-    let last = 0;
-    for (let member = 1; member < this.#members; member++)
-      if (this.#count(member, stage) < this.#count(last, stage)) last = member;
-    return last;
-  }
-
   /**
-   * Says how many blocks a member has behind it now. Rings if all have come so far, since nobody can go on for less; and
-   * if others may have waited for this member by name.
+   * Sums up `length` numbers from each of several places in the room and puts the sum at `target`, one of these.
+   * @param placeOf by number of an operand: where in the room it is
+   * @param member whose room is used for intermediate sums
    */
-  advance(member: number, stage: Stage, count: number): void {
-    const awaited = this.last(stage) === member;
-    Atomics.store(this.#words, wordOf(member, stage), count);
-    if (awaited || this.least(stage) === count) this.#ring();
-  }
-
-  /**
-   * Sums up `length` numbers from each of several places in the room, of which the order names the positions, and puts the
-   * sum at `target`, which may be one of them. The others are left as they are: what is not written to need not go from one
-   * core's cache to another's. `member` says whose room is used for intermediate sums.
-   */
-  sum(member: number, order: Postfix, target: number, length: number): void {
-    if (order.length === 1) {
-      if (order[0] !== target) throw new RangeError(`a sum of one array at ${order[0]} cannot be left at ${target}`);
-      return;
-    }
-    const lap = this.#roomAt + ROOM_BYTES + member * LAP_BYTES;
-    const stretch = Math.min(STRETCH, Math.floor(LAP_BYTES / (64 * depthOf(order))) * 16);
-    // Each addition as three addresses, and for each whether it moves on from stretch to stretch.
-    const additions: number[] = [];
-    const stack: (readonly [address: number, moves: number])[] = [];
-    order.forEach((item, i) => {
-      if (item !== ADD) {
-        stack.push([this.#roomAt + 4 * item, 1]);
-        return;
-      }
-      const [left, right] = stack.splice(-2) as [readonly [number, number], readonly [number, number]];
-      const last = i === order.length - 1;
-      const into = last ? ([this.#roomAt + 4 * target, 1] as const) : ([lap + 4 * stretch * stack.length, 0] as const);
-      additions.push(...into, ...left, ...right);
-      stack.push(into);
-    });
-    const add = this.#add;
-    for (let from = 0; from < length; from += stretch) {
-      const bytes = 4 * Math.min(stretch, length - from);
-      const at = (i: number) => (additions[i] as number) + 4 * from * (additions[i + 1] as number);
-      for (let i = 0; i < additions.length; i += 6) add(at(i), at(i + 2), at(i + 4), bytes);
-    }
+  sum(member: number, plan: SumPlan, placeOf: (operand: number) => number, target: number, length: number): void {
+    const lapAt = this.#roomAt + ROOM_BYTES + member * LAP_BYTES;
+    const addressOf = (operand: number) => this.#roomAt + 4 * placeOf(operand);
+    const laps = { lapAt, lapBytes: LAP_BYTES };
+    sumInPlace(this.#kernels, plan, addressOf, this.#roomAt + 4 * target, length, laps);
   }
 
   /** What the bell says now: to be read before one looks whether there is something to do, and waited for if not. */
@@ -227,26 +181,14 @@ export class Desk {
     await waitAsync?.(this.#words, BELL, heard).value;
   }
 
-  #count(member: number, stage: Stage): number {
-    return Atomics.load(this.#words, wordOf(member, stage));
+  /** Has the bell rung at each step of any member, from now on until the function that it returns is called. */
+  attend(): () => void {
+    Atomics.add(this.#words, ATTENDING, 1);
+    return () => Atomics.sub(this.#words, ATTENDING, 1);
   }
 
   #ring(): void {
     Atomics.add(this.#words, BELL, 1);
     Atomics.notify(this.#words, BELL);
   }
-}
-
-/** Values that an order has on the stack at most. */
-function depthOf(order: Postfix): number {
-  let [top, most] = [0, 0];
-  for (const item of order) {
-    top += item === ADD ? -1 : 1;
-    most = Math.max(most, top);
-  }
-  return most;
-}
-
-function wordOf(member: number, stage: Stage): number {
-  return COUNTS + member * COUNTS_STEP + STAGES.indexOf(stage);
 }
