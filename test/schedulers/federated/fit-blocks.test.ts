@@ -15,7 +15,7 @@ describe('how a cohort is cut into tasks', () => {
   });
 
   test('large tasks first, single clients last where there are several threads', () => {
-    expect(taskSizes(100, 2)).toEqual([32, 32, 16, 8, 4, 4, 2, 1, 1]);
+    expect(taskSizes(100, 2)).toEqual([32, 32, 8, 8, 4, 4, 4, 4, 1, 1, 1, 1]);
     expect(taskSizes(40, 1)).toEqual([32, 8]);
     expect(taskSizes(4, 4)).toEqual([1, 1, 1, 1]);
   });
