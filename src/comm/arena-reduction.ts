@@ -8,6 +8,8 @@ import { type LeafRange, maximalNodes } from './tree.ts';
 import type { Share } from './tree-scatter.ts';
 import { finishingSum, type OwnNodes, ownNodes, sumMemory, type TreeReduction } from './tree-units.ts';
 
+/** Elements a piece has at most, unless it is said otherwise: half a megabyte, two of which a core's second cache holds. */
+const MOST_PIECE = 2 ** 17;
 /** With fewer elements a piece than this there would be more waiting than adding. */
 const LEAST_PIECE = 1024;
 /** How long a thread sleeps for the others, in milliseconds, before it looks after other things while it waits. */
@@ -75,7 +77,7 @@ export class ArenaReduction {
     tag: string,
     reduction: TreeReduction,
     shares: (limit: number) => readonly Share[],
-    { gather, pieceElements = Number.POSITIVE_INFINITY }: { gather: boolean; pieceElements?: number | undefined },
+    { gather, pieceElements = MOST_PIECE }: { gather: boolean; pieceElements?: number | undefined },
   ): ArenaReduction | null {
     const { shared } = transport;
     const members = group.ranks.length;
@@ -283,8 +285,7 @@ export class ArenaReduction {
         for (const { unit, length } of runs) {
           const plan = this.#plans[unit];
           if (!plan) continue;
-          let held = 0;
-          for (const node of this.#own.values) if (node[unit]) held += 1;
+          const held = this.#own.values.filter((node) => node[unit]).length;
           if (member === this.#me) {
             sent += this.#gather ? peers * length : 0;
             received += length * (plan.operands - held);
