@@ -1,6 +1,6 @@
 // All-reduce of 16 MB in the canonical tree over 2 and 4 worker threads, beside what the memory allows in the same run.
-//   npm run bench -- comm/all-reduce [--runs=40] [--mb=16] [--patience=SECONDS] [--messages=1]
-// With --messages=1 the ranks send messages, as if they had no memory in common.
+//   npm run bench -- comm/all-reduce [--runs=40] [--warmup=80] [--mb=16] [--patience=SECONDS] [--messages=1]
+// The first ones (warmup) do not count: a training run makes thousands, and V8 compiles what the first ones run. With --messages=1 the ranks send messages, as if they had no memory in common.
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
@@ -15,6 +15,9 @@ import {
 import { timing } from '../engine/stats.ts';
 import { busySeconds, DISTURBED, quiet } from '../scaling/quiet.ts';
 import { flag } from '../scaling/table.ts';
+
+/** Repetitions that do not count. */
+const WARMUP = flag('warmup', 80);
 
 /** Targets in milliseconds by number of workers, on two cores. */
 const TARGETS: Readonly<Record<number, number>> = { 2: 5, 4: 9 };
@@ -110,14 +113,13 @@ async function measure(workers: number, elements: number, runs: number): Promise
   await Promise.all(threads.map((thread) => thread.terminate()));
   const { user, system } = process.cpuUsage(own);
   const others = (1000 * Math.max(0, busySeconds() - busy - (user + system) / 1e6)) / (performance.now() - since);
-  // (The first ones warm up.)
   const whole = (of: 'reduce' | 'copy') =>
     (all[0] as Times)[of]
       .map((_, i) => all.map((times) => times[of][i] as Span))
       .map((spans) => Math.max(...spans.map(([, ended]) => ended)) - Math.min(...spans.map(([began]) => began)))
-      .slice(5);
+      .slice(WARMUP);
   const together = (all[0] as Times).cpu.map((_, i) => all.reduce((sum, { cpu }) => sum + (cpu[i] as number), 0));
-  return { reduce: whole('reduce'), copy: whole('copy'), cpu: together.slice(5), others };
+  return { reduce: whole('reduce'), copy: whole('copy'), cpu: together.slice(WARMUP), others };
 }
 
 if (isMainThread) {
@@ -128,7 +130,7 @@ if (isMainThread) {
     let measured: Measured;
     do {
       await quiet(until);
-      measured = await measure(workers, elements, flag('runs', 40) + 5);
+      measured = await measure(workers, elements, flag('runs', 40) + WARMUP);
     } while (measured.others > DISTURBED && performance.now() < until);
     const { reduce, copy, cpu, others } = measured;
     const [took, copied] = [timing(reduce), timing(copy)];
