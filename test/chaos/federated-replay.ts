@@ -54,6 +54,7 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
           ...{ paramsSize: pool.paramsSize, stateSize: pool.stateSize },
           ...{ receivedSize: pool.receivedSize, sentSize: pool.sentSize },
           publish: pool.publish.bind(pool),
+          retire: pool.retire.bind(pool),
           add: pool.add.bind(pool),
           each: async (...args: Parameters<FitPool['each']>) =>
             (await pool.each(...args)).map(({ update, report }) =>

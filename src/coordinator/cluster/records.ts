@@ -86,11 +86,12 @@ export class Records {
   /** All records of members that were ever put and not deleted. */
   async members(): Promise<Stored<MemberRecord>[]> {
     const keys = await this.#insist('list the members', async (kv) => {
-      const found: string[] = [];
-      for await (const key of await kv.keys(clusterKeys.member('>'))) found.push(key);
+      // A lease that is renewed while they are listed has its key listed again.
+      const found = new Set<string>();
+      for await (const key of await kv.keys(clusterKeys.member('>'))) found.add(key);
       return found;
     });
-    const stored = await Promise.all(keys.map((key) => this.get<MemberRecord>(key)));
+    const stored = await Promise.all([...keys].map((key) => this.get<MemberRecord>(key)));
     return stored.filter((entry) => entry !== null);
   }
 
