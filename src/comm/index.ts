@@ -35,6 +35,7 @@ export * from './relay.ts';
 export * from './scratch.ts';
 export * from './stream-receiver.ts';
 export * from './stream-sender.ts';
+export { plainKernels as plainSumKernels, wasmAddition } from './sum-kernel.ts';
 export * from './tcp.ts';
 export * from './transport.ts';
 export * from './tree.ts';

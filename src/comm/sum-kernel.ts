@@ -71,10 +71,15 @@ export function plainKernels(memory: Float32Array): Kernels {
   };
 }
 
+/** `add` of `Kernels` for modules that have a memory of their own. */
+export function wasmAddition(): wasm.WasmFunction {
+  return kernel('add', 2, ADD);
+}
+
 /** The WebAssembly module, written by hand: it imports `memory`, and exports the kernels. */
 function kernelBytes(pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   return moduleBytes({ pages, imported: true, shared }, [
-    kernel('add', 2, ADD),
+    wasmAddition(),
     kernel('addFour', 4, ADD),
     kernel('addIntegers', 2, ADD_INTEGERS),
     kernel('subtractIntegers', 2, SUBTRACT_INTEGERS),

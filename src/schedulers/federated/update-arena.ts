@@ -115,7 +115,7 @@ export class UpdateArena implements SumMemory {
   /** `left[i] += right[i]`, in float32. */
   add(left: Float32Array, right: Float32Array): void {
     const [to, from] = [this.#known.get(left)?.address ?? null, this.#known.get(right)?.address ?? null];
-    if (to !== null && from !== null) this.#kernels.add(to, from, Math.ceil(this.size / 4) * 16);
+    if (to !== null && from !== null) this.#kernels.add(to, to, from, Math.ceil(this.size / 4) * 16);
     else addArrays(left, left, right);
   }
 

@@ -1,3 +1,4 @@
+import { plainSumKernels, wasmAddition } from '../../comm/index.ts';
 import { wasm } from '../../tensor/index.ts';
 
 const { constant, F32, F64, get, I32, load, PAGE_BYTES, set, simd, store, tee, V128, wasmInstance } = wasm;
@@ -10,8 +11,8 @@ export interface UpdateKernels {
   readonly memory: { readonly buffer: ArrayBuffer };
   /** `[target] = ([ends] - [starts]) * factor` in float32, each of `bytes`; gives the sum of the differences' squares. */
   change(target: number, ends: number, starts: number, bytes: number, factor: number): number;
-  /** `[left] += [right]`, each of `bytes`, in float32. */
-  add(left: number, right: number, bytes: number): void;
+  /** `[target] = [left] + [right]`, each of `bytes`, in float32. */
+  add(target: number, left: number, right: number, bytes: number): void;
 }
 
 /**
@@ -21,7 +22,7 @@ export interface UpdateKernels {
  */
 export function updateKernels(bytes: number): UpdateKernels {
   const pages = Math.ceil(bytes / PAGE_BYTES);
-  return wasmInstance<UpdateKernels>(pages * PAGE_BYTES, [changeFunction(), addFunction()]) ?? plainKernels(bytes);
+  return wasmInstance<UpdateKernels>(pages * PAGE_BYTES, [changeFunction(), wasmAddition()]) ?? plainKernels(bytes);
 }
 
 /** The kernels where there is no WebAssembly, with their order of additions. */
@@ -41,21 +42,12 @@ export function plainKernels(bytes: number): UpdateKernels {
       const [a, b, c, d] = sums as [number, number, number, number];
       return a + c + (b + d);
     },
-    add(left, right, length) {
-      const [to, from] = [left / 4, right / 4];
-      for (let i = 0; i < length / 4; i++) values[to + i] = (values[to + i] as number) + (values[from + i] as number);
-    },
+    add: plainSumKernels(values).add,
   };
 }
 
 /** `local += 16`. */
 const advance = (local: number) => [...get(local), ...constant(16), 0x6a, ...set(local)];
-
-/** Repeats a turn until `local`, 16 more after each, has come to `end`; at least once. */
-const turns = (turn: number[], local: number, end: number) => [
-  ...[0x03, 0x40, ...turn],
-  ...[...get(local), ...constant(16), 0x6a, ...tee(local), ...get(end), 0x49, 0x0d, 0, 0x0b],
-];
 
 function changeFunction(): wasm.WasmFunction {
   const [target, ends, starts, bytes, factor, factors, difference, wide, low, high] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
@@ -76,7 +68,9 @@ function changeFunction(): wasm.WasmFunction {
   const body = [
     ...[...get(factor), ...simd(splat), ...set(factors)],
     ...[...get(target), ...get(bytes), 0x6a, ...set(bytes)], // where the target ends
-    ...turns(turn, target, bytes),
+    // Turns until the target has come to its end; at least one.
+    ...[0x03, 0x40, ...turn],
+    ...[...get(target), ...constant(16), 0x6a, ...tee(target), ...get(bytes), 0x49, 0x0d, 0, 0x0b],
     ...[...get(low), ...get(high), ...simd(add64), ...tee(wide), ...simd(lane, 0)],
     ...[...get(wide), ...simd(lane, 1), 0xa0],
   ];
@@ -87,15 +81,4 @@ function changeFunction(): wasm.WasmFunction {
     locals: [V128, V128, V128, V128, V128],
     body,
   };
-}
-
-function addFunction(): wasm.WasmFunction {
-  const [left, right, bytes] = [0, 1, 2];
-  const add = 0xe4;
-  const turn = [
-    ...[...get(left), ...get(left), ...load(0), ...get(right), ...load(0), ...simd(add), ...store(0)],
-    ...advance(right),
-  ];
-  const body = [...get(left), ...get(bytes), 0x6a, ...set(bytes), ...turns(turn, left, bytes)];
-  return { name: 'add', params: [I32, I32, I32], results: [], locals: [], body };
 }

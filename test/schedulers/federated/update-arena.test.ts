@@ -60,7 +60,7 @@ describe('how parameters have changed', () => {
       values.set(end);
       values.set(start, 4096);
       const squares = kernels.change(0, 0, 16_384, 16_384, Math.fround(0.1));
-      kernels.add(0, 16_384, 16_384);
+      kernels.add(0, 0, 16_384, 16_384);
       return [squares, ...values.subarray(0, 4096)];
     });
     expect(fast).toEqual(plain);
