@@ -20,6 +20,8 @@ export interface Outcome {
   readonly samples: number;
   /** The steps of metrics.jsonl in the order of its lines. */
   readonly steps: readonly number[];
+  /** Their losses: where two runs part is seen here. */
+  readonly lossOfSteps: readonly number[];
 }
 
 /** At which instruction a process sleeps or dies: see at-instruction.mjs. */
@@ -102,12 +104,14 @@ export function outcomeOf(dir: string): Outcome {
   const summary = JSON.parse(readFileSync(join(dir, 'summary.json'), 'utf8')) as Record<string, unknown>;
   const metrics = readFileSync(join(dir, 'metrics.jsonl'), 'utf8').trim().split('\n');
   const lines = metrics.map((line) => JSON.parse(line) as { step: number; loss?: number; lr?: number });
+  // Evaluations have lines of their own.
+  const steps = lines.filter(({ lr }) => lr !== undefined);
   return {
     losses: summary.losses_sha256 as string,
     weights: summary.weights_sha256 as string,
     samples: summary.samples_seen as number,
-    // Evaluations have lines of their own.
-    steps: lines.filter(({ lr }) => lr !== undefined).map(({ step }) => step),
+    steps: steps.map(({ step }) => step),
+    lossOfSteps: steps.map(({ loss }) => loss ?? Number.NaN),
   };
 }
 

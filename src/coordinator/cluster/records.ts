@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { jetstreamManager } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
@@ -83,15 +84,20 @@ export class Records {
     return entry?.created.getTime() ?? Date.now();
   }
 
-  /** All records of members that were ever put and not deleted. */
+  /**
+   * All records of members that were ever put and not deleted. The keys are asked for in one request: the client's own listing
+   * (`KV.keys`) reads from a consumer until the server counts nothing more to come, which where leases are renewed meanwhile
+   * may be never.
+   */
   async members(): Promise<Stored<MemberRecord>[]> {
-    const keys = await this.#insist('list the members', async (kv) => {
-      // A lease that is renewed while they are listed has its key listed again.
-      const found = new Set<string>();
-      for await (const key of await kv.keys(clusterKeys.member('>'))) found.add(key);
-      return found;
+    const all = clusterKeys.member('>');
+    const keys = await this.#insist(`list '${all}'`, async () => {
+      const stream = `KV_${clusterKeys.bucket(this.job)}`;
+      const manager = await jetstreamManager(this.connection, { checkAPI: false });
+      const { state } = await manager.streams.info(stream, { subjects_filter: `${this.#subjects}${all}` });
+      return Object.keys(state.subjects ?? {}).map((subject) => subject.slice(this.#subjects.length));
     });
-    const stored = await Promise.all([...keys].map((key) => this.get<MemberRecord>(key)));
+    const stored = await Promise.all(keys.map((key) => this.get<MemberRecord>(key)));
     return stored.filter((entry) => entry !== null);
   }
 
@@ -106,7 +112,7 @@ export class Records {
    * @param onPut a record, or null where it was deleted
    */
   followMembers(onPut: (id: string, record: MemberRecord | null) => void): () => void {
-    const prefix = `$KV.${clusterKeys.bucket(this.job)}.${clusterKeys.member('')}`;
+    const prefix = `${this.#subjects}${clusterKeys.member('')}`;
     const subscription = this.connection.subscribe(`${prefix}>`, {
       callback: (error, message) => {
         if (error) return;
@@ -121,6 +127,11 @@ export class Records {
       },
     });
     return () => subscription.unsubscribe();
+  }
+
+  /** What the subjects begin with on which the bucket's records are. */
+  get #subjects(): string {
+    return `$KV.${clusterKeys.bucket(this.job)}.`;
   }
 
   async #insist<T>(what: string, call: (kv: KV) => Promise<T>): Promise<T> {
