@@ -1,8 +1,8 @@
 import { createRng, permutation, type Rng } from '../../tensor/index.ts';
+import type { Entry } from './built-stream.ts';
 import { mixNeighbours } from './gradual.ts';
 import type { Task } from './scenario.ts';
 import type { ComposeGiven } from './strategy.ts';
-import type { Entry } from './stream-builder.ts';
 
 /** An example of a task, as a buffer remembers it. */
 export interface Seen {

@@ -1,8 +1,8 @@
 import { tf } from '../../engine/index.ts';
 import type { Seen } from './compose.ts';
+import { MASKED } from './output-masks.ts';
 import type { ScenarioShape } from './scenario.ts';
 import type { TaskEnd } from './strategy.ts';
-import { MASKED } from './stream-builder.ts';
 
 type Tensor = tf.Tensor;
 

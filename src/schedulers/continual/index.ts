@@ -1,4 +1,5 @@
 export * from './buffer.ts';
+export type { Entry } from './built-stream.ts';
 export * from './compose.ts';
 export type { ModuleDrift } from './drift.ts';
 export * from './gradual.ts';
@@ -8,4 +9,4 @@ export { type DriftFile, matrixPicture } from './save-matrix.ts';
 export * from './scenario.ts';
 export { continual } from './scheduler.ts';
 export * from './strategy.ts';
-export { type Entry, StreamBuilder } from './stream-builder.ts';
+export { StreamBuilder } from './stream-builder.ts';

@@ -1,8 +1,8 @@
 import type { tf } from '../../engine/index.ts';
 import { createRng, permutation } from '../../tensor/index.ts';
+import type { Entry } from './built-stream.ts';
 import type { Task } from './scenario.ts';
 import type { ComposeGiven } from './strategy.ts';
-import type { Entry } from './stream-builder.ts';
 
 /** Mark of an example that is looked at, in an observing step. */
 const OBSERVED = 'observed';

@@ -1,4 +1,5 @@
 import type { RunEvent, Session, TaskCost } from '../../coordinator/index.ts';
+import type { Pause } from './built-stream.ts';
 import { taskCost } from './costs.ts';
 import type { DriftPart } from './drift.ts';
 import { evaluateTasks, weightedMean } from './evaluate-tasks.ts';
@@ -6,7 +7,6 @@ import { continualMetrics } from './metrics.ts';
 import { READ } from './near-data.ts';
 import { saveDrift, saveMatrix } from './save-matrix.ts';
 import type { ContinualPlan } from './scheduler.ts';
-import type { Pause } from './stream-builder.ts';
 import { taskEnd } from './task-end.ts';
 import { TaskState } from './task-state.ts';
 

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/index.ts';
 import { type Dataset, naturalKeys } from '../../data/index.ts';
 import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';
+import type { BuiltStream } from './built-stream.ts';
 import { composeTasks } from './compose.ts';
 import { measureTasks } from './evaluate-tasks.ts';
 import { CONTINUAL, type ContinualObjective } from './near-data.ts';
@@ -19,7 +20,7 @@ import {
   resolvedStrategy,
   type StrategySection,
 } from './strategy.ts';
-import { type BuiltStream, StreamBuilder } from './stream-builder.ts';
+import { StreamBuilder } from './stream-builder.ts';
 
 /** Keys of the `scheduler` section, the strategy's own not yet looked at. */
 export interface ContinualConfig {

@@ -5,9 +5,10 @@ import type { Model, StateSpec } from '../../modules/index.ts';
 import type { ParamRule } from '../../optim/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import type { Transition, TransitionAnswers } from '../../worker/index.ts';
+import type { Pause } from './built-stream.ts';
 import type { ModuleDrift } from './drift.ts';
 import type { Scenario, ScenarioShape } from './scenario.ts';
-import type { Pause, StreamBuilder } from './stream-builder.ts';
+import type { StreamBuilder } from './stream-builder.ts';
 
 type Tensor = tf.Tensor;
 

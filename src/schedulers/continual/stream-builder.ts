@@ -7,63 +7,16 @@ import {
   type StreamValues,
   share,
 } from '../../data/index.ts';
-import type { PhaseRun, StepPhase } from '../../optim/index.ts';
+import type { StepPhase } from '../../optim/index.ts';
+import type { BuiltStream, Entry, Pause, Remembered } from './built-stream.ts';
+import { OutputMasks } from './output-masks.ts';
+import { phaseRuns } from './phase-runs.ts';
 import type { Scenario, Task } from './scenario.ts';
-import { type StreamCost, streamCosts } from './stream-costs.ts';
-
-/** One example of a step. */
-export interface Entry {
-  /** Number of the dataset's training example, or of a made one (`StreamBuilder.reserve`). */
-  readonly example: number;
-  /** Task that it belongs to. */
-  readonly task: number;
-  /** Its share of the step's loss, so that a step's weights have the mean 1. 0 for one that only fills a batch. */
-  readonly weight: number;
-  /** The output that is right. Default: that of its class in the dataset; made examples must say. */
-  readonly output?: number;
-  /** View through which its input is seen; -1 for none. Default: its task's. */
-  readonly view?: number;
-  /** Outputs that take part in its loss; default: those of its task where tasks are known, else all. */
-  readonly outputs?: readonly number[];
-  /**
-   * Values of the strategy's own targets of shape [] by name (left out: -1 for int32, 0 for float32), and rows of its other ones.
-   */
-  readonly marks?: Readonly<Record<string, number>>;
-}
+import { streamCosts } from './stream-costs.ts';
 
 /** Names of the targets that every stream adds to a dataset's. */
 export const WEIGHT = 'weight';
 export const MASK = 'mask';
-/** What is added to the logits of outputs that take no part. */
-export const MASKED = -1e9;
-
-/** Examples that are kept. */
-export interface Remembered {
-  readonly held: readonly { readonly example: number; readonly task: number }[];
-}
-
-/** A place where a strategy does something in the middle of a task. */
-export interface Pause {
-  /** Completed steps. */
-  readonly step: number;
-  readonly name: string;
-}
-
-/** What a strategy has decided about steps: part of `SchedulerPlan`. */
-export interface BuiltStream {
-  readonly data: PreparedStream;
-  readonly steps: number;
-  readonly phases: readonly PhaseRun[];
-  /** Completed steps at the end of each task, observing steps included. */
-  readonly ends: readonly number[];
-  readonly pauses: readonly Pause[];
-  /** What each task's steps come to, and what is held after it. */
-  readonly costs: readonly StreamCost[];
-  /** Names of the strategy's own targets. */
-  readonly own: readonly string[];
-  /** First position of each task's evaluation examples, and the end: `tasks + 1` numbers. */
-  readonly evaluation: readonly number[];
-}
 
 /**
  * Puts together which examples are seen in which step. What comes out is a pure function of the config: nothing depends on
@@ -81,8 +34,9 @@ export class StreamBuilder {
   readonly #classes: number[] = [];
   readonly #views: number[] = [];
   readonly #weights: number[] = [];
+  /** Row of `#outputs` of each entry. */
   readonly #masks: number[] = [];
-  readonly #maskRows = new Map<string, number>();
+  readonly #outputs: OutputMasks;
   readonly #marks = new Map<string, number[]>();
   /** Task of each entry; -1 where it only fills a batch. */
   readonly #tasks: number[] = [];
@@ -107,6 +61,7 @@ export class StreamBuilder {
     computed: { readonly micro: number; readonly rows: number } = { micro: global, rows: global },
   ) {
     this.#scenario = scenario;
+    this.#outputs = new OutputMasks(scenario.shape.outputs);
     this.#global = global;
     this.#micro = computed.micro;
     this.#rows = computed.rows;
@@ -154,7 +109,7 @@ export class StreamBuilder {
       this.#views.push(entry.view ?? task.view);
       this.#weights.push(entry.weight);
       this.#tasks.push(entry.weight === 0 && Object.keys(entry.marks ?? {}).length === 0 ? -1 : entry.task);
-      this.#masks.push(this.#maskRow(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
+      this.#masks.push(this.#outputs.row(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
       for (const { name, dtype } of this.#own) {
         const values = this.#marks.get(name) as number[];
         values.push(entry.marks?.[name] ?? (dtype === 'int32' ? -1 : 0));
@@ -213,7 +168,7 @@ export class StreamBuilder {
             shown.map(() => 0),
           ),
         },
-        [MASK]: this.#maskValues(shown.map(({ task }) => this.#maskRow(shape.taskKnown ? task.outputs : null))),
+        [MASK]: this.#outputs.values(shown.map(({ task }) => this.#outputs.row(shape.taskKnown ? task.outputs : null))),
       },
     };
     const targets: StreamTarget[] = [
@@ -239,7 +194,7 @@ export class StreamBuilder {
           views: views ? share('int32', this.#views) : null,
           targets: {
             [WEIGHT]: { values: share('float32', this.#weights), rows: null },
-            [MASK]: this.#maskValues(this.#masks),
+            [MASK]: this.#outputs.values(this.#masks),
             ...Object.fromEntries(this.#own.flatMap((target) => this.#ownValues(target))),
           },
         },
@@ -252,7 +207,7 @@ export class StreamBuilder {
     return {
       data,
       steps: this.steps,
-      phases: runsOf(this.#phases, this.#restarts),
+      phases: phaseRuns(this.#phases, this.#restarts),
       ends: this.#ends,
       costs: streamCosts(
         {
@@ -297,25 +252,6 @@ export class StreamBuilder {
     return task.outputOf(label);
   }
 
-  #maskRow(outputs: readonly number[] | null): number {
-    const key = outputs === null ? '' : outputs.join(',');
-    const known = this.#maskRows.get(key);
-    if (known !== undefined) return known;
-    this.#maskRows.set(key, this.#maskRows.size);
-    return this.#maskRows.size - 1;
-  }
-
-  #maskValues(rows: readonly number[]): StreamValues {
-    const width = this.#scenario.shape.outputs;
-    const values = new Float32Array(this.#maskRows.size * width);
-    for (const [key, row] of this.#maskRows) {
-      if (key === '') continue;
-      const taking = new Set(key.split(',').map(Number));
-      for (let output = 0; output < width; output++) values[row * width + output] = taking.has(output) ? 0 : MASKED;
-    }
-    return { values: share('float32', values), rows: share('int32', rows) };
-  }
-
   #ownValues({ name, dtype, shape }: StreamTarget): [string, StreamValues][] {
     const marks = this.#marks.get(name) as number[];
     if (shape.length === 0) return [[name, { values: share(dtype, marks), rows: null }]];
@@ -343,19 +279,4 @@ export function inputSize({ name, info }: Dataset): number {
   if (!input || others.length > 0 || input.dtype !== 'float32')
     throw new RangeError(`examples can only be made where there is one input of float32, not for dataset ${name}`);
   return input.shape.reduce((product, dim) => product * dim, 1);
-}
-
-/** Phases step by step as runs of equal ones; a pattern that alternates becomes one run with a cycle of two. */
-function runsOf(phases: readonly StepPhase[], restarts: ReadonlySet<number>): PhaseRun[] {
-  const runs: { steps: number; cycle: StepPhase[]; restarts?: true }[] = [];
-  for (const [step, phase] of phases.entries()) {
-    const last = runs.at(-1);
-    if (restarts.has(step)) runs.push({ steps: 1, cycle: [phase], restarts: true });
-    else if (last && last.cycle[last.steps % last.cycle.length] === phase) last.steps += 1;
-    else if (last && last.cycle.length === 1 && last.steps === 1) {
-      last.cycle.push(phase);
-      last.steps = 2;
-    } else runs.push({ steps: 1, cycle: [phase] });
-  }
-  return runs;
 }

@@ -3,9 +3,9 @@ import type { ParamRule } from '../../optim/index.ts';
 import { createRng, permutation } from '../../tensor/index.ts';
 import type { Transition } from '../../worker/index.ts';
 import type { ExampleBuffer } from './buffer.ts';
+import type { Remembered } from './built-stream.ts';
 import { filled, type Seen } from './compose.ts';
 import type { ComposeGiven, ContinualStrategy, StepBuilder } from './strategy.ts';
-import type { Remembered } from './stream-builder.ts';
 
 type Tensor = tf.Tensor;
 

@@ -2,7 +2,7 @@ import type { Dataset, Split, SplitName } from '../../data/index.ts';
 import { type Engine, type Executable, tf } from '../../engine/index.ts';
 import { evaluationKey, type Model, type TaskInfo } from '../../modules/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
-import { MASKED } from '../continual/stream-builder.ts';
+import { MASKED } from '../continual/output-masks.ts';
 import { type LocalState, type LocalTrainer, modelFunction } from '../local/index.ts';
 import type { EvaluateReport } from './fit-task.ts';
 

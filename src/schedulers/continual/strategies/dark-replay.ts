@@ -2,10 +2,10 @@ import { z } from 'zod';
 import type { StreamTarget } from '../../../data/index.ts';
 import { tf } from '../../../engine/index.ts';
 import type { StateSpec } from '../../../modules/index.ts';
+import type { Entry } from '../built-stream.ts';
 import { composeTasks } from '../compose.ts';
 import { crossEntropies } from '../loss.ts';
 import { type ComposeGiven, registerContinual, type StrategyLoss } from '../strategy.ts';
-import type { Entry } from '../stream-builder.ts';
 import { bufferOf, bufferShape, shares } from './replay.ts';
 
 type Tensor = tf.Tensor;

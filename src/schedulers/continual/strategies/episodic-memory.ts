@@ -3,9 +3,9 @@ import { tf } from '../../../engine/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';
 import { createRng } from '../../../tensor/index.ts';
 import { reservoir } from '../buffer.ts';
+import type { Entry } from '../built-stream.ts';
 import { composeTasks, filled, type Seen } from '../compose.ts';
 import { registerContinual } from '../strategy.ts';
-import type { Entry } from '../stream-builder.ts';
 import { freshOf, memorySchema } from './gradient-memory.ts';
 
 type Tensor = tf.Tensor;

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { createRng } from '../../../tensor/index.ts';
 import type { ExampleBuffer } from '../buffer.ts';
+import type { Remembered } from '../built-stream.ts';
 import { composeTasks } from '../compose.ts';
 import {
   type ComposeGiven,
@@ -10,7 +11,6 @@ import {
   type StrategySection,
   strategySchema,
 } from '../strategy.ts';
-import type { Remembered } from '../stream-builder.ts';
 import { GO_ON, tune, watched, withTuning } from '../tuning.ts';
 import { balancedBuffer } from './replay.ts';
 

@@ -1,12 +1,13 @@
 import { z } from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { createRng } from '../../../tensor/index.ts';
+import type { Entry } from '../built-stream.ts';
 import { composeTask } from '../compose.ts';
 import { distillationLoss, firstPositions, maskOf, outputsSoFar, softened } from '../distillation.ts';
 import { GENERATED, withGenerator } from '../generator.ts';
 import { crossEntropies, OUTPUTS } from '../loss.ts';
 import { type ComposeGiven, registerContinual, type TaskEnd } from '../strategy.ts';
-import { type Entry, inputSize } from '../stream-builder.ts';
+import { inputSize } from '../stream-builder.ts';
 
 type Tensor = tf.Tensor;
 

@@ -1,9 +1,9 @@
 import { z } from 'zod';
 import { tf } from '../../../engine/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';
+import type { Entry } from '../built-stream.ts';
 import { composeTasks, filled, type Seen } from '../compose.ts';
 import { registerContinual } from '../strategy.ts';
-import type { Entry } from '../stream-builder.ts';
 import { bufferOf, bufferShape } from './replay.ts';
 
 type Tensor = tf.Tensor;

@@ -6,9 +6,9 @@ import { composeTask, type Seen } from '../compose.ts';
 import { firstPositions, outputsSoFar, teacherRows } from '../distillation.ts';
 import { herd, meanOf, normalised } from '../herding.ts';
 import { FEATURES, OUTPUTS, withFeatures } from '../loss.ts';
+import { MASKED } from '../output-masks.ts';
 import { requireNewClasses, type Scenario } from '../scenario.ts';
 import { type ComposeGiven, registerContinual, type TaskEnd } from '../strategy.ts';
-import { MASKED } from '../stream-builder.ts';
 
 type Tensor = tf.Tensor;
 

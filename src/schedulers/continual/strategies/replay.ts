@@ -1,9 +1,9 @@
 import { z } from 'zod';
 import { createRng, type Rng } from '../../../tensor/index.ts';
 import { classBalanced, type ExampleBuffer, reservoir } from '../buffer.ts';
+import type { Entry } from '../built-stream.ts';
 import { composeTasks, type Seen } from '../compose.ts';
 import { type ComposeGiven, registerContinual } from '../strategy.ts';
-import type { Entry } from '../stream-builder.ts';
 
 /** Keys of everything that keeps examples. */
 export const bufferShape = {

@@ -1,10 +1,11 @@
 import { type Dataset, type PreparedData, view } from '../../../data/index.ts';
 import { Phases } from '../../../optim/index.ts';
 import { createRng } from '../../../tensor/index.ts';
+import type { BuiltStream } from '../../continual/built-stream.ts';
 import { composeTasks } from '../../continual/compose.ts';
 import type { Scenario, Task } from '../../continual/scenario.ts';
 import { continualStrategy } from '../../continual/strategy.ts';
-import { type BuiltStream, StreamBuilder } from '../../continual/stream-builder.ts';
+import { StreamBuilder } from '../../continual/stream-builder.ts';
 import type { ContinualJob } from './job.ts';
 
 /** What a client's stream is made of. */

@@ -1,79 +1,28 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { NatsConnection } from '@nats-io/transport-node';
 import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
 import { PLEXUS_VERSION } from '../../../worker/index.ts';
-import { type AllowList, checkFit, checkTask, checkWanted } from './allow-list.ts';
-import type { ClientCompute, ClientWork, StartVectors } from './client-compute.ts';
-import type { ClientState } from './client-state.ts';
+import type { ClientCompute } from './client-compute.ts';
+import { answerRequest, type ClientSession, type Ending, type FederatedClientOptions } from './client-session.ts';
 import { ClientRefusal } from './errors.ts';
 import {
   CLIENT_INBOX,
   clientOwner,
   clientSubject,
   FEDERATED_PROTOCOL,
-  type FitAnswer,
-  type FitRequest,
-  type JobDescription,
   serverSubject,
-  type ToClient,
   type ToServer,
   toClientSchema,
-  type VectorList,
   type Welcome,
   welcomeSchema,
 } from './messages.ts';
-import { bytesOf, joinVectors, type Offered, offer, packed, splitVectors, take, unpacked } from './payload.ts';
-
-/** What a client is made of. */
-export interface FederatedClientOptions {
-  readonly nats: NatsConnection;
-  readonly job: string;
-  readonly name: string;
-  readonly state: ClientState;
-  readonly allow: AllowList;
-  /** The part of the job's own data that it has; null for data of its own. */
-  readonly part: { readonly index: number; readonly of: number } | null;
-  /** Makes what computes for a run. @throws ClientRefusal, DataError */
-  readonly compute: (job: JobDescription) => Promise<ClientCompute>;
-  /** Ends with the first run that it has taken part in, or refused. */
-  readonly once: boolean;
-  readonly log: (line: string) => void;
-  readonly signal: AbortSignal;
-  /** How long the server may take to answer before it is asked again, in milliseconds. Default 5000. */
-  readonly answerMs?: number;
-}
 
 /** Fits and questions that may wait for the one that is being computed. */
 const MAX_QUEUED = 8;
-/** How long fetching the parameters may take, in milliseconds. */
-const FETCH_MS = 600_000;
-
 /** How long a request may wait for this client to be in a session again, in milliseconds. */
 const RETURN_MS = 30_000;
 /** Pause between two sessions, in milliseconds. */
 const PAUSE_MS = 200;
-
-/** How a session with a server ended. */
-interface Ending {
-  readonly reason: string;
-  /** The run is over, or not for this client. */
-  readonly over: boolean;
-}
-
-/** A server's process, as long as it and this client know each other. */
-interface Session {
-  readonly welcome: Welcome;
-  readonly compute: ClientCompute;
-  /** Names the answers that the server may fetch. */
-  readonly blobs: BlobServer;
-  readonly end: (ending: Ending) => void;
-  start: { readonly version: number; readonly vectors: Promise<StartVectors> } | null;
-  answer: Offered | null;
-  queued: number;
-  /** What is being computed, and waits to be. */
-  last: Promise<unknown>;
-}
 
 /**
  * A client of a federated run: has data that stays where they are, waits to be asked, and answers with updates. It goes on by
@@ -82,7 +31,7 @@ interface Session {
 export class FederatedClient {
   readonly #options: FederatedClientOptions;
   readonly #requester: ControlRequester;
-  #session: Session | null = null;
+  #session: ClientSession | null = null;
   /** Requests that wait for this client to be in a session again. */
   #returning = 0;
   /** What computes, for as long as runs ask for the same. */
@@ -184,7 +133,7 @@ export class FederatedClient {
       if ((error as Error).name !== 'ControlTimeout' && (error as Error).name !== 'ControlError') throw error;
       return { reason: (error as Error).message, over: false };
     } finally {
-      const last = (this.#session as Session | null)?.last;
+      const last = (this.#session as ClientSession | null)?.last;
       this.#session = null;
       if (signal.aborted) {
         const reason = String((signal.reason as Error)?.message ?? 'it was stopped');
@@ -256,7 +205,10 @@ export class FederatedClient {
     if (session.queued >= MAX_QUEUED) throw new ClientRefusal(`it has ${session.queued} things to do already`);
     session.queued += 1;
     const done = session.last
-      .then(() => this.#answer(session, request))
+      .then(() => {
+        if (this.#session !== session) throw new ClientRefusal('it takes part in another session (any more)');
+        return answerRequest(this.#options, session, request);
+      })
       .catch((error: Error) => {
         // What the server gets to know of errors is only what is meant for it.
         this.#options.log(`${request.type} of round ${request.round}: ${error.message}`);
@@ -269,7 +221,7 @@ export class FederatedClient {
   }
 
   /** The session that a request is of. One that was just restarted is about to be in it again. */
-  async #sessionOf(id: string): Promise<Session> {
+  async #sessionOf(id: string): Promise<ClientSession> {
     const until = performance.now() + RETURN_MS;
     while (
       !this.#session &&
@@ -283,97 +235,6 @@ export class FederatedClient {
     }
     if (this.#session?.welcome.session === id) return this.#session;
     throw new ClientRefusal(`it takes part in ${this.#session ? 'another' : 'no'} session (any more)`);
-  }
-
-  async #answer(session: Session, request: Exclude<ToClient, { type: 'end' }>): Promise<unknown> {
-    if (this.#session !== session) throw new ClientRefusal('it takes part in another session (any more)');
-    const { allow } = this.#options;
-    const { client, round } = request;
-    if (request.type === 'fit') {
-      checkFit(allow, request);
-      checkWanted(session.welcome.job.objective.name, request.wanted);
-    }
-    if (request.type === 'ask') checkTask(allow, request.task);
-    const start = await this.#start(session, request);
-    if (request.type === 'fit') return this.#fit(session, request, start);
-    if (request.type === 'loss') return session.compute.loss(start, client);
-    return packed(await session.compute.ask(start, { client, round }, request.task, unpacked(request.config)));
-  }
-
-  /** The vectors that a request is about; fetched once for each version. */
-  #start(session: Session, { version, start, vectors }: Exclude<ToClient, { type: 'end' }>): Promise<StartVectors> {
-    if (session.start?.version === version) return session.start.vectors;
-    const fetched = this.#fetchStart(session, start, vectors);
-    session.start = { version, vectors: fetched };
-    fetched.catch(() => {
-      if (session.start?.vectors === fetched) session.start = null;
-    });
-    return fetched;
-  }
-
-  async #fetchStart(
-    { welcome, compute }: Session,
-    parcel: Exclude<ToClient, { type: 'end' }>['start'],
-    list: VectorList,
-  ): Promise<StartVectors> {
-    const { nats, job, signal } = this.#options;
-    const expected = { params: compute.paramsSize, state: compute.stateSize };
-    for (const [i, name] of (['params', 'state'] as const).entries())
-      if (list[i]?.name !== name || list[i]?.length !== expected[name])
-        throw new ClientRefusal(
-          `the server sends ${list[i]?.length ?? 'no'} numbers of ${name}, ${expected[name]} were expected`,
-        );
-    const most = 64 * (expected.params + expected.state) + 2 ** 20;
-    if (bytesOf(list) > 4 * most) throw new ClientRefusal(`the server sends ${bytesOf(list)} bytes, which is too much`);
-    const owner = `fed-${welcome.session}`;
-    const bytes = await take(parcel, {
-      ...{ nats, job, owner, secret: welcome.secret, length: bytesOf(list), deadlineMs: FETCH_MS, signal },
-    });
-    const vectors = splitVectors(bytes, list);
-    const { params, state, ...round } = Object.fromEntries(vectors);
-    return { params: params as Float32Array, state: state as Float32Array, round };
-  }
-
-  async #fit(session: Session, request: FitRequest, start: StartVectors): Promise<FitAnswer> {
-    const { state, log } = this.#options;
-    const { run } = session.welcome;
-    const { round, client, epochs, maxSteps, firstStep, clipNorm, version } = request;
-    const kept = request.kept === null ? {} : await state.read(run, request.kept);
-    const more = unpacked(request.more) as Partial<ClientWork>;
-    const work: ClientWork = { ...more, client, round, epochs, maxSteps, firstStep, clipNorm, kept };
-    const { update, report } = await session.compute.fit(start, work);
-    log(
-      report.problem === null
-        ? `round ${round}: ${report.steps} steps in ${Math.round(report.ms)} ms, loss ${report.loss.toPrecision(4)}`
-        : `round ${round}: ${report.problem}`,
-    );
-    const { steps, loss, lr, ms, problem } = report;
-    const told = {
-      session: request.session,
-      round,
-      version,
-      steps,
-      loss,
-      ms,
-      problem,
-      keeps: Object.keys(report.kept).length > 0,
-      ...(lr === undefined ? {} : { lr }),
-    };
-    if (problem !== null) return { ...told, update: null };
-    // On the disk before the server can count on it.
-    await state.write(run, round, report.kept, [request.kept, request.durable]);
-    const vectors: [string, Float32Array][] = [['update', update]];
-    for (const [name, values] of Object.entries(report.sent ?? {})) vectors.push([`sent/${name}`, values]);
-    for (const name of request.wanted) {
-      const values = report.kept[name];
-      if (values) vectors.push([`kept/${name}`, values]);
-    }
-    const { bytes, list } = joinVectors(vectors);
-    // The server has asked for something else, so it does not want the last one any more.
-    session.answer?.withdraw();
-    const owner = clientOwner(state.identity.id);
-    session.answer = offer(session.blobs, owner, `update ${request.session} ${version}`, bytes);
-    return { ...told, update: { parcel: session.answer.parcel, vectors: list } };
   }
 }
 
