@@ -15,7 +15,8 @@ describe('the records of a job', () => {
   let renews: NatsConnection;
   beforeAll(async () => {
     server = await startNatsServer({ storeDir: folder });
-    [looks, renews] = await Promise.all([server.url, server.url].map((servers) => connectNats({ servers })));
+    looks = await connectNats({ servers: server.url });
+    renews = await connectNats({ servers: server.url });
   });
   afterAll(async () => {
     ending.abort(new Error('the test is over'));
@@ -37,9 +38,12 @@ describe('the records of a job', () => {
         for (let beat = 1; renewing; beat++) await there.put(clusterKeys.member(id), { id, beat });
       }),
     );
-    for (let i = 0; i < 100; i++)
-      expect((await here.members()).map(({ value }) => value.id).sort()).toEqual(['a', 'b', 'c']);
-    renewing = false;
-    await renewed;
+    try {
+      for (let i = 0; i < 100; i++)
+        expect((await here.members()).map(({ value }) => value.id).sort()).toEqual(['a', 'b', 'c']);
+    } finally {
+      renewing = false;
+      await renewed;
+    }
   }, 20_000);
 });
