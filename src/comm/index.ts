@@ -27,7 +27,7 @@ export * from './local.ts';
 export * from './nats.ts';
 export * from './nats-connect.ts';
 export * from './nats-server.ts';
-export { type ConnectionWatcher, connectionUp, watchConnection } from './nats-status.ts';
+export { type ConnectionWatcher, connectionUp, lacksJetStream, watchConnection } from './nats-status.ts';
 export { sweepSharedMemory } from './own-files.ts';
 export * from './probe.ts';
 export * from './reduce-scatter.ts';

@@ -70,3 +70,14 @@ export function unheard(error: Error): void {
     throw error;
   });
 }
+
+/**
+ * Whether a call of JetStream failed because there is none to be had: the server, or the account of this login, goes without.
+ * A cluster in which one server has just died says the same ("no responders") until it has elected who answers in its place;
+ * that passes, and is told apart by what the server said of itself when it greeted us.
+ */
+export function lacksJetStream(connection: NatsConnection, error: unknown): boolean {
+  const { name = '', message = '' } = (error ?? {}) as Partial<Error>;
+  if (!/JetStreamNotEnabled|not enabled|no responders/i.test(`${name} ${message}`)) return false;
+  return /for account/i.test(message) || connection.info?.jetstream !== true;
+}

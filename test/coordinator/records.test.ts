@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { connectNats, type NatsServer, startNatsServer } from '../../src/comm/index.ts';
@@ -46,4 +47,27 @@ describe('the records of a job', () => {
       await renewed;
     }
   }, 20_000);
+
+  it('are written again where for a moment nobody answered for the bucket', async () => {
+    const records = new Records(looks, 'moment', 5000, ending.signal);
+    await records.put(clusterKeys.job, { steps: 1 });
+    // As while a cluster elects who leads the bucket's stream: nobody listens on its subjects.
+    await (await jetstreamManager(looks)).streams.delete(`KV_${clusterKeys.bucket('moment')}`);
+    await records.put(clusterKeys.leader, { term: 2 });
+    await records.restore();
+    expect((await records.get(clusterKeys.leader))?.value).toEqual({ term: 2 });
+    expect((await records.get(clusterKeys.job))?.value).toEqual({ steps: 1 });
+  });
+
+  it('cannot be had from a server without JetStream, and that is said at once', async () => {
+    const plain = await startNatsServer();
+    const there = await connectNats({ servers: plain.url });
+    try {
+      const records = new Records(there, 'j', 60_000, ending.signal);
+      await expect(records.put(clusterKeys.job, {})).rejects.toThrow(/write 'job'.*with JetStream \(nats-server -js\)/);
+    } finally {
+      await there.close();
+      await plain.stop();
+    }
+  });
 });

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
+import { lacksJetStream } from '../../comm/index.ts';
 import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
 import { ClusterError } from './errors.ts';
 
@@ -144,7 +145,7 @@ export class Records {
       } catch (error) {
         this.#bucket = null;
         if (this.#use === 'look' && isMissing(error)) throw new NoSuchJob(this.job, error);
-        if (this.connection.isClosed() || performance.now() > until || isRefusal(error))
+        if (this.connection.isClosed() || performance.now() > until || this.#isRefusal(error))
           throw new ClusterError(
             `the records of job '${this.job}' cannot be reached (${what}): ${messageOf(error)}; ` +
               'is the NATS server up, with JetStream (nats-server -js), and may this user use the bucket?',
@@ -153,6 +154,13 @@ export class Records {
         await sleep(100, undefined, { signal: this.#signal });
       }
     }
+  }
+
+  /** What no repetition mends. */
+  #isRefusal(error: unknown): boolean {
+    if (error instanceof ClusterError || lacksJetStream(this.connection, error)) return true;
+    const { name, message } = error as Error;
+    return /Permission|Authorization/.test(name ?? '') || /insufficient|maximum .* exceeded/i.test(message ?? '');
   }
 
   async #open(): Promise<KV> {
@@ -187,15 +195,6 @@ function parse<T>(bytes: Uint8Array, key: string): T {
 function isConflict(error: unknown): boolean {
   const { code, message } = error as { code?: unknown; message?: string };
   return code === 10071 || /wrong last sequence|already exists/i.test(message ?? '');
-}
-
-/** What no repetition mends. */
-function isRefusal(error: unknown): boolean {
-  const { name, message } = error as Error;
-  if (error instanceof ClusterError) return true;
-  return (
-    /Permission|Authorization/.test(name ?? '') || /not enabled|insufficient|maximum .* exceeded/i.test(message ?? '')
-  );
 }
 
 function messageOf(error: unknown): string {

@@ -1,6 +1,6 @@
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { watchConnection } from '../../comm/index.ts';
+import { lacksJetStream, watchConnection } from '../../comm/index.ts';
 import { makeBucket } from './bucket.ts';
 import { clusterKeys, type GenerationRecord, type MemberRecord } from './protocol.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -23,8 +23,7 @@ export async function openBucket(connection: NatsConnection, job: string): Promi
       return await makeBucket(connection, job);
     } catch (error) {
       const { name, message } = error as Error;
-      const final =
-        name === 'JetStreamNotEnabled' || /not enabled|[Pp]ermission|no responders/i.test(`${name} ${message}`);
+      const final = lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
       if (!final && !connection.isClosed() && performance.now() < until) {
         await new Promise((resolve) => setTimeout(resolve, OPEN_RETRY_MS));
         continue;

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
+import { lacksJetStream } from '../../../comm/index.ts';
 import { CheckpointError } from '../errors.ts';
 
 /** Bytes of a message at most; a server may allow fewer. */
@@ -63,8 +64,7 @@ export class ChunkStream {
   ): Promise<ChunkStream> {
     const { DiscardPolicy, JetStreamApiError, jetstream, jetstreamManager, RetentionPolicy, StorageType } =
       await client();
-    const server = connection.getServer();
-    try {
+    const openOnce = async (): Promise<JetStreamManager> => {
       const manager = await jetstreamManager(connection, { timeout: patience.deadlineMs });
       await manager.streams.info(name).catch(async (error: unknown) => {
         if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
@@ -79,16 +79,28 @@ export class ChunkStream {
           allow_direct: true,
         });
       });
-      return new ChunkStream(connection, jetstream(connection), manager, name, prefix, patience);
-    } catch (error) {
-      const { message } = error as Error;
-      const none = (error as Error).name === 'JetStreamNotEnabled' || /no responders|not enabled/i.test(message);
-      throw new CheckpointError(
-        none
-          ? `the NATS server ${server} has no JetStream, where checkpoints are to be kept (run.store: nats): start it with -js, or set run.store to folder`
-          : `checkpoints cannot be kept in the JetStream stream '${name}' of ${server}: ${message}`,
-        { cause: error },
-      );
+      return manager;
+    };
+    const until = performance.now() + patience.deadlineMs;
+    for (;;) {
+      try {
+        return new ChunkStream(connection, jetstream(connection), await openOnce(), name, prefix, patience);
+      } catch (error) {
+        const none = lacksJetStream(connection, error);
+        // (A cluster that elects its leader has no answer either, for a moment.)
+        const passing = !none && (error as Error).name === 'JetStreamNotEnabled' && !connection.isClosed();
+        if (passing && performance.now() + RETRY_MS < until) {
+          await sleep(RETRY_MS);
+          continue;
+        }
+        const server = connection.getServer();
+        throw new CheckpointError(
+          none
+            ? `the NATS server ${server} has no JetStream, where checkpoints are to be kept (run.store: nats): start it with -js, or set run.store to folder`
+            : `checkpoints cannot be kept in the JetStream stream '${name}' of ${server}: ${(error as Error).message}`,
+          { cause: error },
+        );
+      }
     }
   }
 
