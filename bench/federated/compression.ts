@@ -1,7 +1,7 @@
 // Bytes and accuracy with compressed updates: Fashion-MNIST, MLP 784-200-10, 100 clients by Dirichlet(0.5), 10 a round, E = 1,
 // B = 10, lr 0.05, 50 rounds. Target: top-k with error feedback and int8 save 20 times the bytes of updates for at most one point.
 //   npm run bench -- federated/compression [--fashion=FOLDER] [--seeds=3] [--rounds=50] [--only=TEXT]
-import type { z } from 'zod';
+import type * as z from 'zod';
 import { dirichlet, type updateCompressionSchema } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { type Federation, federation, rounds, sourceOf, spread, spreadText, word } from './federation.ts';

@@ -1,4 +1,5 @@
-import { type ZodType, z } from 'zod';
+import type { ZodType } from 'zod';
+import * as z from 'zod';
 import type { Dataset, PreparedData } from '../data/index.ts';
 import type { OptimConfig } from '../optim/index.ts';
 import type { ObjectiveSection } from '../worker/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 const fraction = (value: number) => z.number().min(0).max(0.9).default(value);
 const validation = fraction(0.1);

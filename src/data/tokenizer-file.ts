@@ -1,5 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { z } from 'zod';
+import * as z from 'zod';
 import { BpeTokenizer } from './bpe-tokenizer.ts';
 import { CharTokenizer } from './char-tokenizer.ts';
 import { DataError } from './errors.ts';

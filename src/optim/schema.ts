@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 const warmup = z.int().min(0).default(0).describe('steps over which the learning rate first rises linearly from 0');
 const final = (value: number) =>

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
+import * as z from 'zod';
 import { ConfigError, formatYaml, readConfig } from '../../src/coordinator/config/index.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'plexus-config-'));

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Which codec each kind of edge uses. */
 const sectionSchema = z

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { dataSchema } from '../../data/index.ts';
 import { engineSchema } from '../../engine/index.ts';
 import { optimSchema } from '../../optim/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { compressionSchema } from '../../comm/index.ts';
 
 const count = (minimum: number) => z.int().min(minimum);

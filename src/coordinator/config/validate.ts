@@ -1,4 +1,5 @@
-import type { ZodType, z } from 'zod';
+import type * as z from 'zod';
+import type { ZodType } from 'zod';
 import type { ConfigIssue, SourceLocation } from './error.ts';
 import { nearest, suggestion } from './suggest.ts';
 import { documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';

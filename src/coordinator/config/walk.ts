@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { KeyPath } from './yaml-source.ts';
 
 type Schema = z.core.$ZodType;

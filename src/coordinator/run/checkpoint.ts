@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { sha256OfFile } from '../../tensor/index.ts';
 import type { ShardReport } from '../../worker/index.ts';
 import { fsyncPath, writeFileAtomically } from './atomic.ts';

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Layer, Module } from '../module.ts';
 import { activation } from '../nn/activation.ts';
 import { batchNorm } from '../nn/batch-norm.ts';

@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { Model, TaskInfo } from '../module.ts';
 
 /** A model and what its user should be told once. */

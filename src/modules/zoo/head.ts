@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Module, TaskInfo } from '../module.ts';
 import { cosineClassifier, etfClassifier } from '../nn/etf.ts';
 import { type LinearOptions, linear } from '../nn/linear.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { sizeOf } from '../../tensor/index.ts';
 import * as init from '../init.ts';
 import type { Layer, Module, TaskInfo } from '../module.ts';

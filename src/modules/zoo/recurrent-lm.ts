@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Layer, Module } from '../module.ts';
 import { sequential } from '../nn/combinators.ts';
 import { dropout } from '../nn/dropout.ts';

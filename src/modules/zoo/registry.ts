@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { describeNames } from '../errors.ts';
 import { cnn } from './cnn.ts';
 import type { ZooEntry } from './entry.ts';

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import type * as tfl from '@tensorflow/tfjs-layers';
-import { z } from 'zod';
+import * as z from 'zod';
 import { crossEntropy } from '../nn/loss.ts';
 import { zooEntry } from './entry.ts';
 import { outputOf } from './mlp.ts';

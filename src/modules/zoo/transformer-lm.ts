@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import * as init from '../init.ts';
 import type { Layer, Module } from '../module.ts';
 import { attention } from '../nn/attention.ts';

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { PrepareGiven, Scheduler, SchedulerPlan } from '../../coordinator/index.ts';
 import { type Dataset, naturalKeys } from '../../data/index.ts';
 import { buildModel, type ModelConfig, namedParams, type TaskInfo } from '../../modules/index.ts';

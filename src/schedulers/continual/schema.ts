@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 const tasks = z.int().min(1).default(5).describe('number of tasks');
 

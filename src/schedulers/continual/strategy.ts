@@ -1,4 +1,5 @@
-import { type ZodObject, z } from 'zod';
+import type { ZodObject } from 'zod';
+import * as z from 'zod';
 import type { Dataset, StreamTarget } from '../../data/index.ts';
 import type { tf } from '../../engine/index.ts';
 import type { Model, StateSpec } from '../../modules/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Batch, Split } from '../../data/index.ts';
 import { createRng, int32, permutation } from '../../tensor/index.ts';
 

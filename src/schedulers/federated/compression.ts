@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { sendUpdate, type UpdateCodec, updateCodec, type ValueCodecName } from '../../comm/index.ts';
 import { createRng } from '../../tensor/index.ts';
 import { gatherRuns, type Run, scatterRuns, sizeOfRuns } from './sent-parts.ts';

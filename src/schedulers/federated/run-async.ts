@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Execution, RunEvent } from '../../coordinator/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
 import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';

@@ -1,4 +1,5 @@
-import type { ZodObject, ZodType, z } from 'zod';
+import type * as z from 'zod';
+import type { ZodObject, ZodType } from 'zod';
 import type { Partition } from '../../data/index.ts';
 import type { Model, TaskInfo } from '../../modules/index.ts';
 import type { VectorLayout } from '../local/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { pathMatcher } from '../../optim/index.ts';
 import type { LocalObjective } from './objective.ts';
 import { registerObjective } from './registry.ts';

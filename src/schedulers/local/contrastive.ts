@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../engine/index.ts';
 import type { ModelForward } from './model-function.ts';
 import type { LocalObjective } from './objective.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../engine/index.ts';
 import type { TensorsByPath } from './model-function.ts';
 import type { LocalObjective, StepChanges } from './objective.ts';

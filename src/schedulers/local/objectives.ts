@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../engine/index.ts';
 import { pathMatcher } from '../../optim/index.ts';
 import { type LocalObjective, plainObjective } from './objective.ts';

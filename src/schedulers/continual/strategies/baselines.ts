@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { concat } from '../arrays.ts';
 import { composeTask } from '../compose.ts';
 import type { Task } from '../scenario.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { createRng, float32, type HostTensor, permutation } from '../../../tensor/index.ts';
 import { largest } from '../accuracy.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { StreamTarget } from '../../../data/index.ts';
 import { tf } from '../../../engine/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';

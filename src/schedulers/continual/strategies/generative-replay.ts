@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { createRng } from '../../../tensor/index.ts';
 import type { Entry } from '../built-stream.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { param, withoutGradient } from '../../../modules/index.ts';
 import { float32 } from '../../../tensor/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { createRng, float32, permutation } from '../../../tensor/index.ts';
 import type { Kept } from '../buffer.ts';
 import { composeTask } from '../compose.ts';

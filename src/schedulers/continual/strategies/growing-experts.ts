@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { type Model, type Module, param, walk, withoutGradient } from '../../../modules/index.ts';
 import type { ParamRule } from '../../../optim/index.ts';

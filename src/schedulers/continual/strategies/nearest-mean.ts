@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { float32, type HostTensor } from '../../../tensor/index.ts';
 import { concat } from '../arrays.ts';

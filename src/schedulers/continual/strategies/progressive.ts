@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { init, type Layer, type Model, type Module, nn, param, walk, withoutGradient } from '../../../modules/index.ts';
 import type { ParamInfo, ParamRule } from '../../../optim/index.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { createRng, type Rng } from '../../../tensor/index.ts';
 import { classBalanced, type ExampleBuffer, reservoir } from '../buffer.ts';
 import type { Entry } from '../built-stream.ts';

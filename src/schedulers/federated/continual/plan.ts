@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { PrepareGiven, SchedulerPlan } from '../../../coordinator/index.ts';
 import { type Dataset, type PreparedData, type PreparedStream, share } from '../../../data/index.ts';
 import { makeScenario, type Scenario } from '../../continual/scenario.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { scenarioSchema } from '../../continual/schema.ts';
 
 /** The `continual` section of a federated scheduler. */

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { readConfig } from '../../../coordinator/index.ts';
 import { DataError } from '../../../data/index.ts';
 import { zoo } from '../../../modules/index.ts';

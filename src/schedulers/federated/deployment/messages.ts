@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /*
  * What a federated server and its clients tell each other, over NATS request and reply (`ControlRequester`). Only plain data

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { createRng } from '../../../tensor/index.ts';
 import { averaging } from '../strategies/fedavg.ts';
 import type { FederatedServer } from '../strategy.ts';

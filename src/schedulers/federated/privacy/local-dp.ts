@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { FederatedServer } from '../strategy.ts';
 import { epsilonAfter } from './accountant.ts';
 import { delta, epsilonFigure, noiseMultiplier, type PrivateServer } from './central-dp.ts';

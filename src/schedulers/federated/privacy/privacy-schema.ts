@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { FederatedServer } from '../strategy.ts';
 import { centralDpSchema, centralPrivacy, type NoiseShape, type PrivateServer } from './central-dp.ts';
 import { localDpSchema, localPrivacy } from './local-dp.ts';

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { z } from 'zod';
+import * as z from 'zod';
 import { createRng, type Rng } from '../../../tensor/index.ts';
 import type { Beginning, Collector } from '../collector.ts';
 import type { ClientUpdate } from '../strategy.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { classesOf } from '../../local/index.ts';
 import { addMean, type FederatedStrategy, type ServerShape } from '../strategy.ts';
 

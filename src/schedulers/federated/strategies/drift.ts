@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { addUpdate, type FederatedStrategy, meanUpdate } from '../strategy.ts';
 import { averaging } from './fedavg.ts';
 

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { distinct } from '../../../data/index.ts';
 import { createRng } from '../../../tensor/index.ts';
 import { TUNE } from '../../local/index.ts';

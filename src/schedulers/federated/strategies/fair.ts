@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { FederatedStrategy } from '../strategy.ts';
 
 /** Added to losses, whose power q - 1 may be negative. */

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { addMean, type FederatedServer, type FederatedStrategy } from '../strategy.ts';
 
 /** The server of plain averaging: the mean update, weighted by examples, is added to the parameters. */

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { type FederatedServer, type FederatedStrategy, meanUpdate, type ServerShape } from '../strategy.ts';
 
 /** How a server optimizer turns the mean update d, and its vectors, into a change of the parameters, element by element. */

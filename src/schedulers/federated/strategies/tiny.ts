@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { pathMatcher } from '../../../optim/index.ts';
 import { createRng } from '../../../tensor/index.ts';
 import { type Place, partOf } from '../../local/index.ts';

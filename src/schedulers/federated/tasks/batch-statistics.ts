@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { tf } from '../../../engine/index.ts';
 import { layerKey } from '../../../modules/index.ts';
 import { modelFunction } from '../../local/index.ts';
