@@ -44,13 +44,14 @@ function entryOf({ scheduler }: ResolvedConfig): URL {
 
 /**
  * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
- * none, or no core would be left for the preparation.
+ * none, or there are more of them than cores. Where each core gets one, they are started one after another: the preparation has a core
+ * to itself meanwhile.
  */
 export function startThreadsAhead(config: ResolvedConfig): WaitingThreads | null {
   const world = worldSize(config.parallel);
-  if (schedulerNamed(config.scheduler.name).alone || world >= availableParallelism() || 'Deno' in globalThis)
-    return null;
-  return new WaitingThreads(entryOf(config), world);
+  const cores = availableParallelism();
+  if (schedulerNamed(config.scheduler.name).alone || cores < 2 || world > cores || 'Deno' in globalThis) return null;
+  return new WaitingThreads(entryOf(config), world, Math.min(world, cores - 1));
 }
 
 /** Starts one thread of this process for each rank. */

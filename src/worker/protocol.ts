@@ -134,6 +134,8 @@ export interface StartPhases {
 
 /** What a worker tells the coordinator. */
 export type WorkerEvent =
+  /** Of a thread that was started before there was a job for it: it has loaded its modules. */
+  | { readonly type: 'loaded' }
   | {
       readonly type: 'ready';
       readonly engineVersion: string;

@@ -2,7 +2,7 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { createLocalTransport, type LocalLinks } from '../comm/index.ts';
 import { serveJobs } from './agent/compute.ts';
 import { creditsFor } from './credits.ts';
-import type { WorkerJob } from './protocol.ts';
+import type { WorkerEvent, WorkerJob } from './protocol.ts';
 import { serve } from './serve.ts';
 
 /** Data of a worker thread that is started before there is a job for it: the first message is the job, or null for none. */
@@ -32,8 +32,10 @@ export async function runWorkerThread(): Promise<void> {
   await serve(job, transport, parentPort, {}, { gathersSteps: true });
 }
 
+/** Says that this thread has loaded, and waits to be told what to do. */
 function firstMessage(port: MessagePort): Promise<OwnJob | null> {
   return new Promise((resolve) => {
     port.once('message', resolve);
+    port.postMessage({ type: 'loaded' } satisfies WorkerEvent);
   });
 }

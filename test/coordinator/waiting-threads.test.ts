@@ -1,8 +1,20 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { WaitingThreads } from '../../src/coordinator/launch/index.ts';
 import { workerEntryUrl } from '../../src/worker/index.ts';
 
 const entry = workerEntryUrl();
+
+/** Ends a thread that waits; its exit code. */
+function endOf(worker: Worker): Promise<number> {
+  const ended = new Promise<number>((resolve) => worker.once('exit', resolve));
+  worker.postMessage(null);
+  return ended;
+}
 
 describe('threads that wait for a job', () => {
   it('end when there is none', async () => {
@@ -25,6 +37,43 @@ describe('threads that wait for a job', () => {
     expect(waiting.take(missing, 1)).toBeNull();
   });
 
+  it('are all handed over, also those whose turn to load had not come', async () => {
+    const waiting = new WaitingThreads(entry, 3, 1);
+    const taken = waiting.take(entry, 3) ?? [];
+    expect(taken.map(({ threadId }) => threadId > 0)).toEqual([true, true, true]);
+    await waiting.end();
+    await Promise.all(taken.map((worker) => endOf(worker)));
+  });
+
+  it('load one after another where that is asked for', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'plexus-waiting-'));
+    const file = join(folder, 'thread.mjs');
+    const log = join(folder, 'log');
+    const write = (what: string) => `appendFileSync(${JSON.stringify(log)}, '${what} ')`;
+    writeFileSync(
+      file,
+      `import { appendFileSync } from 'node:fs';
+      import { setTimeout } from 'node:timers/promises';
+      import { parentPort } from 'node:worker_threads';
+      ${write('begins')};
+      parentPort.once('message', () => ${write('ends')});
+      // Time enough for others to begin, if they were to.
+      await setTimeout(20);
+      ${write('loaded')};
+      parentPort.postMessage({ type: 'loaded' });`,
+    );
+    const waiting = new WaitingThreads(pathToFileURL(file), 3, 1);
+    const lines = () => readFileSync(log, 'utf8').trim().split(' ');
+    await expect.poll(() => existsSync(log) && lines().length, { timeout: 10_000 }).toBe(6);
+    await waiting.end();
+    const [one, all] = [
+      ['begins', 'loaded'],
+      ['ends', 'ends', 'ends'],
+    ];
+    expect(lines()).toEqual([...one, ...one, ...one, ...all]);
+    rmSync(folder, { recursive: true });
+  });
+
   it('are handed over once', async () => {
     const waiting = new WaitingThreads(entry, 1);
     const taken = waiting.take(entry, 1);
@@ -32,8 +81,6 @@ describe('threads that wait for a job', () => {
     expect(waiting.take(entry, 1)).toBeNull();
     await waiting.end();
     const [worker] = taken ?? [];
-    const ended = new Promise((resolve) => worker?.once('exit', resolve));
-    worker?.postMessage(null);
-    expect(await ended).toBe(0);
+    expect(await endOf(worker as Worker)).toBe(0);
   });
 });

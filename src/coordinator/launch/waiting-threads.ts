@@ -7,19 +7,24 @@ import { WAITS } from '../../worker/index.ts';
  */
 export class WaitingThreads {
   readonly #entry: URL;
-  #workers: readonly Worker[];
+  readonly #count: number;
+  #workers: Worker[] = [];
   #failed = false;
   readonly #fails = (): void => {
     this.#failed = true;
   };
+  readonly #loaded = (): void => {
+    if (this.#workers.length < this.#count && !this.#failed) this.#start();
+  };
 
-  constructor(entry: URL, count: number) {
+  /**
+   * @param atOnce how many may load at the same time; each of the others is started when one has loaded. Where there are no more
+   *   cores than threads, one at a time leaves a core to whoever prepares the run
+   */
+  constructor(entry: URL, count: number, atOnce = count) {
     this.#entry = entry;
-    this.#workers = Array.from(
-      { length: count },
-      (_, rank) => new Worker(entry, { workerData: WAITS, name: `plexus rank ${rank}` }),
-    );
-    for (const worker of this.#workers) worker.on('error', this.#fails).on('exit', this.#fails);
+    this.#count = count;
+    while (this.#workers.length < Math.min(count, atOnce)) this.#start();
   }
 
   /**
@@ -27,10 +32,13 @@ export class WaitingThreads {
    * has failed: threads that are started anew then tell why.
    */
   take(entry: URL, count: number): readonly Worker[] | null {
+    if (this.#failed || entry.href !== this.#entry.href || count !== this.#count || this.#workers.length === 0)
+      return null;
+    while (this.#workers.length < count) this.#start();
     const workers = this.#workers;
-    if (this.#failed || entry.href !== this.#entry.href || count !== workers.length) return null;
     this.#workers = [];
-    for (const worker of workers) worker.off('error', this.#fails).off('exit', this.#fails);
+    for (const worker of workers)
+      worker.off('message', this.#loaded).off('error', this.#fails).off('exit', this.#fails);
     return workers;
   }
 
@@ -42,11 +50,19 @@ export class WaitingThreads {
       workers.map(
         (worker) =>
           new Promise<void>((resolve) => {
+            worker.off('message', this.#loaded);
             if (worker.threadId === -1) resolve();
             worker.once('exit', () => resolve());
             worker.postMessage(null);
           }),
       ),
     );
+  }
+
+  #start(): void {
+    const worker = new Worker(this.#entry, { workerData: WAITS, name: `plexus rank ${this.#workers.length}` });
+    // (The first thing that it says is that it has loaded.)
+    worker.once('message', this.#loaded).on('error', this.#fails).on('exit', this.#fails);
+    this.#workers.push(worker);
   }
 }
