@@ -1,6 +1,6 @@
 import { tf } from '../../engine/index.ts';
 import type { Seen } from './compose.ts';
-import { MASKED } from './output-masks.ts';
+import { MASKED, maskRow } from './output-masks.ts';
 import type { ScenarioShape } from './scenario.ts';
 import type { TaskEnd } from './strategy.ts';
 
@@ -66,11 +66,7 @@ export function softened(
 
 /** A row that lets some outputs take part in a softmax, to be added to logits: float32 `[1, width]`. */
 export function maskOf(outputs: readonly number[], width: number): Tensor {
-  const taking = new Set(outputs);
-  return tf.tensor2d(
-    Array.from({ length: width }, (_, output) => (taking.has(output) ? 0 : MASKED)),
-    [1, width],
-  );
+  return tf.tensor2d(maskRow(outputs, width), [1, width]);
 }
 
 /**

@@ -3,6 +3,13 @@ import { type StreamValues, share } from '../../data/index.ts';
 /** What is added to the logits of outputs that take no part. */
 export const MASKED = -1e9;
 
+/** What is added to the logits so that only these outputs take part, float32 [width]. */
+export function maskRow(outputs: readonly number[], width: number): Float32Array<ArrayBuffer> {
+  const row = new Float32Array(width).fill(MASKED);
+  for (const output of outputs) row[output] = 0;
+  return row;
+}
+
 /** Which outputs take part in the loss of an example: a table of rows that are added to logits, each kept once. */
 export class OutputMasks {
   readonly #width: number;
@@ -27,9 +34,7 @@ export class OutputMasks {
     const width = this.#width;
     const values = new Float32Array(this.#rows.size * width);
     for (const [key, row] of this.#rows) {
-      if (key === '') continue;
-      const taking = new Set(key.split(',').map(Number));
-      for (let output = 0; output < width; output++) values[row * width + output] = taking.has(output) ? 0 : MASKED;
+      if (key !== '') values.set(maskRow(key.split(',').map(Number), width), row * width);
     }
     return { values: share('float32', values), rows: share('int32', rows) };
   }

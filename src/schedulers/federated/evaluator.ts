@@ -2,7 +2,7 @@ import type { Dataset, Split, SplitName } from '../../data/index.ts';
 import { type Engine, type Executable, tf } from '../../engine/index.ts';
 import { evaluationKey, type Model, type TaskInfo } from '../../modules/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
-import { MASKED } from '../continual/output-masks.ts';
+import { maskRow } from '../continual/output-masks.ts';
 import { type LocalState, type LocalTrainer, modelFunction } from '../local/index.ts';
 import type { EvaluateReport } from './fit-task.ts';
 
@@ -72,7 +72,7 @@ export class Evaluator {
     const { engine, info } = this.#options;
     const executable = await this.#compiled(indices.length, allowed ? 'loss of some outputs' : what);
     const { inputs, targets } = source.batch(indices);
-    const mask = allowed ? [maskOf(allowed, info.classes ?? 0)] : [];
+    const mask = allowed ? [float32(maskRow(allowed, info.classes ?? 0), [info.classes ?? 0])] : [];
     const outputs = await executable.run([
       ...at.params,
       ...at.state,
@@ -130,14 +130,6 @@ export class Evaluator {
 }
 
 type What = 'loss' | 'loss of some outputs' | 'outputs';
-
-/** What is added to outputs so that only some can be the answer. */
-function maskOf(allowed: readonly number[], outputs: number): HostTensor {
-  return float32(
-    Float32Array.from({ length: outputs }, (_, output) => (allowed.includes(output) ? 0 : MASKED)),
-    [outputs],
-  );
-}
 
 /** Cuts examples into runs of a few lengths, so that few executables serve clients of any size. */
 function* pieces(examples: Int32Array): Generator<Int32Array> {
