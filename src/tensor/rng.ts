@@ -53,8 +53,8 @@ const utf8 = new TextEncoder();
 const U24 = 2 ** -24;
 const ANGLE_UNIT = 2 ** -30;
 const HALF_PI = 1.5707963267948966;
-/** Random words at a time: they stay in the cache. */
-const BATCH = 2048;
+/** Random words at a time: few, since the loop over them is optimised from its next call on. */
+const BATCH = 512;
 const batch = new Uint32Array(BATCH);
 
 /** One step of a hash chain: E_key(message) xor message (Matyas, Meyer and Oseas 1985). */
