@@ -1,4 +1,3 @@
-import { Buffer } from 'node:buffer';
 import type { Attr, Graph, GraphConstant, GraphNode, ValueId } from '../graph.ts';
 import { isBoundary } from '../trace/index.ts';
 import { applied, type Rewrite } from './rewrite.ts';
@@ -35,7 +34,7 @@ export function sharePass(rewrite: Rewrite): void {
 
 function constantKey(data: GraphConstant['data']): string {
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  return `${data.constructor.name}:${Buffer.from(bytes).toString('base64')}`;
+  return `${data.constructor.name}:${bytes.join()}`;
 }
 
 /** By the attributes themselves: passes ask again and again for those of the same nodes. */

@@ -75,7 +75,7 @@ export class Recorder {
       return id;
     }
     const first = size === 0 ? 0 : (data[0] as number);
-    if (size !== 1 && data.every((value) => Object.is(value, first)))
+    if (size !== 1 && isFullOf(data, first))
       return this.node('Fill', [], { shape: [...shape], value: first, dtype }, [{ dtype, shape }])[0] as ValueId;
     return this.#constant(data, shape, dtype);
   }
@@ -154,6 +154,12 @@ export function graphDType(dtype: string, path: string): GraphDType {
     `${placeName(path)}: dtype ${dtype} cannot be traced; graphs hold float32, int32 and bool tensors only`,
     { path },
   );
+}
+
+/** A plain loop: gradients begin as arrays of zeros as large as an activation, and a call for each element would take long. */
+function isFullOf(data: ConstantData, value: number): boolean {
+  for (let i = 0; i < data.length; i++) if (!Object.is(data[i], value)) return false;
+  return true;
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {
