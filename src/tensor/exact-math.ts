@@ -11,7 +11,7 @@ const LN2_LO = 1.9082149292705877e-10;
 const INVERSE_POWERS = Float64Array.from({ length: 33 }, (_, e) => 2 ** -e);
 
 /** Sine of x for |x| <= pi/4. */
-function kernelSin(x: number): number {
+export function kernelSin(x: number): number {
   const z = x * x;
   const r =
     0.00833333333332249 +
@@ -22,7 +22,7 @@ function kernelSin(x: number): number {
 }
 
 /** Cosine of x for |x| <= pi/4. */
-function kernelCos(x: number): number {
+export function kernelCos(x: number): number {
   const z = x * x;
   const r =
     z *

@@ -1,5 +1,5 @@
 export * from './block-int8.ts';
-export * from './exact-math.ts';
+export { cosTurns, logOfInteger, powInteger, sinTurns } from './exact-math.ts';
 export * from './half.ts';
 export * from './hash.ts';
 export * from './host-tensor.ts';

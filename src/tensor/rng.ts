@@ -1,4 +1,4 @@
-import { cosTurns, logOfInteger, sinTurns } from './exact-math.ts';
+import { cosTurns, kernelCos, kernelSin, logOfInteger } from './exact-math.ts';
 import { threefry2x32 } from './threefry.ts';
 
 /**
@@ -51,6 +51,11 @@ const TAG_STRING = 2;
 const TAG_DRAW = 3;
 const utf8 = new TextEncoder();
 const U24 = 2 ** -24;
+const ANGLE_UNIT = 2 ** -30;
+const HALF_PI = 1.5707963267948966;
+/** Random words at a time: few, since the loop over them is optimised from its next call on. */
+const BATCH = 512;
+const batch = new Uint32Array(BATCH);
 
 /** One step of a hash chain: E_key(message) xor message (Matyas, Meyer and Oseas 1985). */
 function compress(key: Key, m0: number, m1: number): Key {
@@ -127,26 +132,53 @@ class ThreefryRng implements Rng {
 
   fillNormal(out: Float32Array, mean = 0, std = 1): Float32Array {
     this.alignToBlock();
-    const block = this.block;
-    for (let i = 0; i < out.length; i += 2) {
-      this.fillBlock(this.position / 2);
-      this.position += 2;
-      const r = std * radius(block[0] as number);
-      const turns = (block[1] as number) * 2 ** -32;
-      out[i] = mean + r * cosTurns(turns);
-      if (i + 1 < out.length) out[i + 1] = mean + r * sinTurns(turns);
+    const [key0, key1] = this.drawKey();
+    for (let at = 0; at < out.length; at += BATCH) {
+      const blocks = Math.ceil(Math.min(BATCH, out.length - at) / 2);
+      const index = this.position / 2;
+      threefry2x32(key0, key1, index >>> 0, Math.floor(index / 4294967296), batch, 0, blocks);
+      this.position += 2 * blocks;
+      normals(batch, out, at, mean, std);
     }
     return out;
   }
 
-  /** Draws have a key of their own, so that no draw can equal a word of a child's key. */
   private fillBlock(index: number): void {
+    const [key0, key1] = this.drawKey();
+    threefry2x32(key0, key1, index >>> 0, Math.floor(index / 4294967296), this.block, 0);
+  }
+
+  /** Draws have a key of their own, so that no draw can equal a word of a child's key. */
+  private drawKey(): Key {
     this.stream ??= compress(this.key, TAG_DRAW, 0);
-    threefry2x32(this.stream[0], this.stream[1], index >>> 0, Math.floor(index / 4294967296), this.block, 0);
+    return this.stream;
   }
 
   private alignToBlock(): void {
     this.position += this.position & 1;
+  }
+}
+
+/**
+ * Normals of pairs of random words, to `out` from `at` on, until either is full. A worker that starts draws all its weights
+ * before its code is optimised, so this is a loop of arithmetic alone. It gives the bits that `radius`, `cosTurns` and `sinTurns`
+ * give: both are a kernel of the same angle within an eighth of a turn, whose quadrant and remainder are bits of the word.
+ */
+function normals(words: Uint32Array, out: Float32Array, at: number, mean: number, std: number): void {
+  const end = Math.min(out.length, at + words.length);
+  for (let i = at, word = 0; i < end; i += 2, word += 2) {
+    const r = std * radius(words[word] as number);
+    const bits = words[word + 1] as number;
+    // The low 30 bits with their sign are the way from the nearest quarter, in units of 2^-30 quarters.
+    const angle = ((bits << 2) >> 2) * ANGLE_UNIT * HALF_PI;
+    const quadrant = ((bits + 0x20000000) >>> 30) & 3;
+    const sin = kernelSin(angle);
+    const cos = kernelCos(angle);
+    const odd = (quadrant & 1) === 1;
+    const x = odd ? sin : cos;
+    const y = odd ? cos : sin;
+    out[i] = mean + r * (quadrant === 1 || quadrant === 2 ? -x : x);
+    if (i + 1 < end) out[i + 1] = mean + r * (quadrant >= 2 ? -y : y);
   }
 }
 

@@ -188,7 +188,8 @@ describe('what does nothing goes away', () => {
   });
 });
 
-test('an optimized transformer block has one fused kernel where it can', () => {
+/** A transformer block with a loss: the last input is of labels. */
+function transformerBlock(): { fn: TensorFunction; inputs: Tensor[]; wrt: boolean[] } {
   const d = 8;
   const shapes = [[2, 4, d], [d], [d], [d, 3 * d], [d, d], [d], [d], [d, 4 * d], [4 * d, d], [2 * 4]];
   const inputs = shapes.map((shape, i) => (i === 9 ? integers(shape, d) : random(shape, i)));
@@ -199,10 +200,28 @@ test('an optimized transformer block has one fused kernel where it can', () => {
     const y = tf.add(h, tf.matMul(gelu(tf.matMul(layerNorm(h, g2, b2), up)), down));
     return tf.mean(softmaxCrossEntropy(tf.reshape(y, [8, d]), labels));
   };
+  return { fn, inputs, wrt: shapes.map((_, i) => i < 9) };
+}
+
+test('an optimized transformer block has one fused kernel where it can', () => {
+  const { fn, inputs, wrt } = transformerBlock();
   checkGradient(fn, inputs, { rewrite: optimize, tolerance: 2e-2 });
-  const vjp = traceVjp(fn, signatureOfAll(inputs), { wrt: shapes.map((_, i) => i < 9), differentiable: [true] });
+  const vjp = traceVjp(fn, signatureOfAll(inputs), { wrt, differentiable: [true] });
   const forward = kernels(optimize(vjp.graph), (node) => !node.backward);
   expect(forward.filter((kernel) => kernel === 'PlexusLayerNorm')).toHaveLength(2);
   expect(forward.filter((kernel) => kernel === 'PlexusMatMul')).toHaveLength(1);
   expect(forward).not.toContain('Transpose');
+});
+
+test('optimizing gives the graph of all passes one by one, and leaves an optimized graph as it is', () => {
+  const { fn, inputs, wrt } = transformerBlock();
+  const { graph } = traceVjp(fn, signatureOfAll(inputs), { wrt, differentiable: [true] });
+  let expected = deadCode(graph);
+  for (let round = 0; round < 2; round++)
+    for (const pass of [foldConstants, simplify, shareCommon, unbroadcastOperands, fuse]) expected = pass(expected);
+  expected = deadCode(shareCommon(simplify(expected)));
+  const optimized = optimize(graph);
+  expect(optimized).toEqual(expected);
+  expect([...optimized.values]).toEqual([...expected.values]);
+  expect(deadCode(optimized)).toEqual(optimized);
 });

@@ -26,6 +26,17 @@ describe('threefry2x32', () => {
     threefry2x32(key[0] as number, key[1] as number, counter[0] as number, counter[1] as number, out, 0);
     expect([...out]).toEqual(expected);
   });
+
+  it('gives the words of many counters at once, beyond 32 bits too', () => {
+    const many = new Uint32Array(9).fill(5);
+    threefry2x32(0x13198a2e, 0x93707344, 0xfffffffe, 7, many, 1, 4);
+    const single = new Uint32Array(9).fill(5);
+    for (let i = 0; i < 4; i++) {
+      const low = 0xfffffffe + i;
+      threefry2x32(0x13198a2e, 0x93707344, low >>> 0, low > 0xffffffff ? 8 : 7, single, 1 + 2 * i);
+    }
+    expect([...many]).toEqual([...single]);
+  });
 });
 
 describe('exact math', () => {
@@ -81,6 +92,22 @@ describe('createRng', () => {
     const rng = createRng(5);
     rng.uint32();
     expect(rng.normal()).toBeCloseTo(createRng(5).fillNormal(new Float32Array(4))[2] as number, 6);
+  });
+
+  it('fills with the normals of the plain formula, to the bit, in arrays of any length', () => {
+    for (const length of [0, 1, 511, 512, 5001]) {
+      const words = createRng(8);
+      const expected = new Float32Array(length);
+      for (let i = 0; i < length; i += 2) {
+        const r = 0.3 * Math.sqrt(2 * (logOfInteger(2 ** 32) - logOfInteger(words.uint32() + 1)));
+        const turns = words.uint32() * 2 ** -32;
+        expected[i] = 1 + r * cosTurns(turns);
+        if (i + 1 < length) expected[i + 1] = 1 + r * sinTurns(turns);
+      }
+      const rng = createRng(8);
+      expect(rng.fillNormal(new Float32Array(length), 1, 0.3)).toEqual(expected);
+      expect(rng.uint32()).toBe(words.uint32());
+    }
   });
 
   it('draws uniforms and normals with the right moments', () => {

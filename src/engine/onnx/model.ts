@@ -312,5 +312,7 @@ function encodeConstant({ ref, data }: { readonly ref: Ref; readonly data: Const
 
 /** Tells constants apart by value; -0 and 0 are different. */
 function constantKey(dtype: OnnxDType, shape: Shape, data: ConstantData): string {
-  return `${dtype}[${shape}]:${Array.from(data as Float32Array, (x) => (Object.is(x, -0) ? '-0' : String(x))).join()}`;
+  let key = `${dtype}[${shape}]:`;
+  for (let i = 0; i < data.length; i++) key += Object.is(data[i], -0) ? '-0,' : `${data[i]},`;
+  return key;
 }

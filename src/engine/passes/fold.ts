@@ -1,6 +1,6 @@
 import { sizeOf } from '../../tensor/index.ts';
 import type { Graph, GraphConstant, GraphNode, ValueId } from '../graph.ts';
-import { Rewrite } from './rewrite.ts';
+import { applied, type Rewrite } from './rewrite.ts';
 import { broadcast } from './simplify.ts';
 
 type Data = GraphConstant['data'];
@@ -30,27 +30,39 @@ const binary: Readonly<Record<string, (a: number, b: number) => number>> = {
 
 /** Computes float32 arithmetic, reshapes and casts of small constants while compiling. */
 export function foldConstants(graph: Graph): Graph {
-  const rewrite = new Rewrite(graph);
-  for (const node of graph.nodes) {
-    const output = node.outputs[0] as ValueId;
-    if (node.inputs.length === 0 || sizeOf(rewrite.shape(output)) > MAX_ELEMENTS) continue;
-    const operands = node.inputs.map((id) => constantOf(rewrite, id));
-    if (operands.some((operand) => operand === null)) continue;
-    const data = evaluate(rewrite, node, operands as Data[]);
-    if (data !== null) rewrite.replaceValue(output, rewrite.constant(data, rewrite.signature(output)));
-  }
-  return rewrite.finish();
+  return applied(graph, foldPass);
 }
 
-function constantOf(rewrite: Rewrite, id: ValueId): Data | null {
-  const at = rewrite.resolve(id);
-  const data = rewrite.constants.get(at);
+/** `foldConstants`, as a pass. */
+export function foldPass(rewrite: Rewrite): void {
+  for (const node of rewrite.nodes) {
+    if (!readsConstants(rewrite, node)) continue;
+    const output = node.outputs[0] as ValueId;
+    if (sizeOf(rewrite.shape(output)) > MAX_ELEMENTS) continue;
+    const operands = node.inputs.map((id) => constantOf(rewrite, id));
+    const data = evaluate(rewrite, node, operands);
+    if (data !== null) rewrite.replaceValue(output, rewrite.constant(data, rewrite.signature(output)));
+  }
+}
+
+/** Whether a node has inputs, and all are known. Most nodes do not, so this looks without making anything. */
+function readsConstants(rewrite: Rewrite, { inputs }: GraphNode): boolean {
+  for (const id of inputs) if (!rewrite.constants.has(rewrite.resolve(id)) && !isSmallFill(rewrite, id)) return false;
+  return inputs.length > 0;
+}
+
+function isSmallFill(rewrite: Rewrite, id: ValueId): boolean {
+  if (rewrite.producedBy(id, 'Fill') === undefined) return false;
+  const { dtype, shape } = rewrite.signature(id);
+  return dtype === 'float32' && sizeOf(shape) <= MAX_ELEMENTS;
+}
+
+/** The data of an input of a node that reads constants. */
+function constantOf(rewrite: Rewrite, id: ValueId): Data {
+  const data = rewrite.constants.get(rewrite.resolve(id));
   if (data !== undefined) return data;
-  const fill = rewrite.producedBy(at, 'Fill');
-  const { dtype, shape } = rewrite.signature(at);
-  const size = sizeOf(shape);
-  if (fill === undefined || dtype !== 'float32' || size > MAX_ELEMENTS) return null;
-  return new Float32Array(size).fill(fill.attrs.value as number);
+  const fill = rewrite.producedBy(id, 'Fill') as GraphNode;
+  return new Float32Array(sizeOf(rewrite.shape(id))).fill(fill.attrs.value as number);
 }
 
 function evaluate(rewrite: Rewrite, node: GraphNode, operands: readonly Data[]): Data | null {

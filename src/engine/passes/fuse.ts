@@ -4,28 +4,31 @@ import { fuseLayerNorm } from './fuse-layer-norm.ts';
 import { fuseCrossEntropy, fuseLogSoftmax } from './fuse-softmax.ts';
 import { fuseSquaredSum } from './fuse-squares.ts';
 import { fuseUpdate } from './fuse-update.ts';
-import { Rewrite } from './rewrite.ts';
+import { type Pass, Rewrite } from './rewrite.ts';
 
 /** Turns patterns of nodes into kernels that do the same in one pass over memory. */
 export function fuse(graph: Graph): Graph {
-  let result = graph;
-  const patterns = [
-    fuseLogSoftmax,
-    fuseCrossEntropy,
-    fuseLayerNorm,
-    fuseGelu,
-    fuseSilu,
-    fuseMatMul,
-    fuseUpdate,
-    fuseSquaredSum,
-  ];
-  for (const pattern of patterns) {
-    const rewrite = new Rewrite(result);
-    for (const node of rewrite.nodes) if (!rewrite.isGone(node)) pattern(rewrite, node);
-    result = rewrite.finish();
+  const rewrite = new Rewrite(graph);
+  for (const pass of fusePasses) {
+    pass(rewrite);
+    rewrite.settle();
   }
-  return result;
+  return rewrite.finish();
 }
+
+/** The passes of `fuse`: one for each pattern, in order. */
+export const fusePasses: readonly Pass[] = [
+  fuseLogSoftmax,
+  fuseCrossEntropy,
+  fuseLayerNorm,
+  fuseGelu,
+  fuseSilu,
+  fuseMatMul,
+  fuseUpdate,
+  fuseSquaredSum,
+].map((pattern) => (rewrite: Rewrite) => {
+  for (const node of rewrite.nodes) if (!rewrite.isGone(node)) pattern(rewrite, node);
+});
 
 /** x * sigmoid(x). */
 function fuseSilu(rewrite: Rewrite, node: GraphNode): void {

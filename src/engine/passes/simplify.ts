@@ -1,12 +1,15 @@
 import { sizeOf } from '../../tensor/index.ts';
 import type { Graph, GraphNode, ValueId } from '../graph.ts';
-import { ELEMENTWISE, Rewrite } from './rewrite.ts';
+import { applied, ELEMENTWISE, type Rewrite } from './rewrite.ts';
 
 /** Removes what does nothing: reshapes, casts and transpositions that cancel, multiplications by one, and the like. */
 export function simplify(graph: Graph): Graph {
-  const rewrite = new Rewrite(graph);
+  return applied(graph, simplifyPass);
+}
+
+/** `simplify`, as a pass. */
+export function simplifyPass(rewrite: Rewrite): void {
   for (const node of rewrite.nodes) simplifyNode(rewrite, node);
-  return rewrite.finish();
 }
 
 function simplifyNode(rewrite: Rewrite, node: GraphNode): void {
@@ -81,7 +84,11 @@ function simplifyFactor(rewrite: Rewrite, node: GraphNode, output: ValueId): voi
  * tensor, an operand that is full of one number becomes a scalar.
  */
 export function unbroadcastOperands(graph: Graph): Graph {
-  const rewrite = new Rewrite(graph);
+  return applied(graph, unbroadcastPass);
+}
+
+/** `unbroadcastOperands`, as a pass. */
+export function unbroadcastPass(rewrite: Rewrite): void {
   const scalars = new Map<string, ValueId>();
   for (const original of rewrite.nodes) {
     if (!ELEMENTWISE.has(original.kernel)) continue;
@@ -94,7 +101,6 @@ export function unbroadcastOperands(graph: Graph): Graph {
       node = rewrite.replaceNode(node, { inputs: node.inputs.map((id, k) => (k === i ? small : id)) });
     });
   }
-  return rewrite.finish();
 }
 
 /** A smaller value that broadcasts to `id`, or null. */

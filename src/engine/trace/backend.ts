@@ -153,7 +153,14 @@ export function recording<T>(trace: Recorder, fn: () => T): T {
   active = trace;
   Math.random = refuseRandom;
   try {
-    return withBackend(TRACE_BACKEND, () => tf.engine().tidy('plexus trace', () => fn() as never));
+    return withBackend(TRACE_BACKEND, () => {
+      let result: { readonly made: T } | undefined;
+      // Tidying looks for tensors in all that it is given back: a whole graph, in which there are none.
+      tf.engine().tidy('plexus trace', () => {
+        result = { made: fn() };
+      });
+      return (result as unknown as { readonly made: T }).made;
+    });
   } finally {
     Math.random = random;
     active = null;

@@ -1,8 +1,8 @@
 import type { NamedTensorMap, Tensor } from '@tensorflow/tfjs-core';
 import { EngineError, placeName, signatureText } from '../errors.ts';
-import { engineInternals } from './backend.ts';
+import { engineInternals, tensorOf } from './backend.ts';
 import { fullPath, withPath } from './path.ts';
-import { type Recorder, sameShape } from './recorder.ts';
+import { graphDType, type Recorder, sameShape } from './recorder.ts';
 import { tf } from './tf.ts';
 
 /** What tfjs keeps of an op for its gradient. */
@@ -71,7 +71,7 @@ export function backpropagate(
     );
     if (inputs.length === 0) continue;
     withPath(pathOf(trace, node), () => {
-      const gradients = gradientsOf(node, dys);
+      const gradients = gradientsOf(node, withZeros(trace, node, dys));
       for (const [name, input] of inputs) accumulate(input, gradientBy(node, gradients, name, input));
     });
   }
@@ -90,6 +90,14 @@ function neededTensors(tape: readonly TapeNode[], wanted: Iterable<Tensor>): Set
 
 function isExpertCall(node: TapeNode): boolean {
   return node.kernelName === 'PlexusExperts';
+}
+
+/** Zeros for outputs without a cotangent. tfjs would make whole arrays of them, to be read to see that they are all zero. */
+function withZeros(trace: Recorder, node: TapeNode, dys: readonly (Tensor | null)[]): (Tensor | null)[] {
+  return dys.map((dy, i) => {
+    const { dtype, shape, size } = node.outputs[i] as Tensor;
+    return dy === null && size > 1 ? tensorOf(trace.full(0, shape, graphDType(dtype, trace.place))) : dy;
+  });
 }
 
 type Gradients = Readonly<Record<string, () => Tensor>>;

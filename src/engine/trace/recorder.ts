@@ -75,9 +75,13 @@ export class Recorder {
       return id;
     }
     const first = size === 0 ? 0 : (data[0] as number);
-    if (size !== 1 && data.every((value) => Object.is(value, first)))
-      return this.node('Fill', [], { shape: [...shape], value: first, dtype }, [{ dtype, shape }])[0] as ValueId;
+    if (size !== 1 && isFullOf(data, first)) return this.full(first, shape, dtype);
     return this.#constant(data, shape, dtype);
+  }
+
+  /** A tensor full of one number. */
+  full(value: number, shape: Shape, dtype: GraphDType): ValueId {
+    return this.node('Fill', [], { shape: [...shape], value, dtype }, [{ dtype, shape }])[0] as ValueId;
   }
 
   /** Data of a constant, or undefined for a value that is only known when the graph runs. */
@@ -154,6 +158,12 @@ export function graphDType(dtype: string, path: string): GraphDType {
     `${placeName(path)}: dtype ${dtype} cannot be traced; graphs hold float32, int32 and bool tensors only`,
     { path },
   );
+}
+
+/** A plain loop: tfjs hands over whole arrays of zeros or ones, and a call for each element would take long. */
+function isFullOf(data: ConstantData, value: number): boolean {
+  for (let i = 0; i < data.length; i++) if (!Object.is(data[i], value)) return false;
+  return true;
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {
