@@ -53,7 +53,9 @@ export function initialiseGroups(engine: Engine, groups: readonly ParamGroup[], 
     }
     for (const held of group.state) held.tensor = engine.upload(state[held.path] as HostTensor);
     // Each upload takes its memory over, so anchors get values of their own.
-    const anchors = { ...initParams(group.params, seed), ...initState(group.state, seed) };
+    const anchored = <T extends { readonly outer?: unknown }>(held: readonly T[]): T[] =>
+      held.filter(({ outer }) => outer);
+    const anchors = { ...initParams(anchored(group.params), seed), ...initState(anchored(group.state), seed) };
     for (const { path, outer } of [...group.params, ...group.state])
       if (outer) outer.anchor = engine.upload(anchors[path] as HostTensor);
     for (const { outer, spec } of group.params)
