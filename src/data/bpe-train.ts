@@ -71,26 +71,26 @@ export function trainWords(corpus: Uint8Array, vocab: number): Trained {
     Math.max(BYTES, Math.min(vocab, BYTES + bytes.length)),
   );
   const heap = new PairHeap();
-  const push = (pair: number, count: number) => {
+  const push = (pair: number) => {
+    const count = places.count[pair] as number;
     // Counts only fall once the merge is over that a pair comes from, so that this one will never be merged.
     if (count >= 2) heap.push(count, (places.left[pair] as number) * PAIR + (places.right[pair] as number), pair);
   };
-  for (let pair = 0; pair < places.pairs; pair++) push(pair, places.bound[pair] as number);
+  for (let pair = 0; pair < places.pairs; pair++) push(pair);
   const merges: Merge[] = [];
   while (BYTES + merges.length < vocab) {
     const top = heap.pop();
     if (top === null) break;
     const { pair } = top;
-    const count = places.count(pair);
-    if (count !== top.count) {
+    if (places.count[pair] !== top.count) {
       // It has lost places since: put it back where it belongs.
-      push(pair, count);
+      push(pair);
       continue;
     }
     const older = places.pairs;
     places.merge(pair, BYTES + merges.length);
     merges.push([places.left[pair] as number, places.right[pair] as number]);
-    for (let fresh = older; fresh < places.pairs; fresh++) push(fresh, places.bound[fresh] as number);
+    for (let fresh = older; fresh < places.pairs; fresh++) push(fresh);
   }
   return { merges, words, pieces, counts, ...places.tokens(words.size) };
 }

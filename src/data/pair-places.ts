@@ -4,15 +4,15 @@ const NONE = -1;
 /**
  * The tokens of some words, first their bytes, with a list of the places of each pair of adjacent tokens: merging a pair
  * touches its own places and their neighbours, no others. Everything is in a few arrays of numbers, so that neither a
- * place nor a word is an object. Places that a pair has lost stay in its list until it is counted.
+ * place nor a word is an object. Places that a pair has lost stay in its list, and are passed over.
  */
 export class PairPlaces {
   /** Number of pairs that have been seen; they are numbered as they come. */
   pairs = 0;
   readonly left: number[] = [];
   readonly right: number[] = [];
-  /** How often the pair has come up, in the text: its count is never higher. */
-  readonly bound: number[] = [];
+  /** How often the pair occurs: a word's count for each of its places there. */
+  readonly count: number[] = [];
   private readonly first: number[] = [];
   private readonly last: number[] = [];
 
@@ -28,6 +28,8 @@ export class PairPlaces {
   private readonly token: Int32Array;
   /** How often the word occurs that is at a place. */
   private readonly weight: Int32Array;
+  /** The pair that begins at a place, if a token and another one do. */
+  private readonly pairAt: Int32Array;
   /** Bytes of each token. */
   private readonly width: Int32Array;
 
@@ -44,6 +46,7 @@ export class PairPlaces {
     const places = bytes.length + counts.length + 1;
     this.token = new Int32Array(places);
     this.weight = new Int32Array(places);
+    this.pairAt = new Int32Array(places);
     this.place = new Int32Array(2 * places);
     this.later = new Int32Array(2 * places);
     this.width = new Int32Array(vocab).fill(1, 0, BYTES);
@@ -62,27 +65,6 @@ export class PairPlaces {
       token[at++] = NONE;
     }
     this.listBytes();
-  }
-
-  /** How often a pair occurs: a word's count for each of its places there. Forgets those that it has lost. */
-  count(pair: number): number {
-    const { token, weight, place, later } = this;
-    const left = this.left[pair] as number;
-    const right = this.right[pair] as number;
-    const width = this.width[left] as number;
-    let count = 0;
-    let kept = NONE;
-    for (let entry = this.first[pair] as number; entry !== NONE; entry = later[entry] as number) {
-      const at = place[entry] as number;
-      if (token[at] !== left || token[at + width] !== right) continue;
-      count += weight[at] as number;
-      if (kept === NONE) this.first[pair] = entry;
-      else later[kept] = entry;
-      kept = entry;
-    }
-    if (kept === NONE) this.first[pair] = NONE;
-    else later[kept] = NONE;
-    return count;
   }
 
   /** Replaces a pair by the new token `merged` everywhere, from left to right. Pairs with it get the numbers from `pairs` on. */
@@ -104,16 +86,20 @@ export class PairPlaces {
       token[at + whole - 1] = merged;
       const next = token[at + whole] as number;
       if (next !== NONE) {
+        this.remove(at + step);
         if ((withNext[next] as number) < older) withNext[next] = this.newPair(merged, next);
         this.append(withNext[next] as number, at);
       }
       const previous = token[at - 1] as number;
       if (previous !== NONE) {
+        const before = at - (width[previous] as number);
+        this.remove(before);
         if ((withPrevious[previous] as number) < older) withPrevious[previous] = this.newPair(previous, merged);
-        this.append(withPrevious[previous] as number, at - (width[previous] as number));
+        this.append(withPrevious[previous] as number, before);
       }
     }
     this.first[pair] = NONE;
+    this.count[pair] = 0;
   }
 
   /** The tokens of all words as they are now, one after another, and where each word's begin and, last, end in them. */
@@ -153,7 +139,7 @@ export class PairPlaces {
   private newPair(left: number, right: number): number {
     this.left.push(left);
     this.right.push(right);
-    this.bound.push(0);
+    this.count.push(0);
     this.first.push(NONE);
     this.last.push(NONE);
     return this.pairs++;
@@ -169,9 +155,15 @@ export class PairPlaces {
     if (last === NONE) this.first[pair] = entry;
     else this.later[last] = entry;
     this.last[pair] = entry;
-    this.bound[pair] = (this.bound[pair] as number) + (this.weight[at] as number);
+    this.count[pair] = (this.count[pair] as number) + (this.weight[at] as number);
     this.place[entry] = at;
     this.later[entry] = NONE;
+    this.pairAt[at] = pair;
+  }
+
+  private remove(at: number): void {
+    const pair = this.pairAt[at] as number;
+    this.count[pair] = (this.count[pair] as number) - (this.weight[at] as number);
   }
 }
 
