@@ -1,3 +1,4 @@
+/** Few: an engine that has seen a table grow before it compiles the loop around it need not compile that again. */
 const FIRST_SLOTS = 16;
 
 /**
