@@ -1,3 +1,5 @@
+import { countPairs } from './pair-counts.ts';
+
 /** Windows of tokens: example i is `context` targets that follow the tokens from `i * stride` on. */
 export interface Windows {
   readonly tokens: ArrayLike<number>;
@@ -27,25 +29,28 @@ export function textBaselines(
   windows: Windows,
   examples: Iterable<number>,
 ): TextBaselines {
-  const counts = new Float64Array(vocab);
-  for (let i = 0; i < train.length; i++) counts[train[i] as number] = (counts[train[i] as number] as number) + 1;
-
-  const pairs = new Map<number, number>();
-  for (let i = 0; i + 1 < train.length; i++) {
-    const pair = (train[i] as number) * vocab + (train[i + 1] as number);
-    pairs.set(pair, (pairs.get(pair) ?? 0) + 1);
-  }
+  const pairs = countPairs(train, vocab);
   const contextCount = new Float64Array(vocab); // bigrams that begin with a token
   const followers = new Float64Array(vocab); // different tokens after it
   const predecessors = new Float64Array(vocab); // different tokens before it
-  for (const [pair, count] of pairs) {
-    const before = Math.floor(pair / vocab);
+  let once = 0;
+  let twice = 0;
+  pairs.forEach((before, token, count) => {
     contextCount[before] = (contextCount[before] as number) + count;
     followers[before] = (followers[before] as number) + 1;
-    predecessors[pair % vocab] = (predecessors[pair % vocab] as number) + 1;
-  }
-  const discount = discountOf(pairs.values());
-  const lowerDiscount = discountOf(predecessors);
+    predecessors[token] = (predecessors[token] as number) + 1;
+    if (count === 1) once += 1;
+    else if (count === 2) twice += 1;
+  });
+  const discount = discountOf(once, twice);
+  // Every token but the last begins a bigram.
+  const counts = contextCount.slice();
+  const last = train[train.length - 1];
+  if (last !== undefined) counts[last] = (counts[last] as number) + 1;
+  const lowerDiscount = discountOf(
+    predecessors.reduce((sum, n) => sum + (n === 1 ? 1 : 0), 0),
+    predecessors.reduce((sum, n) => sum + (n === 2 ? 1 : 0), 0),
+  );
   const kinds = predecessors.reduce((sum, n) => sum + (n > 0 ? 1 : 0), 0);
   // With no bigram at all (a training text of one token) only the uniform distribution is left.
   const continuation = (token: number) =>
@@ -64,7 +69,7 @@ export function textBaselines(
       unigram -= Math.log(((counts[token] as number) + 1) / (train.length + vocab));
       const seen = contextCount[before] as number;
       const backoff = continuation(token);
-      const count = pairs.get(before * vocab + token) ?? 0;
+      const count = pairs.get(before, token);
       const probability =
         seen === 0
           ? backoff
@@ -76,13 +81,7 @@ export function textBaselines(
   return { unigram: unigram / scored, bigram: bigram / scored };
 }
 
-/** Absolute discount n1 / (n1 + 2 n2) of counts; kept inside (0, 1) where counts of one or two are missing. */
-function discountOf(counts: Iterable<number>): number {
-  let once = 0;
-  let twice = 0;
-  for (const count of counts) {
-    if (count === 1) once += 1;
-    else if (count === 2) twice += 1;
-  }
+/** Absolute discount n1 / (n1 + 2 n2), n1 and n2 being how many counts are 1 and 2; kept inside (0, 1) where one is 0. */
+function discountOf(once: number, twice: number): number {
   return Math.min(0.95, Math.max(0.05, once === 0 ? 0 : once / (once + 2 * twice)));
 }

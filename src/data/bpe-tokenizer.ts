@@ -1,13 +1,13 @@
 import { Buffer } from 'node:buffer';
-import { type Merge, trainMerges } from './bpe-train.ts';
+import { type Merge, type Trained, trainMerges, trainWords } from './bpe-train.ts';
 import { DataError } from './errors.ts';
+import { KnownWords } from './known-words.ts';
+import { PairTable } from './pair-table.ts';
 import { pieceEnd } from './pieces.ts';
 import type { Tokenizer, TokenizerJSON } from './tokenizer.ts';
 
 const BYTES = 256;
 const PAIR = 65536;
-/** Pieces whose tokens are remembered: text repeats its words. */
-const CACHE_LIMIT = 100_000;
 
 /**
  * Byte-level byte-pair encoding: tokens 0 to 255 are the bytes, each merge adds a token. Any byte sequence is encoded
@@ -16,11 +16,11 @@ const CACHE_LIMIT = 100_000;
 export class BpeTokenizer implements Tokenizer {
   readonly kind = 'bpe';
   private readonly merges: readonly Merge[];
-  /** Rank of a pair: the merge's number; lower merges go first. */
-  private readonly ranks: ReadonlyMap<number, number>;
+  /** Token that a pair becomes, or 0 (a byte, which none becomes); lower ones go first. */
+  private readonly merged: PairTable;
   /** Bytes of each token. */
   private readonly bytes: readonly Uint8Array[];
-  private readonly cache = new Map<string, readonly number[]>();
+  private known = KnownWords.none();
 
   /** @throws DataError if a merge refers to a token that does not exist yet. */
   constructor(merges: readonly Merge[]) {
@@ -41,12 +41,24 @@ export class BpeTokenizer implements Tokenizer {
     }
     this.merges = merges;
     this.bytes = bytes;
-    this.ranks = new Map(merges.map(([left, right], rank) => [left * PAIR + right, rank]));
+    this.merged = new PairTable();
+    for (const [i, [left, right]] of merges.entries()) this.merged.set(left, right, BYTES + i);
   }
 
   /** Learns merges on a corpus; the vocabulary is smaller than asked for if the corpus runs out of repeated pairs. */
   static train(corpus: Uint8Array, vocab: number): BpeTokenizer {
     return new BpeTokenizer(trainMerges(corpus, vocab));
+  }
+
+  /**
+   * Learns merges like `train`, and gives the corpus's own token ids, the same that `encodeBytes` would: that is little
+   * more than training, which has cut the corpus into words and has their tokens.
+   */
+  static trainAndEncode(corpus: Uint8Array, vocab: number): { tokenizer: BpeTokenizer; ids: Int32Array } {
+    const trained = trainWords(corpus, vocab);
+    const tokenizer = new BpeTokenizer(trained.merges);
+    tokenizer.known = KnownWords.from(trained.words, trained.tokens, trained.starts);
+    return { tokenizer, ids: encodePieces(trained) };
   }
 
   get vocabSize(): number {
@@ -63,18 +75,13 @@ export class BpeTokenizer implements Tokenizer {
 
   /** Token ids of arbitrary bytes. */
   encodeBytes(bytes: Uint8Array): Int32Array {
-    const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    const { known } = this;
+    const encode = (ids: Int32Array, from: number, to: number) => this.mergePiece(ids, from, to);
     const ids = new Int32Array(bytes.length);
     let length = 0;
     for (let start = 0; start < bytes.length; ) {
       const end = pieceEnd(bytes, start);
-      const key = buffer.toString('latin1', start, end);
-      let piece = this.cache.get(key);
-      if (!piece) {
-        piece = this.mergePiece([...bytes.subarray(start, end)]);
-        if (this.cache.size < CACHE_LIMIT) this.cache.set(key, piece);
-      }
-      for (const id of piece) ids[length++] = id;
+      length = known.write(bytes, start, end, ids, length, encode);
       start = end;
     }
     return ids.slice(0, length);
@@ -94,23 +101,39 @@ export class BpeTokenizer implements Tokenizer {
     return { format: 'plexus-tokenizer', version: 1, kind: 'bpe', merges: this.merges };
   }
 
-  /** Applies the merges of lowest rank first, all of their occurrences, until none applies. */
-  private mergePiece(tokens: number[]): number[] {
-    for (;;) {
-      let best = Number.POSITIVE_INFINITY;
-      for (let i = 0; i + 1 < tokens.length; i++) {
-        const rank = this.ranks.get((tokens[i] as number) * PAIR + (tokens[i + 1] as number));
-        if (rank !== undefined && rank < best) best = rank;
+  /** Applies the lowest merge first, all of its occurrences, until none applies, in place. @returns where the tokens end */
+  private mergePiece(ids: Int32Array, from: number, to: number): number {
+    const { merged } = this;
+    for (let length = to; ; ) {
+      let best = 0;
+      for (let i = from; i + 1 < length; i++) {
+        const token = merged.get(ids[i] as number, ids[i + 1] as number);
+        if (token !== 0 && (best === 0 || token < best)) best = token;
       }
-      if (best === Number.POSITIVE_INFINITY) return tokens;
-      const [left, right] = this.merges[best] as Merge;
-      let out = 0;
-      for (let i = 0; i < tokens.length; i++) {
-        const match = tokens[i] === left && tokens[i + 1] === right;
-        tokens[out++] = match ? BYTES + best : (tokens[i] as number);
+      if (best === 0) return length;
+      const [left, right] = this.merges[best - BYTES] as Merge;
+      let out = from;
+      for (let i = from; i < length; i++) {
+        const match = ids[i] === left && i + 1 < length && ids[i + 1] === right;
+        ids[out++] = match ? best : (ids[i] as number);
         if (match) i++;
       }
-      tokens.length = out;
+      length = out;
     }
   }
+}
+
+/** Token ids of the corpus. */
+function encodePieces({ pieces, counts, tokens, starts }: Trained): Int32Array {
+  let length = 0;
+  for (let word = 0; word < counts.length; word++)
+    length += (counts[word] as number) * ((starts[word + 1] as number) - (starts[word] as number));
+  const ids = new Int32Array(length);
+  let at = 0;
+  for (let i = 0; i < pieces.length; i++) {
+    const word = pieces[i] as number;
+    const end = starts[word + 1] as number;
+    for (let j = starts[word] as number; j < end; j++) ids[at++] = tokens[j] as number;
+  }
+  return ids;
 }

@@ -1,5 +1,7 @@
-import { Buffer } from 'node:buffer';
+import { PairHeap } from './pair-heap.ts';
+import { PairPlaces } from './pair-places.ts';
 import { pieceEnd } from './pieces.ts';
+import { WordTable } from './word-table.ts';
 
 /** Two token ids that become one. */
 export type Merge = readonly [number, number];
@@ -7,153 +9,88 @@ export type Merge = readonly [number, number];
 const PAIR = 65536;
 const BYTES = 256;
 
-/** A distinct piece of the corpus: its current tokens and how often it occurs. */
-interface Word {
-  tokens: number[];
-  readonly count: number;
+/** What training learns, and what it knows of the corpus by then. */
+export interface Trained {
+  readonly merges: Merge[];
+  /** The distinct pieces of the corpus. */
+  readonly words: WordTable;
+  /** The word that each piece of the corpus is, in its order. */
+  readonly pieces: Int32Array;
+  /** How often each word occurs. */
+  readonly counts: Int32Array;
+  /** The tokens of all words, one after another, with all merges applied. */
+  readonly tokens: Int32Array;
+  /** Where each word's begin in `tokens`, and, last, where they end. */
+  readonly starts: Int32Array;
 }
 
-/** Max-heap of (count, pair) with stale entries; equal counts go to the smaller pair, so that training is deterministic. */
-class PairHeap {
-  private readonly counts: number[] = [];
-  private readonly pairs: number[] = [];
-
-  push(count: number, pair: number): void {
-    let at = this.counts.length;
-    this.counts.push(count);
-    this.pairs.push(pair);
-    while (at > 0) {
-      const parent = (at - 1) >> 1;
-      if (!this.before(at, parent)) break;
-      this.swap(at, parent);
-      at = parent;
-    }
-  }
-
-  pop(): { count: number; pair: number } | null {
-    const count = this.counts[0];
-    const pair = this.pairs[0];
-    if (count === undefined || pair === undefined) return null;
-    const last = this.counts.length - 1;
-    this.swap(0, last);
-    this.counts.pop();
-    this.pairs.pop();
-    for (let at = 0; ; ) {
-      const left = 2 * at + 1;
-      if (left >= last) break;
-      const best = left + 1 < last && this.before(left + 1, left) ? left + 1 : left;
-      if (!this.before(best, at)) break;
-      this.swap(at, best);
-      at = best;
-    }
-    return { count, pair };
-  }
-
-  private before(a: number, b: number): boolean {
-    const difference = (this.counts[a] as number) - (this.counts[b] as number);
-    return difference !== 0 ? difference > 0 : (this.pairs[a] as number) < (this.pairs[b] as number);
-  }
-
-  private swap(a: number, b: number): void {
-    const { counts, pairs } = this;
-    [counts[a], counts[b]] = [counts[b] as number, counts[a] as number];
-    [pairs[a], pairs[b]] = [pairs[b] as number, pairs[a] as number];
-  }
-}
-
-/** Counts the distinct pieces of a corpus. */
-function countWords(corpus: Uint8Array): Word[] {
-  const buffer = Buffer.from(corpus.buffer, corpus.byteOffset, corpus.length);
-  const counts = new Map<string, { start: number; end: number; count: number }>();
+/** The distinct pieces of a corpus, and the one that stands at each place of it. */
+function wordsOf(corpus: Uint8Array): { words: WordTable; pieces: Int32Array } {
+  const words = new WordTable();
+  const pieces = new Int32Array(corpus.length);
+  let length = 0;
   for (let start = 0; start < corpus.length; ) {
     const end = pieceEnd(corpus, start);
-    const key = buffer.toString('latin1', start, end);
-    const seen = counts.get(key);
-    if (seen) seen.count += 1;
-    else counts.set(key, { start, end, count: 1 });
+    pieces[length++] = words.numberOf(corpus, start, end, Number.POSITIVE_INFINITY);
     start = end;
   }
-  return [...counts.values()].map(({ start, end, count }) => ({ tokens: [...corpus.subarray(start, end)], count }));
+  return { words, pieces: pieces.slice(0, length) };
+}
+
+/** How often each of `words` words occurs. */
+function countsOf(pieces: Int32Array, words: number): Int32Array {
+  const counts = new Int32Array(words);
+  for (let i = 0; i < pieces.length; i++) {
+    const word = pieces[i] as number;
+    counts[word] = (counts[word] as number) + 1;
+  }
+  return counts;
 }
 
 /**
  * Learns byte-pair merges (Sennrich, Haddow and Birch 2016) on a corpus until the vocabulary (256 bytes and one token a
- * merge) has `vocab` tokens, or no pair occurs twice. Pair counts are updated only in the words that a merge touches.
+ * merge) has `vocab` tokens, or no pair occurs twice.
  */
 export function trainMerges(corpus: Uint8Array, vocab: number): Merge[] {
-  const words = countWords(corpus);
-  const counts = new Map<number, number>();
-  const where = new Map<number, Set<number>>();
-  const add = (pair: number, word: number, by: number) => {
-    counts.set(pair, (counts.get(pair) ?? 0) + by);
-    if (by > 0) {
-      const set = where.get(pair);
-      if (set) set.add(word);
-      else where.set(pair, new Set([word]));
-    }
-  };
-  for (const [w, { tokens, count }] of words.entries())
-    for (let i = 0; i + 1 < tokens.length; i++) add((tokens[i] as number) * PAIR + (tokens[i + 1] as number), w, count);
+  return trainWords(corpus, vocab).merges;
+}
 
+/**
+ * Learns merges like `trainMerges`, and gives the words of the corpus with their tokens: merges are learnt in the order in
+ * which encoding applies them, so the corpus is encoded when training ends.
+ */
+export function trainWords(corpus: Uint8Array, vocab: number): Trained {
+  const { words, pieces } = wordsOf(corpus);
+  const bytes = words.allBytes();
+  const counts = countsOf(pieces, words.size);
+  // Each merge leaves one token less, so that a small corpus bounds the vocabulary too.
+  const places = new PairPlaces(
+    bytes,
+    words.allStarts(),
+    counts,
+    Math.max(BYTES, Math.min(vocab, BYTES + bytes.length)),
+  );
   const heap = new PairHeap();
-  for (const [pair, count] of counts) heap.push(count, pair);
+  const push = (pair: number) => {
+    const count = places.count[pair] as number;
+    // Counts only fall once the merge is over that a pair comes from, so that this one will never be merged.
+    if (count >= 2) heap.push(count, (places.left[pair] as number) * PAIR + (places.right[pair] as number), pair);
+  };
+  for (let pair = 0; pair < places.pairs; pair++) push(pair);
   const merges: Merge[] = [];
   while (BYTES + merges.length < vocab) {
     const top = heap.pop();
-    if (top === null || top.count < 2) break;
-    const actual = counts.get(top.pair) ?? 0;
-    if (actual !== top.count) {
-      // Stale: counts only fall without being pushed again, so put it back where it belongs.
-      if (actual > 0 && actual < top.count) heap.push(actual, top.pair);
+    if (top === null) break;
+    const { pair } = top;
+    if (places.count[pair] !== top.count) {
+      // It has lost places since: put it back where it belongs.
+      push(pair);
       continue;
     }
-    const left = Math.floor(top.pair / PAIR);
-    const right = top.pair % PAIR;
-    const merged = BYTES + merges.length;
-    merges.push([left, right]);
-    const grown = new Set<number>();
-    for (const w of where.get(top.pair) ?? []) {
-      const word = words[w] as Word;
-      mergeWord(word.tokens, left, right, merged, (pair, sign) => {
-        add(pair, w, sign * word.count);
-        if (sign > 0) grown.add(pair);
-      });
-    }
-    counts.delete(top.pair);
-    where.delete(top.pair);
-    for (const pair of grown) heap.push(counts.get(pair) as number, pair);
+    const older = places.pairs;
+    places.merge(pair, BYTES + merges.length);
+    merges.push([places.left[pair] as number, places.right[pair] as number]);
+    for (let fresh = older; fresh < places.pairs; fresh++) push(fresh);
   }
-  return merges;
-}
-
-/** Replaces (left, right) by `merged` in place; reports every adjacent pair that goes (-1) or comes (+1). */
-function mergeWord(
-  tokens: number[],
-  left: number,
-  right: number,
-  merged: number,
-  report: (pair: number, sign: number) => void,
-): void {
-  let out = 0;
-  for (let i = 0; i < tokens.length; ) {
-    const token = tokens[i] as number;
-    if (token === left && tokens[i + 1] === right) {
-      if (out > 0) {
-        const before = tokens[out - 1] as number;
-        report(before * PAIR + left, -1);
-        report(before * PAIR + merged, 1);
-      }
-      if (i + 2 < tokens.length) {
-        const after = tokens[i + 2] as number;
-        report(right * PAIR + after, -1);
-        report(merged * PAIR + after, 1);
-      }
-      tokens[out++] = merged;
-      i += 2;
-    } else {
-      tokens[out++] = token;
-      i += 1;
-    }
-  }
-  tokens.length = out;
+  return { merges, words, pieces, counts, ...places.tokens(words.size) };
 }

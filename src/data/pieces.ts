@@ -12,7 +12,12 @@ const LETTER = 1;
 const DIGIT = 2;
 const OTHER = 3;
 
-const ASCII_CLASS = Uint8Array.from({ length: 128 }, (_, byte) => {
+// Kinds of first bytes: those above, whatever byte follows, and two for which that decides.
+const E2 = 4;
+const E3 = 5;
+
+const KIND = Uint8Array.from({ length: 256 }, (_, byte) => {
+  if (byte >= 128) return byte === 0xc2 ? OTHER : byte === 0xe2 ? E2 : byte === 0xe3 ? E3 : LETTER;
   const char = String.fromCharCode(byte);
   if (/\s/.test(char)) return SPACE;
   if (/[A-Za-z]/.test(char)) return LETTER;
@@ -20,22 +25,28 @@ const ASCII_CLASS = Uint8Array.from({ length: 128 }, (_, byte) => {
 });
 
 /**
- * Class of the character at `at`. Bytes from 128 on count as letters, except where they begin Latin-1 punctuation (C2),
- * general punctuation and symbols (E2 80 to E2 AF) or CJK punctuation (E3 80).
+ * Class of a character by the kind of its first byte (times 256) and the byte after that. Bytes from 128 on count as
+ * letters, except where they begin Latin-1 punctuation (C2), general punctuation and symbols (E2 80 to E2 AF) or CJK
+ * punctuation (E3 80).
  */
+const CLASS = Uint8Array.from({ length: 6 * 256 }, (_, at) => {
+  const kind = at >> 8;
+  const next = at & 255;
+  if (kind === E2) return next >= 0x80 && next <= 0xaf ? OTHER : LETTER;
+  if (kind === E3) return next === 0x80 ? OTHER : LETTER;
+  return kind;
+});
+
+/** Class of the character at `at`: looked up, since a branch that is rarely taken makes engines compile again. */
 function classAt(bytes: Uint8Array, at: number): number {
-  const byte = bytes[at] as number;
-  if (byte < 128) return ASCII_CLASS[byte] as number;
-  const next = bytes[at + 1] ?? 0;
-  const punctuation =
-    byte === 0xc2 || (byte === 0xe2 && next >= 0x80 && next <= 0xaf) || (byte === 0xe3 && next === 0x80);
-  return punctuation ? OTHER : LETTER;
+  const next = at + 1 < bytes.length ? (bytes[at + 1] as number) : 0;
+  return CLASS[256 * (KIND[bytes[at] as number] as number) + next] as number;
 }
 
-/** Bytes that the character at `at` takes, as far as its class is concerned. */
+/** Bytes that the character at `at` takes, which is of class OTHER; characters of other classes count byte by byte. */
 function widthAt(bytes: Uint8Array, at: number): number {
   const byte = bytes[at] as number;
-  if (byte < 128 || classAt(bytes, at) === LETTER) return 1;
+  if (byte < 128) return 1;
   return Math.min(byte === 0xc2 ? 2 : 3, bytes.length - at);
 }
 
@@ -60,6 +71,7 @@ export function pieceEnd(bytes: Uint8Array, start: number): number {
   if (apostrophe > 0 && at === start && at + apostrophe < limit && classAt(bytes, at + apostrophe) === LETTER)
     at += apostrophe;
   const cls = classAt(bytes, at);
-  while (at < limit && classAt(bytes, at) === cls) at += widthAt(bytes, at);
+  if (cls === OTHER) while (at < limit && classAt(bytes, at) === OTHER) at += widthAt(bytes, at);
+  else while (at < limit && classAt(bytes, at) === cls) at++;
   return Math.max(start + 1, Math.min(at, limit));
 }

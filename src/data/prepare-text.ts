@@ -24,11 +24,11 @@ export async function prepareText(
   saved: Tokenizer | null,
 ): Promise<{ data: PreparedText; tokenizer: Tokenizer }> {
   const { parts, source } = await readParts(config);
-  const tokenizer = saved ?? (await tokenizerFor(config, parts));
+  const { tokenizer, train } = saved ? { tokenizer: saved, train: null } : await tokenizerFor(config, parts);
   const { context } = config;
   const stride = config.stride ?? context;
   const tokens = {
-    train: encodePart(tokenizer, parts.train),
+    train: train ?? encodePart(tokenizer, parts.train),
     validation: encodePart(tokenizer, parts.validation),
     test: encodePart(tokenizer, parts.test),
   };
@@ -153,11 +153,19 @@ function splitText(bytes: Uint8Array, validation: number, test: number): Record<
   };
 }
 
-async function tokenizerFor(config: TextConfig, parts: Readonly<Record<SplitName, Uint8Array>>): Promise<Tokenizer> {
+/** The tokenizer that the config asks for, and the training part's token ids where they come with it. */
+async function tokenizerFor(
+  config: TextConfig,
+  parts: Readonly<Record<SplitName, Uint8Array>>,
+): Promise<{ tokenizer: Tokenizer; train: Int32Array | null }> {
   const { kind, vocab, file } = config.tokenizer;
-  if (file !== null) return loadTokenizer(file);
-  if (kind === 'bpe') return BpeTokenizer.train(parts.train, vocab);
-  return CharTokenizer.train(decodeUtf8(Buffer.concat([parts.train, parts.validation, parts.test])));
+  if (file !== null) return { tokenizer: await loadTokenizer(file), train: null };
+  if (kind === 'bpe') {
+    const { tokenizer, ids } = BpeTokenizer.trainAndEncode(parts.train, vocab);
+    return { tokenizer, train: ids };
+  }
+  const tokenizer = CharTokenizer.train(decodeUtf8(Buffer.concat([parts.train, parts.validation, parts.test])));
+  return { tokenizer, train: null };
 }
 
 function encodePart(tokenizer: Tokenizer, bytes: Uint8Array): Int32Array {
