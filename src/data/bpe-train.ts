@@ -27,10 +27,16 @@ export interface Trained {
 /** The distinct pieces of a corpus, and the one that stands at each place of it. */
 function wordsOf(corpus: Uint8Array): { words: WordTable; pieces: Int32Array } {
   const words = new WordTable();
-  const pieces = new Int32Array(corpus.length);
+  // (Most have four bytes or more.)
+  let pieces: Int32Array = new Int32Array(Math.ceil(corpus.length / 4));
   let length = 0;
   for (let start = 0; start < corpus.length; ) {
     const end = pieceEnd(corpus, start);
+    if (length === pieces.length) {
+      const more = new Int32Array(2 * length);
+      more.set(pieces);
+      pieces = more;
+    }
     pieces[length++] = words.numberOf(corpus, start, end, Number.POSITIVE_INFINITY);
     start = end;
   }
