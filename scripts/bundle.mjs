@@ -5,6 +5,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, relative, sep } from 'node:path';
 import { build } from 'esbuild';
+import { directImports } from './direct-imports.mjs';
 
 const require = createRequire(import.meta.url);
 
@@ -34,31 +35,35 @@ const requirePlugin = {
 /** A file's own place, as code; not where it stands in a text, in the banner of what `modules/zoo/bundle.ts` makes. */
 const OWN_PLACE = /(?<!plexusRequire\()import\.meta\.url/g;
 
-/** Files find others by where they lie themselves; joined into another file, they still say where they came from. */
-const placePlugin = (dist, bundle) => ({
-  name: 'place',
-  setup(plugin) {
-    plugin.onLoad({ filter: /\.js$/ }, ({ path }) => {
-      if (!path.startsWith(dist + sep)) return undefined;
-      const text = readFileSync(path, 'utf8');
-      if (text.search(OWN_PLACE) < 0) return undefined;
-      const place = JSON.stringify(relative(bundle, path).replaceAll(sep, '/'));
-      return { contents: text.replaceAll(OWN_PLACE, `new URL(${place}, import.meta.url).href`) };
-    });
-  },
-});
-
 /** Rooms whose files only define things: one of which nothing is used is left out, and the packages that only it needs. */
 const DEFINES_ONLY = /^(cli|comm|coordinator|data|modules|optim|plan|tensor|worker)\//;
+
+const definesOnly = (dist) => (file) => DEFINES_ONLY.test(relative(dist, file).replaceAll(sep, '/'));
 
 const unusedPlugin = (dist) => ({
   name: 'unused',
   setup(plugin) {
+    const unused = definesOnly(dist);
     plugin.onResolve({ filter: /^\.\.?\/.*\.js$/ }, ({ path, resolveDir, kind }) => {
-      if (kind !== 'import-statement') return undefined;
       const file = join(resolveDir, path);
-      const room = relative(dist, file).replaceAll(sep, '/');
-      return DEFINES_ONLY.test(room) ? { path: file, sideEffects: false } : undefined;
+      return kind === 'import-statement' && unused(file) ? { path: file, sideEffects: false } : undefined;
+    });
+  },
+});
+
+/**
+ * Files find others by where they lie themselves; joined into another file, they still say where they came from. What they import
+ * comes from where it is made.
+ */
+const filePlugin = (dist, bundle) => ({
+  name: 'file',
+  setup(plugin) {
+    const direct = directImports(definesOnly(dist));
+    plugin.onLoad({ filter: /\.js$/ }, ({ path }) => {
+      if (!path.startsWith(dist + sep)) return undefined;
+      const place = JSON.stringify(relative(bundle, path).replaceAll(sep, '/'));
+      const text = direct(readFileSync(path, 'utf8'), path);
+      return { contents: text.replaceAll(OWN_PLACE, `new URL(${place}, import.meta.url).href`) };
     });
   },
 });
@@ -87,7 +92,7 @@ export async function bundleEntries(dist) {
     // What needs tfjs-core must find the one copy of it; what is optional is looked for when it is asked for; piscina starts
     // threads from a file beside its own.
     external: ['@tensorflow/*', 'esbuild', 'piscina'],
-    plugins: [requirePlugin, unusedPlugin(dist), placePlugin(dist, bundle)],
+    plugins: [requirePlugin, unusedPlugin(dist), filePlugin(dist, bundle)],
     banner: {
       js: "import { createRequire as plexusRequire } from 'node:module'; const require = plexusRequire(import.meta.url);",
     },

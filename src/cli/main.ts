@@ -4,7 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { collect, decimal, wholeNumber } from './arguments.ts';
 import { addClusterCommands, addRunFlags } from './cluster-commands.ts';
 import { type ExitCode, exitCodes } from './exit.ts';
-import { addNatsFlags } from './nats-flags.ts';
+import { addNatsFlags, wantsNats } from './nats-flags.ts';
 import { describeError } from './report.ts';
 import { isInteractive, processStreams, type Streams } from './terminal.ts';
 
@@ -47,9 +47,15 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
         'YAML file, e.g. configs/quickstart.yaml; with --resume the config of the run if left out',
       ),
     ),
-  ).action(async (config, options) =>
-    done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams, calls)),
-  );
+  ).action(async (config, options) => {
+    const alone = config !== undefined && options.resume === undefined && !wantsNats(options);
+    const begun = alone ? (await import('./begin.ts')).startFirstThread() : null;
+    try {
+      done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams, calls, { begun }));
+    } finally {
+      await begun?.end();
+    }
+  });
 
   sub('plan', 'show what each rank would hold and do, without training')
     .argument('<config>', 'YAML file')

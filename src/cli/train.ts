@@ -8,6 +8,7 @@ import {
   resume,
   schedulerNamed,
   train as start,
+  type WaitingThreads,
 } from '../coordinator/index.ts';
 import '../schedulers/index.ts';
 import type { ClusterCalls } from './cluster-calls.ts';
@@ -36,6 +37,8 @@ export interface Outside {
   /** Stops the run as Ctrl-C does. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: RunEvent) => void;
+  /** Threads that were started before there was a config. */
+  readonly begun?: WaitingThreads | null;
 }
 
 /**
@@ -83,7 +86,7 @@ export async function train(
     };
     const events = place
       ? clusterRun(await calls(), wanted, { nats: place.nats, job: place.job, ...pick(options), signal })
-      : localRun(wanted, signal);
+      : localRun(wanted, signal, outside.begun ?? null);
     const to = (event: RunEvent): void => {
       outside.onEvent?.(event);
       view.event(event);
@@ -117,9 +120,13 @@ interface Wanted {
   readonly change: ResolvedConfig | readonly (string | Override)[];
 }
 
-function localRun({ config, resume: run, change }: Wanted, signal: AbortSignal): AsyncIterable<RunEvent> {
+function localRun(
+  { config, resume: run, change }: Wanted,
+  signal: AbortSignal,
+  begun: WaitingThreads | null,
+): AsyncIterable<RunEvent> {
   if (run !== undefined) return resume(run, change, { signal });
-  return start(config, { signal });
+  return start(config, { signal, begun });
 }
 
 function clusterRun(

@@ -46,12 +46,14 @@ function entryOf({ scheduler }: ResolvedConfig): URL {
  * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
  * none, or there are more of them than cores. Where each core gets one, they are started one after another: the preparation has a core
  * to itself meanwhile.
+ * @param begun threads that are there already; they become the run's if they can
  */
-export function startThreadsAhead(config: ResolvedConfig): WaitingThreads | null {
+export function startThreadsAhead(config: ResolvedConfig, begun: WaitingThreads | null = null): WaitingThreads | null {
   const world = worldSize(config.parallel);
   const cores = availableParallelism();
   if (schedulerNamed(config.scheduler.name).alone || cores < 2 || world > cores || 'Deno' in globalThis) return null;
-  return new WaitingThreads(entryOf(config), world, Math.min(world, cores - 1));
+  const [entry, atOnce] = [entryOf(config), Math.min(world, cores - 1)];
+  return begun?.grow(entry, world, atOnce) ? begun : new WaitingThreads(entry, world, atOnce);
 }
 
 /** Starts one thread of this process for each rank. */

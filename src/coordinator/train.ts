@@ -15,6 +15,7 @@ import type { RunEvent } from './events.ts';
 import { execute } from './execute.ts';
 import type { Execution } from './execution.ts';
 import { heldNames, heldOptions } from './held-names.ts';
+import type { WaitingThreads } from './launch/index.ts';
 import { startThreadsAhead } from './launch-threads.ts';
 import { checkEvaluation, type PreparedRun, prepareRun } from './prepare.ts';
 import { writeFileAtomically } from './run/atomic.ts';
@@ -34,6 +35,8 @@ import { schedulerNamed } from './scheduler.ts';
 export interface RunOptions {
   /** `a.b=c` overrides of the config. */
   readonly overrides?: readonly string[];
+  /** Threads that were started before the config was read: they become the run's, or are ended. See `startFirstThread`. */
+  readonly begun?: WaitingThreads | null;
   /** Raise it to stop: the step is finished, a checkpoint written, everything ended. */
   readonly signal?: AbortSignal;
 }
@@ -51,6 +54,7 @@ export type Runner = (execution: Execution) => AsyncIterable<RunEvent>;
  */
 export async function* train(source: ConfigInput, options: RunOptions = {}): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
+  const { begun = null } = options;
   const config = resolveConfig(source, options.overrides);
   if (config.comm.control !== 'local')
     throw config.origin.fail([
@@ -60,12 +64,14 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
       },
     ]);
   checkMachine(config);
-  const waiting = startThreadsAhead(config);
+  const waiting = startThreadsAhead(config, begun);
+  const others = waiting === begun ? null : begun?.end();
   try {
     const run: Runner = (execution) => execute({ ...execution, waiting });
     yield* trainNew(config, { began, signal: options.signal ?? null, run });
   } finally {
     await waiting?.end();
+    await others;
   }
 }
 

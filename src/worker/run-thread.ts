@@ -2,11 +2,9 @@ import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { createLocalTransport, type LocalLinks } from '../comm/index.ts';
 import { serveJobs } from './agent/compute.ts';
 import { creditsFor } from './credits.ts';
+import { WAITS } from './entry.ts';
 import type { WorkerEvent, WorkerJob } from './protocol.ts';
 import { serve } from './serve.ts';
-
-/** Data of a worker thread that is started before there is a job for it: the first message is the job, or null for none. */
-export const WAITS = 'waits';
 
 interface OwnJob {
   readonly job: WorkerJob;

@@ -42,7 +42,7 @@ describe('threads that wait for a job', () => {
     const taken = waiting.take(entry, 3) ?? [];
     expect(taken.map(({ threadId }) => threadId > 0)).toEqual([true, true, true]);
     await waiting.end();
-    await Promise.all(taken.map((worker) => endOf(worker)));
+    await Promise.all(taken.map(endOf));
   });
 
   it('load one after another where that is asked for', async () => {
@@ -72,6 +72,17 @@ describe('threads that wait for a job', () => {
     ];
     expect(lines()).toEqual([...one, ...one, ...one, ...all]);
     rmSync(folder, { recursive: true });
+  });
+
+  it('become more where more of the same are wanted, and stay as they are where others are', async () => {
+    const waiting = new WaitingThreads(entry, 1);
+    expect(waiting.grow(new URL('other.js', entry), 2)).toBe(false);
+    expect(waiting.grow(entry, 2)).toBe(true);
+    expect(waiting.grow(entry, 1)).toBe(false);
+    const taken = waiting.take(entry, 2) ?? [];
+    expect(taken).toHaveLength(2);
+    expect(waiting.grow(entry, 3)).toBe(false);
+    await Promise.all(taken.map(endOf));
   });
 
   it('are handed over once', async () => {

@@ -7,14 +7,18 @@ import { WAITS } from '../../worker/index.ts';
  */
 export class WaitingThreads {
   readonly #entry: URL;
-  readonly #count: number;
+  #count = 0;
+  #atOnce = 0;
+  #loading = 0;
   #workers: Worker[] = [];
-  #failed = false;
+  /** One has failed, or they are handed over or ended. */
+  #over = false;
   readonly #fails = (): void => {
-    this.#failed = true;
+    this.#over = true;
   };
   readonly #loaded = (): void => {
-    if (this.#workers.length < this.#count && !this.#failed) this.#start();
+    this.#loading--;
+    this.#startNext();
   };
 
   /**
@@ -23,8 +27,19 @@ export class WaitingThreads {
    */
   constructor(entry: URL, count: number, atOnce = count) {
     this.#entry = entry;
+    this.grow(entry, count, atOnce);
+  }
+
+  /**
+   * There are to be more of them. False, and nothing is changed, where others are wanted than these: what they run is another module,
+   * they are too many already, one has failed, or they are gone.
+   */
+  grow(entry: URL, count: number, atOnce = count): boolean {
+    if (this.#over || entry.href !== this.#entry.href || count < this.#workers.length) return false;
     this.#count = count;
-    while (this.#workers.length < Math.min(count, atOnce)) this.#start();
+    this.#atOnce = atOnce;
+    this.#startNext();
+    return true;
   }
 
   /**
@@ -32,11 +47,8 @@ export class WaitingThreads {
    * has failed: threads that are started anew then tell why.
    */
   take(entry: URL, count: number): readonly Worker[] | null {
-    if (this.#failed || entry.href !== this.#entry.href || count !== this.#count || this.#workers.length === 0)
-      return null;
-    while (this.#workers.length < count) this.#start();
-    const workers = this.#workers;
-    this.#workers = [];
+    if (count !== this.#count || !this.grow(entry, count)) return null;
+    const workers = this.#leave();
     for (const worker of workers)
       worker.off('message', this.#loaded).off('error', this.#fails).off('exit', this.#fails);
     return workers;
@@ -44,8 +56,7 @@ export class WaitingThreads {
 
   /** Ends those that nobody has taken. (They are told to: by force, one that is just loading native code would end the process.) */
   async end(): Promise<void> {
-    const workers = this.#workers;
-    this.#workers = [];
+    const workers = this.#leave();
     await Promise.all(
       workers.map(
         (worker) =>
@@ -59,10 +70,20 @@ export class WaitingThreads {
     );
   }
 
-  #start(): void {
-    const worker = new Worker(this.#entry, { workerData: WAITS, name: `plexus rank ${this.#workers.length}` });
-    // (The first thing that it says is that it has loaded.)
-    worker.once('message', this.#loaded).on('error', this.#fails).on('exit', this.#fails);
-    this.#workers.push(worker);
+  #leave(): readonly Worker[] {
+    const workers = this.#workers;
+    this.#workers = [];
+    this.#over = true;
+    return workers;
+  }
+
+  #startNext(): void {
+    while (!this.#over && this.#workers.length < this.#count && this.#loading < this.#atOnce) {
+      const worker = new Worker(this.#entry, { workerData: WAITS, name: `plexus rank ${this.#workers.length}` });
+      // (The first thing that it says is that it has loaded.)
+      worker.once('message', this.#loaded).on('error', this.#fails).on('exit', this.#fails);
+      this.#workers.push(worker);
+      this.#loading++;
+    }
   }
 }
