@@ -1,9 +1,6 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-/** Data of a worker thread that is started before there is a job for it: the first message is the job, or null for none. */
-export const WAITS = 'waits';
-
 /**
  * The module that worker threads run. Node 20 cannot run TypeScript, so from the sources the built file is used; Deno
  * runs the sources as they are.

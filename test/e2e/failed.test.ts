@@ -9,7 +9,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { isMainThread, workerData } from 'node:worker_threads';
 import { type Module, init, nn, param } from 'plexus/modules';
 
-const rank: number | null = isMainThread ? null : workerData.job.rank;
+const rank: number | null = isMainThread ? null : workerData.rank;
 ${top}
 
 const odd: Module = {

@@ -64,7 +64,7 @@ export class WorkerPool implements Workers {
     this.#workers = jobs.map((job, rank) => {
       const own = links[rank] as (typeof links)[number];
       const progress = this.#board.buffers[rank] as SharedArrayBuffer;
-      const data = { job: { ...job, progress }, links: own };
+      const data = { rank, job: { ...job, progress }, links: own };
       const transferList = own.ports.filter((port) => port !== null);
       const waits = there?.[rank];
       if (!waits) return new Worker(entry, { workerData: data, transferList, name: `plexus rank ${rank}` });

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { WAITS } from '../../worker/index.ts';
+import type { WaitingData } from '../../worker/index.ts';
 
 /**
  * Worker threads that are started before there is a job for them: while data is read and the run is planned, they load their
@@ -79,7 +79,9 @@ export class WaitingThreads {
 
   #startNext(): void {
     while (!this.#over && this.#workers.length < this.#count && this.#loading < this.#atOnce) {
-      const worker = new Worker(this.#entry, { workerData: WAITS, name: `plexus rank ${this.#workers.length}` });
+      const rank = this.#workers.length;
+      const workerData: WaitingData = { rank };
+      const worker = new Worker(this.#entry, { workerData, name: `plexus rank ${rank}` });
       // (The first thing that it says is that it has loaded.)
       worker.once('message', this.#loaded).on('error', this.#fails).on('exit', this.#fails);
       this.#workers.push(worker);
