@@ -44,16 +44,14 @@ function entryOf({ scheduler }: ResolvedConfig): URL {
 
 /**
  * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
- * none, or there are more of them than cores. Where each core gets one, they are started one after another: the preparation has a core
- * to itself meanwhile.
+ * none, or no core would be left for the preparation. As many load at a time as leave it one.
  * @param begun threads that are there already; they become the run's if they can
  */
 export function startThreadsAhead(config: ResolvedConfig, begun: WaitingThreads | null = null): WaitingThreads | null {
-  const world = worldSize(config.parallel);
   const cores = availableParallelism();
-  if (schedulerNamed(config.scheduler.name).alone || cores < 2 || world > cores || 'Deno' in globalThis) return null;
-  const [entry, atOnce] = [entryOf(config), Math.min(world, cores - 1)];
-  return begun?.grow(entry, world, atOnce) ? begun : new WaitingThreads(entry, world, atOnce);
+  if (schedulerNamed(config.scheduler.name).alone || cores < 2 || 'Deno' in globalThis) return null;
+  const [entry, world] = [entryOf(config), worldSize(config.parallel)];
+  return begun?.grow(entry, world, cores - 1) ? begun : new WaitingThreads(entry, world, cores - 1);
 }
 
 /** Starts one thread of this process for each rank. */
