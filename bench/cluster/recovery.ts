@@ -7,7 +7,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { Cluster, type Event, type Outcome, type Training } from '../../test/chaos/cluster.ts';
+import { Cluster, type Event, type Outcome, sameOutcome, type Training } from '../../test/chaos/cluster.ts';
 import type { Proc } from '../../test/chaos/processes.ts';
 import type { ProjectOptions } from '../../test/chaos/project.ts';
 import { generator, median } from '../../test/chaos/soak.ts';
@@ -222,7 +222,7 @@ try {
     const outcome = await run.outcome(120_000);
     measured.runs += 1;
     measured.stepMs.push(steps());
-    if (JSON.stringify(outcome) !== JSON.stringify(measured.expected)) measured.wrong += 1;
+    if (!sameOutcome(outcome, measured.expected)) measured.wrong += 1;
     keep(measured);
     console.log(
       `run ${measured.runs}: ${measured.kills} of ${kills} kills so far, ${measured.recoveries.length} recoveries, ${measured.wrong} runs with other bits`,

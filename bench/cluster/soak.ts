@@ -2,6 +2,7 @@
 // coordinator and nats-server killed, workers frozen, links cut and swallowed); its bits must be those of the
 // undisturbed run, and memory flat.
 import { parseArgs } from 'node:util';
+import { sameOutcome } from '../../test/chaos/cluster.ts';
 import { soak } from '../../test/chaos/soak.ts';
 
 const { values } = parseArgs({
@@ -31,7 +32,7 @@ for (const { name, samples, early, late } of report.memory) {
     `  median of the second quarter ${early}, of the last ${late}: ${(late / early).toFixed(2)}× (target ≤ 1.1)`,
   );
 }
-const equal = JSON.stringify(report.outcome) === JSON.stringify(report.expected);
+const equal = sameOutcome(report.outcome, report.expected);
 console.log(
   equal
     ? `${report.outcome.samples} samples, each once; weights ${report.outcome.weights.slice(0, 16)}… are the undisturbed run's`

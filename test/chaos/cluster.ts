@@ -1,4 +1,5 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { NatsServers, type ServersOptions } from './nats.ts';
@@ -22,6 +23,13 @@ export interface Outcome {
   readonly steps: readonly number[];
   /** Their losses: where two runs part is seen here. */
   readonly lossOfSteps: readonly number[];
+  /** SHA-256 of each tensor of its last checkpoint, optimizer state included, by name. */
+  readonly tensors: Readonly<Record<string, string>>;
+}
+
+/** The tensors in which two runs ended differently, of those that both have in their folders. */
+export function differing(one: Outcome, other: Outcome): string[] {
+  return Object.keys(one.tensors).filter((name) => name in other.tensors && one.tensors[name] !== other.tensors[name]);
 }
 
 /** At which instruction a process sleeps or dies: see at-instruction.mjs. */
@@ -37,6 +45,12 @@ export type AtInstruction =
       /** File that says that it has happened: set by `Cluster.once`. */
       readonly once?: string;
     };
+
+/** Whether two runs came to the same: losses, weights and the rest to the bit. */
+export function sameOutcome(one: Outcome, other: Outcome): boolean {
+  const compared = (outcome: Outcome) => JSON.stringify({ ...outcome, tensors: {} });
+  return compared(one) === compared(other) && differing(one, other).length === 0;
+}
 
 /** How one process of the command line is started. */
 export interface PlexusOptions extends ProcOptions {
@@ -112,7 +126,28 @@ export function outcomeOf(dir: string): Outcome {
     samples: summary.samples_seen as number,
     steps: steps.map(({ step }) => step),
     lossOfSteps: steps.map(({ loss }) => loss ?? Number.NaN),
+    tensors: lastTensors(join(dir, 'checkpoints')),
   };
+}
+
+/** See `Outcome.tensors`. */
+function lastTensors(folder: string): Record<string, string> {
+  const steps = existsSync(folder) ? readdirSync(folder).filter((name) => /^step-\d+$/.test(name)) : [];
+  const last = steps.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5))).at(-1);
+  const shards =
+    last === undefined ? [] : readdirSync(join(folder, last)).filter((name) => name.endsWith('.safetensors'));
+  const tensors: Record<string, string> = {};
+  for (const shard of shards) {
+    const bytes = readFileSync(join(folder, last as string, shard));
+    const start = 8 + Number(bytes.readBigUInt64LE(0));
+    const header = JSON.parse(bytes.toString('utf8', 8, start)) as Record<string, { data_offsets?: [number, number] }>;
+    for (const [name, { data_offsets: place }] of Object.entries(header))
+      if (place)
+        tensors[name] = createHash('sha256')
+          .update(bytes.subarray(start + place[0], start + place[1]))
+          .digest('hex');
+  }
+  return tensors;
 }
 
 /** Options of a cluster. */
