@@ -7,7 +7,7 @@ export default defineConfig({
     // Tests start worker threads and native sessions of their own: one file at a time per core is enough.
     pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: 120_000,
     hookTimeout: 60_000,
   },
 });
