@@ -26,6 +26,7 @@ export * from './linked-transport.ts';
 export * from './local.ts';
 export * from './nats.ts';
 export * from './nats-connect.ts';
+export { type RetryOptions, retryCall } from './nats-retry.ts';
 export * from './nats-server.ts';
 export { type ConnectionWatcher, connectionUp, lacksJetStream, watchConnection } from './nats-status.ts';
 export { sweepSharedMemory } from './own-files.ts';

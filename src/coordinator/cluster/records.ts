@@ -1,10 +1,11 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream } from '../../comm/index.ts';
+import { lacksJetStream, retryCall } from '../../comm/index.ts';
 import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
 import { ClusterError } from './errors.ts';
+
+const RETRY_MS = 100;
 
 /** A record as the server has it. */
 export interface Stored<T> {
@@ -136,31 +137,43 @@ export class Records {
   }
 
   async #insist<T>(what: string, call: (kv: KV) => Promise<T>): Promise<T> {
-    const until = performance.now() + this.#deadlineMs;
-    for (;;) {
-      this.#signal.throwIfAborted();
+    const inBucket = async (): Promise<T> => {
       try {
         this.#bucket ??= this.#open();
         return await call(await this.#bucket);
       } catch (error) {
         this.#bucket = null;
-        if (this.#use === 'look' && isMissing(error)) throw new NoSuchJob(this.job, error);
-        if (this.connection.isClosed() || performance.now() > until || this.#isRefusal(error))
-          throw new ClusterError(
-            `the records of job '${this.job}' cannot be reached (${what}): ${messageOf(error)}; ` +
-              'is the NATS server up, with JetStream (nats-server -js), and may this user use the bucket?',
-            { cause: error },
-          );
-        await sleep(100, undefined, { signal: this.#signal });
+        throw error;
       }
+    };
+    try {
+      return await retryCall(this.connection, inBucket, {
+        deadlineMs: this.#deadlineMs,
+        pauseMs: RETRY_MS,
+        isFinal: (error) => this.#isRefusal(error),
+        signal: this.#signal,
+      });
+    } catch (error) {
+      if (this.#signal.aborted) throw error;
+      if (this.#isMissing(error)) throw new NoSuchJob(this.job, error);
+      throw new ClusterError(
+        `the records of job '${this.job}' cannot be reached (${what}): ${messageOf(error)}; ` +
+          'is the NATS server up, with JetStream (nats-server -js), and may this user use the bucket?',
+        { cause: error },
+      );
     }
   }
 
   /** What no repetition mends. */
   #isRefusal(error: unknown): boolean {
-    if (error instanceof ClusterError || lacksJetStream(this.connection, error)) return true;
+    if (error instanceof ClusterError || this.#isMissing(error) || lacksJetStream(this.connection, error)) return true;
     const { name, message } = error as Error;
     return /Permission|Authorization/.test(name ?? '') || /insufficient|maximum .* exceeded/i.test(message ?? '');
+  }
+
+  /** Who only looks finds no bucket. */
+  #isMissing(error: unknown): boolean {
+    return this.#use === 'look' && /stream not found|no stream matches/i.test((error as Error).message);
   }
 
   async #open(): Promise<KV> {
@@ -176,10 +189,6 @@ export class NoSuchJob extends ClusterError {
   constructor(job: string, cause: unknown) {
     super(`the server knows no job '${job}': has a worker or coordinator of it been started?`, { cause });
   }
-}
-
-function isMissing(error: unknown): boolean {
-  return /stream not found|no stream matches/i.test((error as Error).message);
 }
 
 function parse<T>(bytes: Uint8Array, key: string): T {

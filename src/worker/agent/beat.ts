@@ -1,6 +1,6 @@
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream, watchConnection } from '../../comm/index.ts';
+import { lacksJetStream, retryCall, watchConnection } from '../../comm/index.ts';
 import { makeBucket } from './bucket.ts';
 import { clusterKeys, type GenerationRecord, type MemberRecord } from './protocol.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -9,30 +9,25 @@ import { AgentRefusal } from './refusal.ts';
 export type Standing = Pick<MemberRecord, 'generation' | 'ranks'>;
 
 /** How often a server that is there but has no answer yet (a cluster that elects its leader) is asked, and how long. */
-const OPEN_RETRY_MS = 250;
-const OPEN_MS = 15_000;
+const OPENING = { deadlineMs: 15_000, pauseMs: 250 };
 
 /**
  * Opens a job's bucket, making it if there is none.
  * @throws AgentRefusal saying what to start if the server has no JetStream
  */
 export async function openBucket(connection: NatsConnection, job: string): Promise<KV> {
-  const until = performance.now() + OPEN_MS;
-  for (;;) {
-    try {
-      return await makeBucket(connection, job);
-    } catch (error) {
-      const { name, message } = error as Error;
-      const final = lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
-      if (!final && !connection.isClosed() && performance.now() < until) {
-        await new Promise((resolve) => setTimeout(resolve, OPEN_RETRY_MS));
-        continue;
-      }
-      throw new AgentRefusal(
-        `the NATS server at ${connection.getServer()} gives no JetStream bucket ${clusterKeys.bucket(job)} (${message || name}): start it with JetStream (plexus up, or nats-server -js -sd FOLDER), and let this login use it`,
-        { cause: error },
-      );
-    }
+  const isFinal = (error: unknown): boolean => {
+    const { name, message } = error as Error;
+    return lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
+  };
+  try {
+    return await retryCall(connection, () => makeBucket(connection, job), { ...OPENING, isFinal });
+  } catch (error) {
+    const { name, message } = error as Error;
+    throw new AgentRefusal(
+      `the NATS server at ${connection.getServer()} gives no JetStream bucket ${clusterKeys.bucket(job)} (${message || name}): start it with JetStream (plexus up, or nats-server -js -sd FOLDER), and let this login use it`,
+      { cause: error },
+    );
   }
 }
 
@@ -78,21 +73,8 @@ export class Beat {
   /** Puts the record for the first time. @throws the client's error if that cannot be done */
   async start(): Promise<void> {
     // (A bucket that was made just now may still be electing who leads it.)
-    const until = performance.now() + OPEN_MS;
-    while (!(await this.#putOr(performance.now() < until)))
-      await new Promise((resolve) => setTimeout(resolve, OPEN_RETRY_MS));
+    await retryCall(this.#connection, () => this.#put(), { ...OPENING, isFinal: () => false });
     this.#timer = setInterval(() => void this.#beat(), this.#record.leaseMs / 4);
-  }
-
-  /** Puts the record; with `patient` a failure is no more than a false. */
-  async #putOr(patient: boolean): Promise<boolean> {
-    try {
-      await this.#put();
-      return true;
-    } catch (error) {
-      if (!patient || this.#connection.isClosed()) throw error;
-      return false;
-    }
   }
 
   /** What the agent does has changed. */

@@ -1,7 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream } from '../../../comm/index.ts';
+import { lacksJetStream, retryCall } from '../../../comm/index.ts';
 import { CheckpointError } from '../errors.ts';
 
 /** Bytes of a message at most; a server may allow fewer. */
@@ -64,7 +63,7 @@ export class ChunkStream {
   ): Promise<ChunkStream> {
     const { DiscardPolicy, JetStreamApiError, jetstream, jetstreamManager, RetentionPolicy, StorageType } =
       await client();
-    const openOnce = async (): Promise<JetStreamManager> => {
+    const openManager = async (): Promise<JetStreamManager> => {
       const manager = await jetstreamManager(connection, { timeout: patience.deadlineMs });
       await manager.streams.info(name).catch(async (error: unknown) => {
         if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
@@ -81,26 +80,23 @@ export class ChunkStream {
       });
       return manager;
     };
-    const until = performance.now() + patience.deadlineMs;
-    for (;;) {
-      try {
-        return new ChunkStream(connection, jetstream(connection), await openOnce(), name, prefix, patience);
-      } catch (error) {
-        const none = lacksJetStream(connection, error);
+    const lacks = (error: unknown) => lacksJetStream(connection, error);
+    try {
+      const manager = await retryCall(connection, openManager, {
+        ...patience,
+        pauseMs: RETRY_MS,
         // (A cluster that elects its leader has no answer either, for a moment.)
-        const passing = !none && (error as Error).name === 'JetStreamNotEnabled' && !connection.isClosed();
-        if (passing && performance.now() + RETRY_MS < until) {
-          await sleep(RETRY_MS);
-          continue;
-        }
-        const server = connection.getServer();
-        throw new CheckpointError(
-          none
-            ? `the NATS server ${server} has no JetStream, where checkpoints are to be kept (run.store: nats): start it with -js, or set run.store to folder`
-            : `checkpoints cannot be kept in the JetStream stream '${name}' of ${server}: ${(error as Error).message}`,
-          { cause: error },
-        );
-      }
+        isFinal: (error) => lacks(error) || (error as Error).name !== 'JetStreamNotEnabled',
+      });
+      return new ChunkStream(connection, jetstream(connection), manager, name, prefix, patience);
+    } catch (error) {
+      const server = connection.getServer();
+      throw new CheckpointError(
+        lacks(error)
+          ? `the NATS server ${server} has no JetStream, where checkpoints are to be kept (run.store: nats): start it with -js, or set run.store to folder`
+          : `checkpoints cannot be kept in the JetStream stream '${name}' of ${server}: ${(error as Error).message}`,
+        { cause: error },
+      );
     }
   }
 
@@ -174,25 +170,21 @@ export class ChunkStream {
   /** Tries again while the server is away; what it refuses is refused. */
   async #insist<T>(what: string, call: () => Promise<T>): Promise<T> {
     const { JetStreamApiError } = await client();
-    const { deadlineMs } = this.#patience;
+    const isRefused = (error: unknown) => error instanceof JetStreamApiError && error.status < 500;
     const began = performance.now();
-    for (;;) {
-      try {
-        return await call();
-      } catch (error) {
-        const refused = error instanceof JetStreamApiError && error.status < 500;
-        const left = deadlineMs - (performance.now() - began);
-        if (!refused && !isFullStream(error) && left > RETRY_MS && !this.#connection.isClosed()) {
-          await sleep(RETRY_MS);
-          continue;
-        }
-        const { message } = error as Error;
-        const seconds = ((performance.now() - began) / 1000).toFixed(1);
-        throw new CheckpointError(
-          `the NATS server ${this.#connection.getServer()} did not ${what} in the stream '${this.#name}': ${message}${refused ? '' : ` (after ${seconds} s)`}`,
-          { cause: error },
-        );
-      }
+    try {
+      return await retryCall(this.#connection, call, {
+        ...this.#patience,
+        pauseMs: RETRY_MS,
+        isFinal: (error) => isRefused(error) || isFullStream(error),
+      });
+    } catch (error) {
+      const { message } = error as Error;
+      const seconds = ((performance.now() - began) / 1000).toFixed(1);
+      throw new CheckpointError(
+        `the NATS server ${this.#connection.getServer()} did not ${what} in the stream '${this.#name}': ${message}${isRefused(error) ? '' : ` (after ${seconds} s)`}`,
+        { cause: error },
+      );
     }
   }
 }
