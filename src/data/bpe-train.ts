@@ -1,3 +1,4 @@
+import { grown } from './grown.ts';
 import { PairHeap } from './pair-heap.ts';
 import { PairPlaces } from './pair-places.ts';
 import { pieceEnd } from './pieces.ts';
@@ -32,11 +33,7 @@ function wordsOf(corpus: Uint8Array): { words: WordTable; pieces: Int32Array } {
   let length = 0;
   for (let start = 0; start < corpus.length; ) {
     const end = pieceEnd(corpus, start);
-    if (length === pieces.length) {
-      const more = new Int32Array(2 * length);
-      more.set(pieces);
-      pieces = more;
-    }
+    if (length === pieces.length) pieces = grown(pieces, 2 * length);
     pieces[length++] = words.numberOf(corpus, start, end, Number.POSITIVE_INFINITY);
     start = end;
   }

@@ -1,3 +1,4 @@
+import { grown } from './grown.ts';
 import { WordTable } from './word-table.ts';
 
 const FIRST_TOKENS = 4096;
@@ -67,10 +68,4 @@ export class KnownWords {
     for (let i = from; i < to; i++) this.tokens[end++] = ids[i] as number;
     this.starts[word + 1] = end;
   }
-}
-
-function grown(old: Int32Array, length: number): Int32Array {
-  const larger = new Int32Array(length);
-  larger.set(old);
-  return larger;
 }

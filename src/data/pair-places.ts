@@ -1,3 +1,5 @@
+import { grown } from './grown.ts';
+
 const BYTES = 256;
 const NONE = -1;
 
@@ -148,8 +150,8 @@ export class PairPlaces {
   private append(pair: number, at: number): void {
     const entry = this.entries++;
     if (entry === this.place.length) {
-      this.place = twice(this.place);
-      this.later = twice(this.later);
+      this.place = grown(this.place, 2 * entry);
+      this.later = grown(this.later, 2 * entry);
     }
     const last = this.last[pair] as number;
     if (last === NONE) this.first[pair] = entry;
@@ -165,10 +167,4 @@ export class PairPlaces {
     const pair = this.pairAt[at] as number;
     this.count[pair] = (this.count[pair] as number) - (this.weight[at] as number);
   }
-}
-
-function twice(old: Int32Array): Int32Array {
-  const larger = new Int32Array(2 * old.length);
-  larger.set(old);
-  return larger;
 }

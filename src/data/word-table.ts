@@ -1,3 +1,5 @@
+import { grown } from './grown.ts';
+
 /** Few: an engine that has seen a table grow before it compiles the loop around it need not compile that again. */
 const FIRST_WORDS = 16;
 
@@ -59,9 +61,9 @@ export class WordTable {
     const word = this.size++;
     const from = this.starts[word] as number;
     const to = from + end - start;
-    if (to > this.bytes.length) this.bytes = grown(this.bytes, new Uint8Array(2 * to));
-    if (word + 1 === this.starts.length) this.starts = grown(this.starts, new Int32Array(2 * word + 2));
-    if (word === this.hashes.length) this.hashes = grown(this.hashes, new Int32Array(2 * word));
+    if (to > this.bytes.length) this.bytes = grown(this.bytes, 2 * to);
+    if (word + 1 === this.starts.length) this.starts = grown(this.starts, 2 * word + 2);
+    if (word === this.hashes.length) this.hashes = grown(this.hashes, 2 * word);
     for (let i = start, j = from; i < end; i++, j++) this.bytes[j] = text[i] as number;
     this.starts[word + 1] = to;
     this.hashes[word] = hash;
@@ -80,9 +82,4 @@ export class WordTable {
     }
     this.slots = slots;
   }
-}
-
-function grown<T extends Uint8Array | Int32Array>(old: T, larger: T): T {
-  larger.set(old);
-  return larger;
 }
