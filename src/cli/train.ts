@@ -86,7 +86,7 @@ export async function train(
     };
     const events = place
       ? clusterRun(await calls(), wanted, { nats: place.nats, job: place.job, ...pick(options), signal })
-      : localRun(wanted, signal, outside.begun ?? null);
+      : localRun(wanted, { signal, begun: outside.begun ?? null });
     const to = (event: RunEvent): void => {
       outside.onEvent?.(event);
       view.event(event);
@@ -122,11 +122,9 @@ interface Wanted {
 
 function localRun(
   { config, resume: run, change }: Wanted,
-  signal: AbortSignal,
-  begun: WaitingThreads | null,
+  options: { readonly signal: AbortSignal; readonly begun: WaitingThreads | null },
 ): AsyncIterable<RunEvent> {
-  if (run !== undefined) return resume(run, change, { signal });
-  return start(config, { signal, begun });
+  return run === undefined ? start(config, options) : resume(run, change, options);
 }
 
 function clusterRun(

@@ -1,6 +1,5 @@
-import { availableParallelism } from 'node:os';
 import { workerEntryUrl } from '../worker/index.ts';
-import { WaitingThreads } from './launch/index.ts';
+import { threadsAtOnce, WaitingThreads } from './launch/index.ts';
 
 /**
  * Starts a worker thread before so much as the config has been read (or the code that reads it), of the kind that most runs use:
@@ -8,5 +7,5 @@ import { WaitingThreads } from './launch/index.ts';
  * core would be left for the preparation. Whoever calls this calls `end` in the end.
  */
 export function startFirstThread(): WaitingThreads | null {
-  return availableParallelism() < 2 || 'Deno' in globalThis ? null : new WaitingThreads(workerEntryUrl(), 1);
+  return threadsAtOnce() < 1 ? null : new WaitingThreads(workerEntryUrl(), 1);
 }

@@ -1,10 +1,9 @@
-import { availableParallelism } from 'node:os';
 import type { ResolvedModel } from '../modules/index.ts';
 import { formatInstruction, type Program, worldSize } from '../plan/index.ts';
 import { type WorkerJob, workerEntryUrl } from '../worker/index.ts';
 import type { ResolvedConfig } from './config/index.ts';
 import type { Execution, Launched } from './execution.ts';
-import { WaitingThreads, WorkerPool } from './launch/index.ts';
+import { threadsAtOnce, WaitingThreads, WorkerPool } from './launch/index.ts';
 import type { PreparedRun } from './prepare.ts';
 import { schedulerNamed } from './scheduler.ts';
 
@@ -45,13 +44,15 @@ function entryOf({ scheduler }: ResolvedConfig): URL {
 /**
  * Starts the threads of a run that has not been prepared yet, so that both take their time together. Null where the scheduler wants
  * none, or no core would be left for the preparation. As many load at a time as leave it one.
- * @param begun threads that are there already; they become the run's if they can
+ * @param begun threads that are there already; they become the run's if they can, and are ended otherwise
  */
 export function startThreadsAhead(config: ResolvedConfig, begun: WaitingThreads | null = null): WaitingThreads | null {
-  const cores = availableParallelism();
-  if (schedulerNamed(config.scheduler.name).alone || cores < 2 || 'Deno' in globalThis) return null;
+  const atOnce = threadsAtOnce();
+  const wanted = atOnce > 0 && !schedulerNamed(config.scheduler.name).alone;
   const [entry, world] = [entryOf(config), worldSize(config.parallel)];
-  return begun?.grow(entry, world, cores - 1) ? begun : new WaitingThreads(entry, world, cores - 1);
+  if (wanted && begun?.grow(entry, world, atOnce)) return begun;
+  void begun?.end();
+  return wanted ? new WaitingThreads(entry, world, atOnce) : null;
 }
 
 /** Starts one thread of this process for each rank. */

@@ -54,7 +54,6 @@ export type Runner = (execution: Execution) => AsyncIterable<RunEvent>;
  */
 export async function* train(source: ConfigInput, options: RunOptions = {}): AsyncGenerator<RunEvent, void> {
   const began = performance.now();
-  const { begun = null } = options;
   const config = resolveConfig(source, options.overrides);
   if (config.comm.control !== 'local')
     throw config.origin.fail([
@@ -64,14 +63,12 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
       },
     ]);
   checkMachine(config);
-  const waiting = startThreadsAhead(config, begun);
-  const others = waiting === begun ? null : begun?.end();
+  const waiting = startThreadsAhead(config, options.begun);
   try {
     const run: Runner = (execution) => execute({ ...execution, waiting });
     yield* trainNew(config, { began, signal: options.signal ?? null, run });
   } finally {
-    await waiting?.end();
-    await others;
+    await Promise.all([waiting?.end(), options.begun?.end()]);
   }
 }
 
@@ -137,8 +134,10 @@ export async function* trainOn(
     options.control,
   );
   if (options.control === 'local') checkMachine(config);
-  const unlock = await lockRun(folder.path);
+  const waiting = options.control === 'local' ? startThreadsAhead(config, options.begun) : null;
+  let unlock: (() => Promise<void>) | null = null;
   try {
+    unlock = await lockRun(folder.path);
     const usable = await newestCheckpoint(folder.checkpoints, options.step);
     // Where the scheduler decides how many steps there are, that is known only when it has seen the data.
     const decided = schedulerNamed(config.scheduler.name).prepare !== undefined;
@@ -168,6 +167,7 @@ export async function* trainOn(
       began,
       signal: options.signal ?? null,
       from: usable,
+      waiting,
     })) {
       // Only now is it sure that the run can go on with them: a change that does not fit must not spoil the folder.
       if (event.type === 'started') {
@@ -177,7 +177,7 @@ export async function* trainOn(
       yield event;
     }
   } finally {
-    await unlock();
+    await Promise.all([waiting?.end(), options.begun?.end(), unlock?.()]);
   }
 }
 

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir, readFile, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   complete,
   evaluateRun,
@@ -13,7 +13,9 @@ import {
   readMetrics,
   resume,
   runFolderAt,
+  startFirstThread,
   train,
+  type WaitingThreads,
 } from '../../src/coordinator/index.ts';
 import '../../src/schedulers/index.ts';
 
@@ -117,8 +119,12 @@ describe('train', () => {
     expect(existsSync(stopped.checkpoint as string)).toBe(true);
     expect(existsSync(runFolderAt(stopped.dir).summary)).toBe(false);
     const second: RunEvent[] = [];
-    const events = resume(stopped.dir, ['parallel.data=1', 'parallel.expert=1', 'parallel.pipeline=2']);
+    const begun = startFirstThread() as WaitingThreads;
+    const taken = vi.spyOn(begun, 'take');
+    const events = resume(stopped.dir, ['parallel.data=1', 'parallel.expert=1', 'parallel.pipeline=2'], { begun });
     const finished = await complete(events, (event) => second.push(event));
+    // The thread that was there already, and one more.
+    expect(taken.mock.results.map(({ value }) => value?.length)).toEqual([2]);
     expect(second.find((event) => event.type === 'step')).toMatchObject({ step: stopped.step + 1 });
     expect(finished.summary?.weights_sha256).toBe(whole.summary.weights_sha256);
     expect(finished.summary?.losses_sha256).toBe(whole.summary.losses_sha256);

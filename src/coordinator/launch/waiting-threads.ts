@@ -1,5 +1,11 @@
+import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { WaitingData } from '../../worker/index.ts';
+
+/** How many threads may load while a run is prepared, so that a core is left for that. Under Deno none: its threads load no faster. */
+export function threadsAtOnce(): number {
+  return 'Deno' in globalThis ? 0 : availableParallelism() - 1;
+}
 
 /**
  * Worker threads that are started before there is a job for them: while data is read and the run is planned, they load their
@@ -11,6 +17,7 @@ export class WaitingThreads {
   #atOnce = 0;
   #loading = 0;
   #workers: Worker[] = [];
+  #ended: Promise<void> | null = null;
   /** One has failed, or they are handed over or ended. */
   #over = false;
   readonly #fails = (): void => {
@@ -55,7 +62,12 @@ export class WaitingThreads {
   }
 
   /** Ends those that nobody has taken. (They are told to: by force, one that is just loading native code would end the process.) */
-  async end(): Promise<void> {
+  end(): Promise<void> {
+    this.#ended ??= this.#end();
+    return this.#ended;
+  }
+
+  async #end(): Promise<void> {
     const workers = this.#leave();
     await Promise.all(
       workers.map(
