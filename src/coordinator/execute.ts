@@ -76,6 +76,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         tokensPerExample: dataset.tokensPerExample,
         unit,
         folder: folder.path,
+        oneGradient: prepared.local === null,
         plan: prepared.scheduling?.plan ?? null,
         model: prepared.model,
         flops: exampleFlops(prepared),

@@ -154,6 +154,10 @@ export class JobRank implements Rank {
     return this.#snapshotRing().take(step);
   }
 
+  digests(taken: SnapshotTaken): readonly string[] | null {
+    return this.#parts.job.train.mesh.data > 1 ? this.#snapshotRing().digests(taken) : null;
+  }
+
   snapshots(): SnapshotShare {
     return this.#snapshotRing().share;
   }

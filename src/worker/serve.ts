@@ -166,7 +166,9 @@ class Snapshots {
   async take(id: number | null, step: number): Promise<void> {
     const taken = await this.#rank.snapshot(step);
     const share = this.#shared ? null : this.#rank.snapshots();
-    this.#post({ type: 'snapshotted', id, step: taken && step, share });
+    // (What only other threads of this machine look at is not compared.)
+    const digests = taken && id !== null ? this.#rank.digests(taken) : null;
+    this.#post({ type: 'snapshotted', id, step: taken && step, share, digests });
     this.#shared = true;
   }
 }

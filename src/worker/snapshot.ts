@@ -1,6 +1,7 @@
 import type { Engine } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
 import { type HeldTensor, shardFile } from './held-tensors.ts';
+import { digestsOf } from './snapshot-digest.ts';
 import {
   layOut,
   SLOT_FIELDS,
@@ -78,6 +79,11 @@ export class SnapshotRing {
       return { step, slot };
     }
     return null;
+  }
+
+  /** Digests of a copy's tensors, in the order of `share.tensors`. To be called before the next is taken. */
+  digests({ slot }: SnapshotTaken): string[] {
+    return digestsOf(this.#views[slot] as readonly Float32Array[]);
   }
 
   async #copy(views: readonly Float32Array[]): Promise<void> {

@@ -109,6 +109,10 @@ export class Training {
     const finished = this.events.findLast(({ type }) => type === 'finished');
     if (code !== 0 || finished?.status !== 'completed')
       throw new Error(`${this.proc.name} did not complete its run\n${this.#cluster.processes.describe()}`);
+    const differ = this.of('warning').find(({ message }) =>
+      /other bits than|gradient's norm is/.test(message as string),
+    );
+    if (differ) throw new Error(`${this.proc.name}: ${differ.message as string}`);
     return outcomeOf(finished.dir as string);
   }
 }

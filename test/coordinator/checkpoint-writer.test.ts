@@ -43,6 +43,7 @@ function copy(step: number) {
   let released = 0;
   const snapshot: WorkersSnapshot = {
     step,
+    differing: null,
     async write() {
       const error = await asked;
       if (error) throw error;

@@ -61,6 +61,7 @@ async function trial(
       tokensPerExample: 16,
       unit: 'tokens',
       folder: folder.path,
+      oneGradient: true,
       plan: null,
       flops: { forward: 1, backward: 2 },
       model: { layers: [], loss: { kind: 'none', forward: () => [] } },
@@ -112,6 +113,18 @@ describe('the sync scheduler', () => {
     expect(events.flatMap((event) => (event.type === 'warning' ? [event.message] : []))).toEqual([
       'something about step 1',
     ]);
+  });
+
+  it.each([
+    ['forget', 'after step 4 rank 1 holds other bits than rank 0 in param/shared'],
+    ['norm', "in step 4 the gradient's norm is 1 on rank 0, but rank 1 has 2"],
+  ])('warns once of replicas that differ (%s), and goes on', async (misbehave, message) => {
+    const model = { misbehave, who: 1, at: 3 };
+    const { events, error } = await trial(misbehave, { steps: 7, checkpoint_every: 2 }, { model, world: 3 });
+    expect(error).toBeNull();
+    const warnings = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
+    expect(warnings).toEqual([expect.stringContaining(`${message}. Replicas have`)]);
+    expect(order(events).at(-1)).toBe('checkpointed 7');
   });
 
   it('evaluates and checkpoints when due and at the end, and keeps the last ones', async () => {

@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { differingReplicas, type RankDigests } from '../../src/coordinator/replicas.ts';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
 import { heldTensors } from '../../src/worker/held-tensors.ts';
 import { createRanks, type InitialSource, runInProcess, SnapshotShelf } from '../../src/worker/index.ts';
@@ -60,6 +61,35 @@ describe('a snapshot', () => {
     const written = shelves.flatMap(({ share }) => share.tensors.filter(({ writes }) => writes));
     expect(new Set(written.map(({ name }) => name)).size).toBe(written.length);
     for (const { share } of shelves) expect(share.tensors.every(({ offset }) => offset % 64 === 0)).toBe(true);
+  });
+
+  it('tells by its digests which ranks do not hold what others hold', async () => {
+    const { jobs, overrides } = await makeJobs({ ...moe, parallel: { data: 4, pipeline: 2, expert: 2 } });
+    const told: (string | null)[] = [];
+    await runInProcess(jobs, 2, {
+      overrides: { ...overrides, engine },
+      finally: async (ranks) => {
+        const compare = async (step: number): Promise<void> => {
+          const held: RankDigests[] = [];
+          for (const rank of ranks) {
+            const taken = (await rank.snapshot(step))!;
+            held.push({ names: rank.snapshots().tensors.map(({ name }) => name), digests: rank.digests(taken) });
+          }
+          told.push(differingReplicas(step, held));
+        };
+        await compare(2);
+        await Promise.all(ranks.map((rank) => rank.step(2)));
+        // One bit of one weight of the last rank.
+        const [[, tensor] = [null, null]] = ranks.at(-1)!.held().tensors;
+        const { data } = engine.host(tensor!)!;
+        new Uint8Array(data.buffer, data.byteOffset)[0]! ^= 1;
+        await compare(3);
+      },
+    });
+    expect(told).toEqual([
+      null,
+      expect.stringMatching(/^after step 3 rank 7 holds other bits than rank \d in param\/[^ ,]*\. Replicas/),
+    ]);
   });
 
   it('that is read is left alone; the newest two are kept', async () => {

@@ -73,7 +73,7 @@ export class Hearing {
     const { workers, trouble } = this.#options;
     if (event.type === 'link-lost')
       trouble({ kind: 'link', rank: event.rank, peer: event.peer, reason: event.reason, at: performance.now() });
-    else if (event.type === 'snapshot') workers.receiveSnapshot(event.rank, event.id, agent, event.snapshot);
+    else if (event.type === 'snapshot') workers.receiveSnapshot(event);
     else if (event.type === 'worker') this.#said(agent, event.rank, event.event);
   }
 

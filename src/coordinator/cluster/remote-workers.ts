@@ -1,15 +1,16 @@
 import type { SplitName } from '../../data/index.ts';
 import type {
+  AgentEvent,
   LeafValues,
   ShardReport,
   SnapshotCommand,
-  SnapshotInfo,
   StepReport,
   WorkerCommand,
   WorkerEvent,
 } from '../../worker/index.ts';
 import { Ending } from '../ending.ts';
 import type { Workers, WorkersSnapshot } from '../launch/workers.ts';
+import { differingReplicas } from '../replicas.ts';
 import { Answers } from './answers.ts';
 import type { Crew } from './crew.ts';
 import { SourceGone } from './errors.ts';
@@ -128,6 +129,10 @@ export class RemoteWorkers implements Workers {
     let taken = await this.#snapshotAt(step);
     return {
       step,
+      differing: differingReplicas(
+        step,
+        taken.map(({ snapshot, digests }) => ({ names: snapshot.tensors.map(({ name }) => name), digests })),
+      ),
       write: async (dir) => {
         for (let attempt = 1; ; attempt++)
           try {
@@ -215,8 +220,8 @@ export class RemoteWorkers implements Workers {
   }
 
   /** Takes a snapshot that a rank was asked for. */
-  receiveSnapshot(rank: number, id: number, agent: string, snapshot: SnapshotInfo): void {
-    if (this.#crew) this.#answered(id, rank, { agent, rank, snapshot } satisfies RankSnapshot);
+  receiveSnapshot({ id, agent, rank, snapshot, digests }: Extract<AgentEvent, { type: 'snapshot' }>): void {
+    if (this.#crew) this.#answered(id, rank, { agent, rank, snapshot, digests } satisfies RankSnapshot);
   }
 
   #snapshotAt(step: number): Promise<RankSnapshot[]> {

@@ -126,10 +126,7 @@ export class WorkerPool implements Workers {
     this.#broadcast({ type: 'snapshot', id });
     const events = await this.#await<SnapshottedEvent>(`snapshotted ${id}`);
     for (const [rank, { share }] of events.entries()) if (share) this.#shelves[rank] = new SnapshotShelf(share);
-    return snapshotOf(
-      this.#shelves,
-      events.map(({ step }) => step),
-    );
+    return snapshotOf(this.#shelves, events);
   }
 
   /** Lets the workers end in good order and returns what they traced, by rank. */

@@ -6,6 +6,7 @@ import { SPAN, type StepReport, type TransitionAnswers } from '../../worker/inde
 import type { ResolvedConfig } from '../config/index.ts';
 import type { EvaluatedEvent, RunEvent, StepEvent } from '../events.ts';
 import { finishMetrics } from '../metrics.ts';
+import { differingNorms } from '../replicas.ts';
 import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog, UsableCheckpoint } from '../run/index.ts';
 import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
@@ -39,6 +40,8 @@ export interface SessionParts {
   readonly unit: 'tokens' | 'examples';
   /** Absolute path of the run folder. */
   readonly folder: string;
+  /** Whether all ranks have the same gradient in every step: not so where data ranks take local steps. */
+  readonly oneGradient: boolean;
   /** What the scheduler's preparation made. */
   readonly plan: unknown;
   /** As the ranks train it. */
@@ -66,6 +69,7 @@ export class RunSession implements Session {
   #warnedOfLog = false;
   /** What ranks have noted and nobody has been told. */
   readonly #notes: string[] = [];
+  #warnedOfReplicas = false;
   /** Whether the newest checkpoint has tensors of the scheduler's own. */
   #keptBySchedulers = false;
   /** The newest results, for the summary. */
@@ -203,6 +207,7 @@ export class RunSession implements Session {
     await writer.idle();
     this.checkStop();
     const snapshot = await this.#parts.pool.snapshot();
+    this.#compared(snapshot.differing);
     this.#keptBySchedulers = Object.keys(kept).length > 0;
     writer.start(withSchedulerTensors(snapshot, kept), this.#parts.checkpointInfo(), {
       began,
@@ -266,10 +271,18 @@ export class RunSession implements Session {
     // (Ranks of one step have much the same to say.)
     const noted = reports.find(({ note }) => note !== undefined);
     if (noted) this.#notes.push(noted.note as string);
+    if (this.#parts.oneGradient) this.#compared(differingNorms(reports));
     const event = stepEvent(reports, { step: this.#position, microbatches, units, ms });
     if (Number.isFinite(event.loss) && Number.isFinite(event.gradNorm)) return event;
     await this.settle();
     throw diverged(event, this.checkpointPath);
+  }
+
+  /** Replicas have been compared. (The first difference is told: all that comes later follows from it.) */
+  #compared(differing: string | null): void {
+    if (differing === null || this.#warnedOfReplicas) return;
+    this.#warnedOfReplicas = true;
+    this.#notes.push(differing);
   }
 
   async #record(event: StepEvent): Promise<void> {

@@ -18,6 +18,7 @@ export function withSchedulerTensors(
   if (names.length === 0) return snapshot;
   return {
     step: snapshot.step,
+    differing: snapshot.differing,
     async write(dir) {
       const shards = await snapshot.write(dir);
       const file = 'scheduler.safetensors';

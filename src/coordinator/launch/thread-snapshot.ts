@@ -1,15 +1,19 @@
-import { type ShardReport, type SnapshotShelf, writeSnapshotShard } from '../../worker/index.ts';
+import { type ShardReport, type SnapshotShelf, type WorkerEvent, writeSnapshotShard } from '../../worker/index.ts';
+import { differingReplicas } from '../replicas.ts';
 import type { WorkersSnapshot } from './workers.ts';
 
 /**
  * The copies that the threads of one process have made of their state, as one.
  * @param shelves by rank
- * @param steps the step that each has copied; null where it had no memory
+ * @param taken what each said of it
  * @throws Error if a rank has no copy, or they are of different steps
  */
-export function snapshotOf(shelves: readonly SnapshotShelf[], steps: readonly (number | null)[]): WorkersSnapshot {
+export function snapshotOf(
+  shelves: readonly SnapshotShelf[],
+  taken: readonly Pick<Extract<WorkerEvent, { type: 'snapshotted' }>, 'step' | 'digests'>[],
+): WorkersSnapshot {
   const views = shelves.map((shelf, rank) => {
-    const step = steps[rank] ?? null;
+    const step = taken[rank]?.step ?? null;
     return step === null ? null : shelf.acquire(step);
   });
   const release = (): void => {
@@ -22,11 +26,16 @@ export function snapshotOf(shelves: readonly SnapshotShelf[], steps: readonly (n
     throw new Error(
       missing >= 0
         ? `rank ${missing} had no memory for a copy of its state: all that it has is being read`
-        : `the ranks copied their state at different steps: ${steps.join(', ')}`,
+        : `the ranks copied their state at different steps: ${taken.map(({ step }) => step).join(', ')}`,
     );
   }
+  const held = taken.map(({ digests }, rank) => {
+    const { tensors } = (shelves[rank] as SnapshotShelf).share;
+    return { names: tensors.map(({ name }) => name), digests };
+  });
   return {
     step,
+    differing: differingReplicas(step, held),
     async write(dir) {
       // One after another: cores and disk are for training first.
       const shards: ShardReport[] = [];

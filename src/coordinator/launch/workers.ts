@@ -5,6 +5,8 @@ import type { ChosenExamples, LeafValues, ShardReport, StepReport, TransitionAns
 export interface WorkersSnapshot {
   /** Completed steps. */
   readonly step: number;
+  /** Which ranks hold other bits of something than others do; null if all agree. */
+  readonly differing: string | null;
   /** Writes the shards into an existing folder; resolves when they are on the disk. */
   write(dir: string): Promise<ShardReport[]>;
   /** Lets go of the copies. Must be called once, also after `write` has failed. */

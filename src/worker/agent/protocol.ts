@@ -254,7 +254,14 @@ export type AgentEvent = {
   readonly seq: number;
 } & (
   | { readonly type: 'worker'; readonly rank: number; readonly event: WorkerEvent }
-  | { readonly type: 'snapshot'; readonly rank: number; readonly id: number; readonly snapshot: SnapshotInfo }
+  | {
+      readonly type: 'snapshot';
+      readonly rank: number;
+      readonly id: number;
+      readonly snapshot: SnapshotInfo;
+      /** As in `WorkerEvent`. */
+      readonly digests: readonly string[] | null;
+    }
   /** Copies of others' tensors that are here from now on: told once for each rank and generation, kept up to date since. */
   | { readonly type: 'snapshots'; readonly snapshots: readonly SnapshotInfo[] }
   /** A link of a rank ended: who is suspected, before any lease has run out. */

@@ -210,7 +210,7 @@ export class RankRun {
     if (event.type === 'failed' || event.type === 'stopped') this.#letGo();
   }
 
-  #snapshotted({ id, step, share }: Extract<WorkerEvent, { type: 'snapshotted' }>): void {
+  #snapshotted({ id, step, share, digests }: Extract<WorkerEvent, { type: 'snapshotted' }>): void {
     const { store, generation, ranks, emit } = this.#options;
     if (share) store.addRank(generation, share);
     if (step !== null) {
@@ -221,7 +221,7 @@ export class RankRun {
     const found = step === null ? null : store.at(generation, this.rank, step);
     if (found) {
       this.#read.set(found.info.blob, found.held);
-      emit({ type: 'snapshot', rank: this.rank, id, snapshot: found.info });
+      emit({ type: 'snapshot', rank: this.rank, id, snapshot: found.info, digests });
       this.#snapshotAsked = null;
       this.#pump();
       return;
