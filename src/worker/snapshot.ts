@@ -1,7 +1,7 @@
 import type { Engine } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
 import { type HeldTensor, shardFile } from './held-tensors.ts';
-import { digestsOf } from './snapshot-digest.ts';
+import { digestOf } from './snapshot-digest.ts';
 import {
   layOut,
   SLOT_FIELDS,
@@ -83,7 +83,7 @@ export class SnapshotRing {
 
   /** Digests of a copy's tensors, in the order of `share.tensors`. To be called before the next is taken. */
   digests({ slot }: SnapshotTaken): string[] {
-    return digestsOf(this.#views[slot] as readonly Float32Array[]);
+    return (this.#views[slot] as readonly Float32Array[]).map(digestOf);
   }
 
   async #copy(views: readonly Float32Array[]): Promise<void> {
