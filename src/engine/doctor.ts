@@ -4,6 +4,7 @@ import { availableParallelism, cpus, totalmem } from 'node:os';
 import ort from 'onnxruntime-node';
 import { deviceSupport, parseDevice } from './onnx/devices.ts';
 import { createOnnxEngine } from './onnx/engine.ts';
+import { instructionSets } from './processor.ts';
 import { tfjsBackends } from './tfjs/index.ts';
 
 /** One thing that an engine can use, and whether it is here. */
@@ -88,12 +89,6 @@ function packageVersion(name: string): string | null {
     if (existsSync(file)) return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
   }
   return null;
-}
-
-function instructionSets(): string[] {
-  if (!existsSync('/proc/cpuinfo')) return [];
-  const flags = /^(?:flags|Features)\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' ') ?? [];
-  return ['avx2', 'avx512f', 'avx512_vnni', 'amx_tile', 'asimd', 'sve'].filter((name) => flags.includes(name));
 }
 
 /** GPUs as the Linux drivers list them, without starting a program. */

@@ -9,5 +9,6 @@ export { graphFlops } from './onnx/flops.ts';
 export * from './onnx/index.ts';
 export * from './ops/index.ts';
 export * from './passes/index.ts';
+export { processorKind } from './processor.ts';
 export * from './tfjs/index.ts';
 export * from './trace/index.ts';

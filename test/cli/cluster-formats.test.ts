@@ -186,6 +186,7 @@ describe('ps', () => {
       hostId: id,
       pid: 100 + index,
       runtime: 'node 20',
+      processor: 'linux x64 with avx2',
       device: 'cpu',
       slots: 2,
       leaseMs: 5000,

@@ -152,6 +152,16 @@ describe('trainCluster', () => {
     }
   });
 
+  it('warns where processors of the workers do not round alike', async () => {
+    startAgent('kinds', 'a', { cpuinfo: 'flags\t\t: fpu avx2 fma' });
+    startAgent('kinds', 'b', { cpuinfo: 'flags\t\t: fpu avx2 fma avx512f avx512_vnni' });
+    const kinds = /different kinds \(linux \w+ with avx2 avx512f: b-\w+; linux \w+ with avx2: a-\w+\)/;
+    const warnings = async (id: string, more: object): Promise<string[]> =>
+      ofType((await cluster(id, 'kinds', { more })).events, 'warning').map(({ message }) => message);
+    expect(await warnings('kinds', {})).toContainEqual(expect.stringMatching(kinds));
+    expect(await warnings('kinds-fast', { numerics: 'fast' })).not.toContainEqual(expect.stringMatching(kinds));
+  });
+
   it('goes on when a worker is killed, with a spare in its place', async () => {
     const agents = startAgents('spare', ['a', 'b', 'c']);
     let victim = '';

@@ -229,6 +229,7 @@ async function launchOn(
       started: inherited !== null && inherited.lines.length > 0,
       deadlineMs,
       waitMs: config.recovery.wait_s * 1000,
+      exact: background.exact,
       maxRecoveries: config.recovery.max_recoveries,
       emit: (event) => side.push(event),
     },

@@ -7,6 +7,7 @@ import type { Holdings } from './holdings.ts';
 import type { LeaderLock } from './leader-lock.ts';
 import type { Membership } from './membership.ts';
 import type { MeshPlans } from './mesh-plans.ts';
+import { differentProcessors } from './processor-kinds.ts';
 import type { Roster } from './roster.ts';
 import type { Waker } from './waker.ts';
 
@@ -23,6 +24,8 @@ export interface FormerOptions {
   readonly agents: Agents;
   readonly minWorkers: number | null;
   readonly waitMs: number;
+  /** Whether a step must have the same bits whenever and wherever it is done. */
+  readonly exact: boolean;
   /** Completed steps that must not be exceeded. */
   limit(): number;
   /** Whether the run has begun: then it may go on with fewer workers. */
@@ -77,7 +80,7 @@ export class Former {
       this.#generation += 1;
       this.#options.begins(this.#generation);
       try {
-        return await formGeneration(tools, {
+        const formed = await formGeneration(tools, {
           generation: this.#generation,
           reason,
           plan,
@@ -87,6 +90,8 @@ export class Former {
           holds: holdings.held,
           limit: this.#options.limit(),
         });
+        this.#compareProcessors(formed);
+        return formed;
       } catch (error) {
         waker.throwIfEnded();
         if (!(error instanceof FormingFailed)) throw error;
@@ -94,6 +99,14 @@ export class Former {
         reason = error.message;
       }
     }
+  }
+
+  #compareProcessors({ seats }: Formed): void {
+    const { exact, membership, warn } = this.#options;
+    if (!exact) return;
+    const agents = [...new Set(seats.map(({ agent }) => agent))];
+    const different = differentProcessors(agents.flatMap((agent) => membership.get(agent) ?? []));
+    if (different !== null) warn(different);
   }
 
   /** Takes out whoever did not answer or refused. */

@@ -21,6 +21,8 @@ export interface SupervisorOptions {
   readonly started: boolean;
   readonly deadlineMs: number;
   readonly waitMs: number;
+  /** Whether a step must have the same bits whenever and wherever it is done. */
+  readonly exact: boolean;
   readonly maxRecoveries: number;
   readonly emit: (event: RunEvent) => void;
 }

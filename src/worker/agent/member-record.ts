@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { hostId } from '../../comm/index.ts';
+import { processorKind } from '../../engine/index.ts';
 import type { ResolvedAgentOptions } from './options.ts';
 import { CLUSTER_PROTOCOL_VERSION, type MemberRecord } from './protocol.ts';
 import { PLEXUS_VERSION } from './version.ts';
@@ -19,6 +20,7 @@ export function memberRecord(
     hostId: hostId(),
     pid: process.pid,
     runtime: 'Deno' in globalThis ? 'deno' : `node ${process.versions.node}`,
+    processor: processorKind(),
     device: [...new Set(devices.map((device) => device ?? 'as the job says'))].join(', '),
     slots,
     leaseMs,

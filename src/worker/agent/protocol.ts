@@ -96,6 +96,8 @@ export interface MemberRecord {
   readonly hostId: string;
   readonly pid: number;
   readonly runtime: string;
+  /** See `processorKind`. */
+  readonly processor: string;
   readonly device: string;
   readonly slots: number;
   readonly leaseMs: number;
