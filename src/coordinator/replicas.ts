@@ -1,11 +1,5 @@
 import type { StepReport } from '../worker/index.ts';
 
-/** What a rank held after a step: tensors' names, and a digest of each; null where nobody else holds any of it. */
-export interface RankDigests {
-  readonly names: readonly string[];
-  readonly digests: readonly string[] | null;
-}
-
 /** Tensors that are named. */
 const NAMED = 3;
 
@@ -16,16 +10,17 @@ const advice =
 /**
  * Says which ranks hold other bits than the first rank that holds the same tensor, which is the one whose copy goes into checkpoints;
  * null if none does.
- * @param ranks by rank
+ * @param ranks by rank, digests of what it holds by name; null where nobody else holds any of it
  */
-export function differingReplicas(step: number, ranks: readonly RankDigests[]): string | null {
+export function differingReplicas(
+  step: number,
+  ranks: readonly (Readonly<Record<string, string>> | null)[],
+): string | null {
   const first = new Map<string, { readonly rank: number; readonly digest: string }>();
   /** By pair of ranks. */
   const differing = new Map<string, string[]>();
-  for (const [rank, { names, digests }] of ranks.entries())
-    for (const [i, name] of names.entries()) {
-      const digest = digests?.[i];
-      if (digest === undefined) continue;
+  for (const [rank, digests] of ranks.entries())
+    for (const [name, digest] of Object.entries(digests ?? {})) {
       const known = first.get(name);
       if (!known) first.set(name, { rank, digest });
       else if (known.digest !== digest) {

@@ -154,7 +154,7 @@ export class JobRank implements Rank {
     return this.#snapshotRing().take(step);
   }
 
-  digests(taken: SnapshotTaken): readonly string[] | null {
+  digests(taken: SnapshotTaken): Readonly<Record<string, string>> | null {
     return this.#parts.job.train.mesh.data > 1 ? this.#snapshotRing().digests(taken) : null;
   }
 

@@ -163,8 +163,8 @@ export type WorkerEvent =
       readonly step: number | null;
       /** Where the copies are; null if it was told before. */
       readonly share: SnapshotShare | null;
-      /** Of a copy that was asked for, a digest of each tensor; null if no other rank holds any of them. */
-      readonly digests: readonly string[] | null;
+      /** Of a copy that was asked for, digests of parameters and state by name; null if no other rank holds any of it. */
+      readonly digests: Readonly<Record<string, string>> | null;
     }
   | { readonly type: 'failed'; readonly report: FailureReport }
   | { readonly type: 'stopped'; readonly trace: unknown };

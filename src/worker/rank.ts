@@ -74,8 +74,8 @@ export interface Rank {
    * completed steps. Null if no memory is free: then the ones before have to do.
    */
   snapshot(step: number): Promise<SnapshotTaken | null>;
-  /** Digests of a copy that was just taken, by tensor; null if no other rank holds any of it. */
-  digests(taken: SnapshotTaken): readonly string[] | null;
+  /** Digests of the parameters and state in a copy that was just taken, by name; null if no other rank holds any of it. */
+  digests(taken: SnapshotTaken): Readonly<Record<string, string>> | null;
   /** Where the snapshots are, for a `SnapshotShelf` in another thread. Memory is reserved at the first call. */
   snapshots(): SnapshotShare;
   /** What it holds from step to step. */

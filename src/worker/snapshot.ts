@@ -81,9 +81,16 @@ export class SnapshotRing {
     return null;
   }
 
-  /** Digests of a copy's tensors, in the order of `share.tensors`. To be called before the next is taken. */
-  digests({ slot }: SnapshotTaken): string[] {
-    return (this.#views[slot] as readonly Float32Array[]).map(digestOf);
+  /**
+   * Digests of a copy's parameters and state, by name, to be asked for before the next is taken. (Optimizer slots that differ show in the
+   * parameters a step later, and training waits for this.)
+   */
+  digests({ slot }: SnapshotTaken): Record<string, string> {
+    const views = this.#views[slot] as readonly Float32Array[];
+    const named = this.#held.flatMap(({ name }, i): [string, string][] =>
+      name.startsWith('optim/') ? [] : [[name, digestOf(views[i] as Float32Array)]],
+    );
+    return Object.fromEntries(named);
   }
 
   async #copy(views: readonly Float32Array[]): Promise<void> {

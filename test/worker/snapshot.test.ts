@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { differingReplicas, type RankDigests } from '../../src/coordinator/replicas.ts';
+import { differingReplicas } from '../../src/coordinator/replicas.ts';
 import { createEngine, type Engine } from '../../src/engine/index.ts';
 import { heldTensors } from '../../src/worker/held-tensors.ts';
 import { createRanks, type InitialSource, runInProcess, SnapshotShelf } from '../../src/worker/index.ts';
@@ -70,11 +70,7 @@ describe('a snapshot', () => {
       overrides: { ...overrides, engine },
       finally: async (ranks) => {
         const compare = async (step: number): Promise<void> => {
-          const held: RankDigests[] = [];
-          for (const rank of ranks) {
-            const taken = (await rank.snapshot(step))!;
-            held.push({ names: rank.snapshots().tensors.map(({ name }) => name), digests: rank.digests(taken) });
-          }
+          const held = await Promise.all(ranks.map(async (rank) => rank.digests((await rank.snapshot(step))!)));
           told.push(differingReplicas(step, held));
         };
         await compare(2);

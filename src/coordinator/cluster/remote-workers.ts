@@ -131,7 +131,7 @@ export class RemoteWorkers implements Workers {
       step,
       differing: differingReplicas(
         step,
-        taken.map(({ snapshot, digests }) => ({ names: snapshot.tensors.map(({ name }) => name), digests })),
+        taken.map(({ digests }) => digests),
       ),
       write: async (dir) => {
         for (let attempt = 1; ; attempt++)

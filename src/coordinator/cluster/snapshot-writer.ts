@@ -8,8 +8,8 @@ export interface RankSnapshot {
   readonly agent: string;
   readonly rank: number;
   readonly snapshot: SnapshotInfo;
-  /** Of each tensor; null if no other rank holds any of them. */
-  readonly digests: readonly string[] | null;
+  /** As in `WorkerEvent`. */
+  readonly digests: Readonly<Record<string, string>> | null;
 }
 
 /** Fetches `length` bytes of a blob. */

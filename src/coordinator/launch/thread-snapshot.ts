@@ -29,13 +29,12 @@ export function snapshotOf(
         : `the ranks copied their state at different steps: ${taken.map(({ step }) => step).join(', ')}`,
     );
   }
-  const held = taken.map(({ digests }, rank) => {
-    const { tensors } = (shelves[rank] as SnapshotShelf).share;
-    return { names: tensors.map(({ name }) => name), digests };
-  });
   return {
     step,
-    differing: differingReplicas(step, held),
+    differing: differingReplicas(
+      step,
+      taken.map(({ digests }) => digests),
+    ),
     async write(dir) {
       // One after another: cores and disk are for training first.
       const shards: ShardReport[] = [];

@@ -262,7 +262,7 @@ export type AgentEvent = {
       readonly id: number;
       readonly snapshot: SnapshotInfo;
       /** As in `WorkerEvent`. */
-      readonly digests: readonly string[] | null;
+      readonly digests: Readonly<Record<string, string>> | null;
     }
   /** Copies of others' tensors that are here from now on: told once for each rank and generation, kept up to date since. */
   | { readonly type: 'snapshots'; readonly snapshots: readonly SnapshotInfo[] }
