@@ -286,6 +286,14 @@ describe('trainCluster', () => {
 
   it('says who is there when workers are missing', async () => {
     startAgent('few', 'a');
+    // (The run waits for others for 3 s: less than a process takes to start where much else is going on.)
+    const place = { nats: { servers: server.url }, job: 'few' };
+    const members = () =>
+      clusterStatus(place).then(
+        (status) => status.members.length,
+        () => 0, // (There is no such job before it has come.)
+      );
+    await expect.poll(members, { timeout: 30_000 }).toBe(1);
     const events: RunEvent[] = [];
     const waiting = cluster('few', 'few', { overrides: ['recovery.wait_s=3'], on: (event) => void events.push(event) });
     await expect(waiting).rejects.toThrow(
