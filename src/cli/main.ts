@@ -48,8 +48,8 @@ function commandLine(streams: Streams, done: (code: ExitCode) => void): Command 
       ),
     ),
   ).action(async (config, options) => {
-    const alone = (config ?? options.resume) !== undefined && !wantsNats(options);
-    const begun = alone ? (await import('./begin.ts')).startFirstThread() : null;
+    const onThreads = (config ?? options.resume) !== undefined && !wantsNats(options);
+    const begun = onThreads ? (await import('./begin.ts')).startFirstThread() : null;
     try {
       done(await (await import('./train.ts')).train(config, { set: [], ...options }, streams, calls, { begun }));
     } finally {

@@ -1,12 +1,13 @@
 import type { Socket } from 'node:net';
-import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
+import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import { BlobShelf, type BlobSource } from './blob-shelf.ts';
 import { ANSWER_BYTES, type BlobPlace, blobSubject, unpackRequest, writeAnswer } from './blob-wire.ts';
 import { DirectListener } from './direct.ts';
 import { checksum } from './frame.ts';
 import type { LinkTerms } from './handshake.ts';
 import { hostId, ownAddress } from './host-id.ts';
-import { connectionUp, unheard } from './nats-status.ts';
+import { listen } from './nats-listen.ts';
+import { connectionUp } from './nats-status.ts';
 import { socketPath } from './own-files.ts';
 
 /** Options of a server of blobs. */
@@ -41,7 +42,7 @@ const MAX_REQUEST_BYTES = 2048;
 export class BlobServer {
   readonly #options: BlobServerOptions;
   readonly #shelf = new BlobShelf();
-  readonly #subscription: Subscription;
+  readonly #unlisten: () => void;
   readonly #connections = new Set<Socket>();
   #secrets: (string | Uint8Array)[] = [];
   #listening: Promise<BlobPlace> | null = null;
@@ -53,12 +54,7 @@ export class BlobServer {
     const { nats, job, owner, secret } = options;
     this.#options = options;
     if (secret !== undefined) this.secret = secret;
-    this.#subscription = nats.subscribe(blobSubject(job, owner), {
-      callback: (error, message) => {
-        if (error) unheard(error);
-        else void this.#asked(message);
-      },
-    });
+    this.#unlisten = listen(nats, blobSubject(job, owner), (message) => void this.#asked(message));
   }
 
   /** The job's secret of now; the few before it stay good for what has begun. */
@@ -81,7 +77,7 @@ export class BlobServer {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    if (!this.#options.nats.isClosed()) this.#subscription.unsubscribe();
+    this.#unlisten();
     this.#shelf.clear();
     await this.#listening?.catch(() => undefined); // (Whoever asked for it was told.)
     await Promise.all(this.#listeners.map((listener) => listener.close()));

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
+import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import { Assembly, ControlError, cut, packMessage, packPart, unpackMessage, unpackPart } from './control-parts.ts';
-import { connectionUp, unheard, watchConnection } from './nats-status.ts';
+import { listen } from './nats-listen.ts';
+import { connectionUp, watchConnection } from './nats-status.ts';
+import { RecentlyHeard } from './recently-heard.ts';
 
 /** Limits of a stream of events. */
 export interface EventSenderOptions {
@@ -37,7 +39,7 @@ export class EventSender {
   readonly #repeatMs: number;
   readonly #maxQueued: number;
   readonly #maxQueuedBytes: number;
-  readonly #subscription: Subscription;
+  readonly #unlisten: () => void;
   readonly #unwatch: () => void;
   /** Not acknowledged, oldest first. An event stays until all of its parts are. */
   readonly #items: Item[] = [];
@@ -58,12 +60,12 @@ export class EventSender {
     this.#repeatMs = options.repeatMs ?? 250;
     this.#maxQueued = options.maxQueued ?? 4096;
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 64 * 2 ** 20;
-    this.#subscription = connection.subscribe(this.#inbox, {
-      callback: (error, message) => {
-        if (error) this.#end(`NATS: ${error.message}`);
-        else this.#answered(message);
-      },
-    });
+    this.#unlisten = listen(
+      connection,
+      this.#inbox,
+      (message) => this.#answered(message),
+      (error) => this.#end(`NATS: ${error.message}`),
+    );
     this.#unwatch = watchConnection(connection, {
       up: () => this.#again(),
       closed: (reason) => this.#end(reason),
@@ -122,7 +124,7 @@ export class EventSender {
     this.#closed = reason;
     this.#unwatch();
     if (this.#timer) clearTimeout(this.#timer);
-    if (!this.#connection.isClosed()) this.#subscription.unsubscribe();
+    this.#unlisten();
     for (const done of this.#idle.splice(0)) done();
   }
 
@@ -186,28 +188,27 @@ interface Source {
 export class EventReceiver {
   readonly #connection: NatsConnection;
   readonly #handler: EventHandler;
-  readonly #subscription: Subscription;
-  readonly #sources = new Map<string, Source>();
+  readonly #unlisten: () => void;
+  readonly #sources = new RecentlyHeard<Source>(MAX_SENDERS, (floor) => ({
+    expected: floor,
+    assembly: null,
+    ready: [],
+    busy: false,
+  }));
   #closed = false;
 
   /** `onError`: the subscription itself failed (a subject that is not permitted, say). */
   constructor(connection: NatsConnection, subject: string, handler: EventHandler, onError?: (error: Error) => void) {
     this.#connection = connection;
     this.#handler = handler;
-    this.#subscription = connection.subscribe(subject, {
-      callback: (error, message) => {
-        if (!error) this.#arrived(message);
-        else if (onError) onError(error);
-        else unheard(error);
-      },
-    });
+    this.#unlisten = listen(connection, subject, (message) => this.#arrived(message), onError);
   }
 
   /** Takes no more events; those that it has not acknowledged stay with their senders. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (!this.#connection.isClosed()) this.#subscription.unsubscribe();
+    this.#unlisten();
     this.#sources.clear();
   }
 
@@ -216,11 +217,7 @@ export class EventReceiver {
     const { reply } = message;
     if (!item || !reply || this.#closed) return;
     const { from: sender, seq, part, parts, floor } = item;
-    let source = this.#sources.get(sender);
-    if (source) this.#sources.delete(sender);
-    else source = { expected: floor, assembly: null, ready: [], busy: false };
-    this.#sources.set(sender, source);
-    if (this.#sources.size > MAX_SENDERS) this.#sources.delete(this.#sources.keys().next().value as string);
+    const source = this.#sources.of(sender, floor);
     // (Another receiver has acknowledged what lies before; the sender does not have it any more.)
     if (floor > source.expected && !source.busy && source.ready.length === 0) {
       source.expected = floor;

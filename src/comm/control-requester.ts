@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
+import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import {
   type Answer,
   Assembly,
@@ -10,6 +10,7 @@ import {
   unpackMessage,
   unpackPart,
 } from './control-parts.ts';
+import { listen } from './nats-listen.ts';
 import { connectionUp, watchConnection } from './nats-status.ts';
 
 /** Nobody answered a request in time. */
@@ -59,7 +60,7 @@ export class ControlRequester {
   readonly #repeatMs: number;
   readonly #maxPending: number;
   readonly #pending = new Map<number, Pending>();
-  readonly #subscription: Subscription;
+  readonly #unlisten: () => void;
   readonly #unwatch: () => void;
   #seq = 0;
   #closed: string | null = null;
@@ -69,12 +70,12 @@ export class ControlRequester {
     this.#repeatMs = options.repeatMs ?? 250;
     this.#maxPending = options.maxPending ?? 1024;
     this.#inbox = `${options.inboxPrefix ?? '_INBOX'}.${randomUUID().replaceAll('-', '')}`;
-    this.#subscription = connection.subscribe(this.#inbox, {
-      callback: (error, message) => {
-        if (error) this.#fail(`NATS: ${error.message}`);
-        else this.#answered(message);
-      },
-    });
+    this.#unlisten = listen(
+      connection,
+      this.#inbox,
+      (message) => this.#answered(message),
+      (error) => this.#fail(`NATS: ${error.message}`),
+    );
     this.#unwatch = watchConnection(connection, {
       up: () => {
         for (const pending of this.#pending.values()) this.#repeat(pending);
@@ -152,7 +153,7 @@ export class ControlRequester {
     if (this.#closed !== null) return;
     this.#closed = reason;
     this.#unwatch();
-    if (!this.#connection.isClosed()) this.#subscription.unsubscribe();
+    this.#unlisten();
     for (const pending of [...this.#pending.values()])
       pending.reject(new ControlError(`${pending.subject} was not heard: ${reason}`));
   }

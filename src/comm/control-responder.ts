@@ -1,4 +1,4 @@
-import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
+import type { Msg, NatsConnection } from '@nats-io/transport-node';
 import {
   type Answer,
   Assembly,
@@ -9,7 +9,9 @@ import {
   unpackMessage,
   unpackPart,
 } from './control-parts.ts';
-import { connectionUp, unheard } from './nats-status.ts';
+import { listen } from './nats-listen.ts';
+import { connectionUp } from './nats-status.ts';
+import { RecentlyHeard } from './recently-heard.ts';
 
 /** Does what a request asks for. What it returns (or resolves to) is the answer; what it throws is told to who asked. */
 export type ControlHandler = (
@@ -37,28 +39,26 @@ interface Requester {
 export class ControlResponder {
   readonly #connection: NatsConnection;
   readonly #handler: ControlHandler;
-  readonly #subscription: Subscription;
-  readonly #requesters = new Map<string, Requester>();
+  readonly #unlisten: () => void;
+  readonly #requesters = new RecentlyHeard<Requester>(MAX_REQUESTERS, (floor) => ({
+    floor,
+    incomplete: new Map(),
+    answers: new Map(),
+  }));
   #closed = false;
 
   /** `onError`: the subscription itself failed (a subject that is not permitted, say). */
   constructor(connection: NatsConnection, subject: string, handler: ControlHandler, onError?: (error: Error) => void) {
     this.#connection = connection;
     this.#handler = handler;
-    this.#subscription = connection.subscribe(subject, {
-      callback: (error, message) => {
-        if (!error) this.#arrived(message);
-        else if (onError) onError(error);
-        else unheard(error);
-      },
-    });
+    this.#unlisten = listen(connection, subject, (message) => this.#arrived(message), onError);
   }
 
   /** Takes no more requests; those that are being done are not answered any more. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    if (!this.#connection.isClosed()) this.#subscription.unsubscribe();
+    this.#unlisten();
     this.#requesters.clear();
   }
 
@@ -91,11 +91,7 @@ export class ControlResponder {
   }
 
   #requester({ from, floor }: Part): Requester {
-    let requester = this.#requesters.get(from);
-    if (requester) this.#requesters.delete(from);
-    else requester = { floor, incomplete: new Map(), answers: new Map() };
-    this.#requesters.set(from, requester);
-    if (this.#requesters.size > MAX_REQUESTERS) this.#requesters.delete(this.#requesters.keys().next().value as string);
+    const requester = this.#requesters.of(from, floor);
     if (floor > requester.floor) {
       requester.floor = floor;
       for (const seq of [...requester.answers.keys()]) if (seq < floor) requester.answers.delete(seq);

@@ -62,16 +62,6 @@ async function follow(connection: NatsConnection, state: Watched): Promise<void>
 }
 
 /**
- * For errors of a subscription that nobody has said he wants to hear (a subject that is not permitted, say): they end the
- * process, with their own words, but not from within the client, which would take them for its own.
- */
-export function unheard(error: Error): void {
-  queueMicrotask(() => {
-    throw error;
-  });
-}
-
-/**
  * Whether a call of JetStream failed because there is none to be had: the server, or the account of this login, goes without.
  * A cluster in which one server has just died says the same ("no responders") until it has elected who answers in its place;
  * that passes, and is told apart by what the server said of itself when it greeted us.

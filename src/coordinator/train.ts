@@ -35,7 +35,7 @@ import { schedulerNamed } from './scheduler.ts';
 export interface RunOptions {
   /** `a.b=c` overrides of the config. */
   readonly overrides?: readonly string[];
-  /** Threads that were started before the config was read: they become the run's, or are ended. See `startFirstThread`. */
+  /** Threads that were started before the config was read: they become the run's if they can. Whoever gives them ends them, see `startFirstThread`. */
   readonly begun?: WaitingThreads | null;
   /** Raise it to stop: the step is finished, a checkpoint written, everything ended. */
   readonly signal?: AbortSignal;
@@ -68,7 +68,7 @@ export async function* train(source: ConfigInput, options: RunOptions = {}): Asy
     const run: Runner = (execution) => execute({ ...execution, waiting });
     yield* trainNew(config, { began, signal: options.signal ?? null, run });
   } finally {
-    await Promise.all([waiting?.end(), options.begun?.end()]);
+    await waiting?.end();
   }
 }
 
@@ -177,7 +177,7 @@ export async function* trainOn(
       yield event;
     }
   } finally {
-    await Promise.all([waiting?.end(), options.begun?.end(), unlock?.()]);
+    await Promise.all([waiting?.end(), unlock?.()]);
   }
 }
 

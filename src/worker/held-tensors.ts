@@ -12,6 +12,11 @@ export const tensorName = {
   residual: (path: string): string => `residual/${path}`,
 };
 
+/** Whether a tensor of this name should be the same bits on every rank that holds it, and is a parameter or state. */
+export function sharedModelTensor(name: string): boolean {
+  return name.startsWith(tensorName.param('')) || name.startsWith(tensorName.state(''));
+}
+
 /** A tensor that lasts from step to step, as held by a rank: a parameter, an optimizer slot or module state. */
 export interface HeldTensor {
   /** As in checkpoints. */

@@ -1,6 +1,6 @@
 import type { Engine } from '../engine/index.ts';
 import type { Program } from '../plan/index.ts';
-import { type HeldTensor, shardFile } from './held-tensors.ts';
+import { type HeldTensor, shardFile, sharedModelTensor } from './held-tensors.ts';
 import { digestOf } from './snapshot-digest.ts';
 import {
   layOut,
@@ -82,13 +82,13 @@ export class SnapshotRing {
   }
 
   /**
-   * Digests of a copy's parameters and state, by name, to be asked for before the next is taken. (Optimizer slots that differ show in the
-   * parameters a step later, and training waits for this.)
+   * Digests of a copy's parameters and state that replicas have in common, by name, to be asked for before the next is taken.
+   * (Optimizer slots that differ show in the parameters a step later, and training waits for this.)
    */
   digests({ slot }: SnapshotTaken): Record<string, string> {
     const views = this.#views[slot] as readonly Float32Array[];
     const named = this.#held.flatMap(({ name }, i): [string, string][] =>
-      name.startsWith('optim/') ? [] : [[name, digestOf(views[i] as Float32Array)]],
+      sharedModelTensor(name) ? [[name, digestOf(views[i] as Float32Array)]] : [],
     );
     return Object.fromEntries(named);
   }

@@ -1,6 +1,6 @@
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream, retryCall, watchConnection } from '../../comm/index.ts';
+import { lacksJetStream, type RetryOptions, retryCall, watchConnection } from '../../comm/index.ts';
 import { makeBucket } from './bucket.ts';
 import { clusterKeys, type GenerationRecord, type MemberRecord } from './protocol.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -9,19 +9,21 @@ import { AgentRefusal } from './refusal.ts';
 export type Standing = Pick<MemberRecord, 'generation' | 'ranks'>;
 
 /** How often a server that is there but has no answer yet (a cluster that elects its leader) is asked, and how long. */
-const OPENING = { deadlineMs: 15_000, pauseMs: 250 };
+function opening(connection: NatsConnection): RetryOptions {
+  const isFinal = (error: unknown): boolean => {
+    const { name, message } = error as Error;
+    return lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
+  };
+  return { deadlineMs: 15_000, pauseMs: 250, isFinal };
+}
 
 /**
  * Opens a job's bucket, making it if there is none.
  * @throws AgentRefusal saying what to start if the server has no JetStream
  */
 export async function openBucket(connection: NatsConnection, job: string): Promise<KV> {
-  const isFinal = (error: unknown): boolean => {
-    const { name, message } = error as Error;
-    return lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
-  };
   try {
-    return await retryCall(connection, () => makeBucket(connection, job), { ...OPENING, isFinal });
+    return await retryCall(connection, () => makeBucket(connection, job), opening(connection));
   } catch (error) {
     const { name, message } = error as Error;
     throw new AgentRefusal(
@@ -73,7 +75,7 @@ export class Beat {
   /** Puts the record for the first time. @throws the client's error if that cannot be done */
   async start(): Promise<void> {
     // (A bucket that was made just now may still be electing who leads it.)
-    await retryCall(this.#connection, () => this.#put(), { ...OPENING, isFinal: () => false });
+    await retryCall(this.#connection, () => this.#put(), opening(this.#connection));
     this.#timer = setInterval(() => void this.#beat(), this.#record.leaseMs / 4);
   }
 
