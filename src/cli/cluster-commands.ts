@@ -117,6 +117,7 @@ export function addClusterCommands({ streams, done, calls, sub }: CommandSetting
   addNatsFlags(
     sub('stop', "end a job's run after its step, with a checkpoint")
       .argument('[job]', 'name of the job, instead of --job')
+      .option('--workers', 'end its workers too, wherever they are')
       .option(...JSON_FLAG),
   ).action(async (job, options) => done(await (await import('./stop.ts')).stop(job, options, streams, calls)));
 

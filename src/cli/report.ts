@@ -23,6 +23,7 @@ const known: Readonly<Record<string, ExitCode>> = {
   LeaderTaken: exitCodes.usage,
   LeaderLost: exitCodes.runFailed,
   LaunchError: exitCodes.runFailed,
+  AgentRefusal: exitCodes.unreachable,
   NatsConnectError: exitCodes.unreachable,
   NatsServerError: exitCodes.unreachable,
 };

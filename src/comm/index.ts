@@ -28,7 +28,7 @@ export * from './nats.ts';
 export * from './nats-connect.ts';
 export { type RetryOptions, retryCall } from './nats-retry.ts';
 export * from './nats-server.ts';
-export { type ConnectionWatcher, connectionUp, lacksJetStream, watchConnection } from './nats-status.ts';
+export { type ConnectionWatcher, connectionUp, isForbidden, lacksJetStream, watchConnection } from './nats-status.ts';
 export { sweepSharedMemory } from './own-files.ts';
 export * from './probe.ts';
 export * from './reduce-scatter.ts';

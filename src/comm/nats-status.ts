@@ -71,3 +71,9 @@ export function lacksJetStream(connection: NatsConnection, error: unknown): bool
   if (!/JetStreamNotEnabled|not enabled|no responders/i.test(`${name} ${message}`)) return false;
   return /for account/i.test(message) || connection.info?.jetstream !== true;
 }
+
+/** Whether a call failed because this login is not permitted to do that: nothing that a repetition changes. */
+export function isForbidden(error: unknown): boolean {
+  const { name = '', message = '' } = (error ?? {}) as Partial<Error>;
+  return /Permission|Authorization/.test(name) || /permissions violation/i.test(message);
+}

@@ -103,6 +103,7 @@ it('three boxes, with the commands of docs/multi-host.md as they are written', a
         break;
       case 'stop':
         expect(await processes.exitOf(proc, 60_000)).toMatchObject({ code: 0 });
+        expect(proc.lines.join('\n')).toMatch(/run \S+ has stopped; its workers are spare/);
         break;
       default:
         throw new Error(`the test does not know what '${command}' does`);

@@ -1,7 +1,7 @@
 import { jetstreamManager } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream, retryCall } from '../../comm/index.ts';
+import { isForbidden, lacksJetStream, retryCall } from '../../comm/index.ts';
 import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
 import { ClusterError } from './errors.ts';
 
@@ -166,9 +166,9 @@ export class Records {
 
   /** What no repetition mends. */
   #isRefusal(error: unknown): boolean {
-    if (error instanceof ClusterError || this.#isMissing(error) || lacksJetStream(this.connection, error)) return true;
-    const { name, message } = error as Error;
-    return /Permission|Authorization/.test(name ?? '') || /insufficient|maximum .* exceeded/i.test(message ?? '');
+    if (error instanceof ClusterError || this.#isMissing(error)) return true;
+    if (lacksJetStream(this.connection, error) || isForbidden(error)) return true;
+    return /insufficient|maximum .* exceeded/i.test((error as Error).message ?? '');
   }
 
   /** Who only looks finds no bucket. */

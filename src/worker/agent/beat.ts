@@ -1,6 +1,6 @@
 import type { KV } from '@nats-io/kv';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream, type RetryOptions, retryCall, watchConnection } from '../../comm/index.ts';
+import { isForbidden, lacksJetStream, type RetryOptions, retryCall, watchConnection } from '../../comm/index.ts';
 import { makeBucket } from './bucket.ts';
 import { clusterKeys, type GenerationRecord, type MemberRecord } from './protocol.ts';
 import { AgentRefusal } from './refusal.ts';
@@ -10,10 +10,7 @@ export type Standing = Pick<MemberRecord, 'generation' | 'ranks'>;
 
 /** How often a server that is there but has no answer yet (a cluster that elects its leader) is asked, and how long. */
 function opening(connection: NatsConnection): RetryOptions {
-  const isFinal = (error: unknown): boolean => {
-    const { name, message } = error as Error;
-    return lacksJetStream(connection, error) || /[Pp]ermission/.test(`${name} ${message}`);
-  };
+  const isFinal = (error: unknown): boolean => lacksJetStream(connection, error) || isForbidden(error);
   return { deadlineMs: 15_000, pauseMs: 250, isFinal };
 }
 
@@ -50,6 +47,7 @@ export class Beat {
   #count = 0;
   #last: number;
   #failing = false;
+  #isThere = false;
   #putting: Promise<void> | null = null;
   #again = false;
 
@@ -72,10 +70,18 @@ export class Beat {
     this.#unwatch = watchConnection(connection, { up: () => void this.#tryPut() });
   }
 
-  /** Puts the record for the first time. @throws the client's error if that cannot be done */
+  /** Puts the record for the first time. @throws AgentRefusal if this login may not, the client's error if it cannot be done */
   async start(): Promise<void> {
-    // (A bucket that was made just now may still be electing who leads it.)
-    await retryCall(this.#connection, () => this.#put(), opening(this.#connection));
+    try {
+      // (A bucket that was made just now may still be electing who leads it.)
+      await retryCall(this.#connection, () => this.#put(), opening(this.#connection));
+    } catch (error) {
+      if (!isForbidden(error)) throw error;
+      throw new AgentRefusal(
+        `this login may not be a worker of job '${this.#job}' (${(error as Error).message}): log in as one that may publish what a worker does, see configs/cluster/nats-server.conf`,
+        { cause: error },
+      );
+    }
     this.#timer = setInterval(() => void this.#beat(), this.#record.leaseMs / 4);
   }
 
@@ -96,7 +102,7 @@ export class Beat {
     this.#unwatch();
     if (this.#timer) clearInterval(this.#timer);
     this.#timer = null;
-    if (this.#connection.isClosed()) return;
+    if (!this.#isThere || this.#connection.isClosed()) return;
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, deadlineMs);
@@ -145,6 +151,7 @@ export class Beat {
   async #put(): Promise<void> {
     const record: MemberRecord = { ...this.#record, ...this.#standing, beat: this.#count++ };
     await this.#kv.put(clusterKeys.member(record.id), JSON.stringify(record));
+    this.#isThere = true;
     const silent = performance.now() - this.#last;
     this.#last = performance.now();
     if (silent > record.leaseMs) this.#onLate(silent);

@@ -1,6 +1,6 @@
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { lacksJetStream, retryCall } from '../../../comm/index.ts';
+import { isForbidden, lacksJetStream, retryCall } from '../../../comm/index.ts';
 import { CheckpointError } from '../errors.ts';
 
 /** Bytes of a message at most; a server may allow fewer. */
@@ -176,7 +176,7 @@ export class ChunkStream {
       return await retryCall(this.#connection, call, {
         ...this.#patience,
         pauseMs: RETRY_MS,
-        isFinal: (error) => isRefused(error) || isFullStream(error),
+        isFinal: (error) => isRefused(error) || isForbidden(error) || isFullStream(error),
       });
     } catch (error) {
       const { message } = error as Error;

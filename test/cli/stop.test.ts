@@ -1,0 +1,98 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type NatsServer, startNatsServer } from '../../src/comm/index.ts';
+import { cliPath, runCli } from './run-cli.ts';
+import { tinyProject } from './tiny-run.ts';
+
+const project = tinyProject();
+const folder = mkdtempSync(join(tmpdir(), 'plexus-stop-'));
+let server: NatsServer;
+
+beforeAll(async () => {
+  const configFile = join(folder, 'nats-server.conf');
+  writeFileSync(
+    configFile,
+    `jetstream { store_dir: ${JSON.stringify(join(folder, 'js'))} }
+     no_auth_user: all
+     authorization { users: [
+       { user: all, password: secret }
+       { user: guest, password: secret, permissions: { publish: ["plexus.>", "$JS.API.>", "_INBOX.>"], subscribe: ">" } }
+     ] }`,
+  );
+  server = await startNatsServer({ configFile });
+});
+afterAll(async () => {
+  await server.stop();
+  for (const made of [folder, project]) rmSync(made, { recursive: true, force: true });
+});
+
+/** Starts a worker of a job and waits until it is one. */
+async function worker(job: string): Promise<{ readonly ended: Promise<number | null> }> {
+  const child = spawn(process.execPath, [cliPath, 'worker', '--nats', server.url, '--job', job], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  const ended = once(child, 'close').then(([code]) => code as number | null);
+  let said = '';
+  child.stderr.setEncoding('utf8');
+  await new Promise<void>((resolve, reject) => {
+    child.stderr.on('data', (text: string) => {
+      said += text;
+      if (said.includes(`is a worker of job '${job}'`)) resolve();
+    });
+    void ended.then((code) => reject(new Error(`the worker ended with ${code}: ${said}`)));
+  });
+  return { ended };
+}
+
+describe('plexus stop', () => {
+  it('says so where no run is going on, and ends workers if it is told to', async () => {
+    const workers = [await worker('idle'), await worker('idle')];
+    const stop = (...more: string[]) => runCli(['stop', 'idle', '--nats', server.url, ...more]);
+    expect(await stop()).toMatchObject({ code: 0, stdout: 'job idle: no run was going on\n' });
+    const all = await stop('--workers');
+    expect(all).toMatchObject({ code: 0, stdout: 'job idle: no run was going on; 2 workers were told to end\n' });
+    expect(await Promise.all(workers.map(({ ended }) => ended))).toEqual([0, 0]);
+    const none = await stop('--workers', '--json');
+    expect(JSON.parse(none.stdout)).toEqual({ job: 'idle', run: null, workers: 0 });
+  });
+
+  it('names the run that it has stopped', async () => {
+    const workers = [await worker('busy'), await worker('busy')];
+    let stopping: ReturnType<typeof runCli> | null = null;
+    const args = ['--nats', server.url, '--job', 'busy', '--set', 'train.steps=100000', '--set', 'train.eval_every=0'];
+    const training = runCli(['train', 'config.yaml', ...args, '--set', 'run.id=named'], {
+      cwd: project,
+      onStderr: (text) => {
+        if (/step +\d+\/100000/.test(text)) stopping ??= runCli(['stop', 'busy', '--nats', server.url, '--workers']);
+      },
+    });
+    expect((await training).stdout).toMatch(/stopped after \d+ steps; checkpoint/);
+    const stopped = 'job busy: run named has stopped; 2 workers were told to end\n';
+    expect(await stopping).toMatchObject({ code: 0, stdout: stopped });
+    expect(await Promise.all(workers.map(({ ended }) => ended))).toEqual([0, 0]);
+  });
+});
+
+// (A refusal that is taken for a server that is away is asked again for 15 s and more.)
+describe('a login that may not do it', { timeout: 12_000 }, () => {
+  const guest = () => ['--nats', server.url, '--nats-user', 'guest', '--nats-password', 'secret'];
+
+  it('is no worker', async () => {
+    const { code, stderr } = await runCli(['worker', ...guest()]);
+    expect(stderr).toMatch(/✗ this login may not be a worker of job 'default' \(Permissions Violation .*members/);
+    expect(stderr).toMatch(/configs\/cluster\/nats-server.conf/);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(code).toBe(5);
+  });
+
+  it('leads no run', async () => {
+    const { code, stderr } = await runCli(['train', 'config.yaml', ...guest()], { cwd: project });
+    expect(stderr).toMatch(/the records of job 'default' cannot be reached \(write 'leader'\): Permissions Violation/);
+    expect(stderr).not.toMatch(/^\s+at /m);
+    expect(code).toBe(1);
+  });
+});
