@@ -24,6 +24,8 @@ const known: Readonly<Record<string, ExitCode>> = {
   LeaderLost: exitCodes.runFailed,
   LaunchError: exitCodes.runFailed,
   AgentRefusal: exitCodes.unreachable,
+  RecordsUnreachable: exitCodes.unreachable,
+  NoSuchJob: exitCodes.usage,
   NatsConnectError: exitCodes.unreachable,
   NatsServerError: exitCodes.unreachable,
 };

@@ -156,7 +156,7 @@ export class Records {
     } catch (error) {
       if (this.#signal.aborted) throw error;
       if (this.#isMissing(error)) throw new NoSuchJob(this.job, error);
-      throw new ClusterError(
+      throw new RecordsUnreachable(
         `the records of job '${this.job}' cannot be reached (${what}): ${messageOf(error)}; ` +
           'is the NATS server up, with JetStream (nats-server -js), and may this user use the bucket?',
         { cause: error },
@@ -180,6 +180,11 @@ export class Records {
     if (this.#use === 'look') return new Kvm(this.connection).open(clusterKeys.bucket(this.job));
     return makeBucket(this.connection, this.job);
   }
+}
+
+/** The server is away for long, has no JetStream, or this login may not use the bucket. */
+export class RecordsUnreachable extends ClusterError {
+  override readonly name = 'RecordsUnreachable';
 }
 
 /** Nobody has ever used a job of that name on this server. */

@@ -77,6 +77,12 @@ describe('plexus stop', () => {
   });
 });
 
+it.each(['ps', 'stop', 'debug'])('plexus %s says so where nobody knows the job', async (command) => {
+  const { code, stderr, stdout } = await runCli([command, '--nats', server.url, '--job', 'unknown']);
+  expect(stderr).toBe("✗ the server knows no job 'unknown': has a worker or coordinator of it been started?\n");
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+});
+
 // (A refusal that is taken for a server that is away is asked again for 15 s and more.)
 describe('a login that may not do it', { timeout: 12_000 }, () => {
   const guest = () => ['--nats', server.url, '--nats-user', 'guest', '--nats-password', 'secret'];
@@ -93,6 +99,6 @@ describe('a login that may not do it', { timeout: 12_000 }, () => {
     const { code, stderr } = await runCli(['train', 'config.yaml', ...guest()], { cwd: project });
     expect(stderr).toMatch(/the records of job 'default' cannot be reached \(write 'leader'\): Permissions Violation/);
     expect(stderr).not.toMatch(/^\s+at /m);
-    expect(code).toBe(1);
+    expect(code).toBe(5);
   });
 });
