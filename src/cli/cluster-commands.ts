@@ -109,8 +109,9 @@ export function addClusterCommands({ streams, done, calls, sub }: CommandSetting
   ).action(async (options) => done(await (await import('./ps.ts')).ps(options, streams, calls)));
 
   addNatsFlags(
-    sub('logs', 'show the lines that the processes of a job write from now on, for two seconds')
-      .option('-f, --follow', 'go on until interrupted')
+    sub('logs', 'show the newest lines that the processes of a job wrote')
+      .option('-f, --follow', 'go on with new ones until interrupted')
+      .option('-n, --lines <n>', 'at most this many of the older ones', wholeNumber(0), 100)
       .option(...JSON_FLAG),
   ).action(async (options) => done(await (await import('./logs.ts')).logs(options, streams, calls)));
 

@@ -5,9 +5,9 @@ import { listenForInterrupt } from './interrupt.ts';
 import { type NatsFlags, natsPlace } from './nats-flags.ts';
 import type { Streams } from './terminal.ts';
 
-/** `plexus logs [-f]`: the lines of all processes of a job. */
+/** `plexus logs [-f] [-n LINES]`: the newest lines of all processes of a job. */
 export async function logs(
-  options: NatsFlags & { readonly json?: boolean; readonly follow?: boolean },
+  options: NatsFlags & { readonly json?: boolean; readonly follow?: boolean; readonly lines: number },
   streams: Streams,
   calls: () => Promise<ClusterCalls>,
 ): Promise<ExitCode> {
@@ -16,13 +16,20 @@ export async function logs(
   try {
     const lines = (await calls()).tailLogs(
       { nats, job },
-      { follow: options.follow === true, signal: interrupt.signal },
+      { follow: options.follow === true, lines: options.lines, signal: interrupt.signal },
     );
-    for await (const { at, from, line } of lines)
+    let empty = true;
+    for await (const { at, from, line } of lines) {
+      empty = false;
       streams.out.write(
         options.json
           ? `${JSON.stringify({ at, from, line })}\n`
           : `${new Date(at).toISOString().slice(11, 23)} [${plain(from)}] ${plain(line)}\n`,
+      );
+    }
+    if (empty && !interrupt.signal.aborted)
+      streams.err.write(
+        `the server has no lines of job ${job} yet: it keeps them from when a coordinator first leads it\n`,
       );
     return interrupt.signal.aborted ? interrupt.code() : exitCodes.ok;
   } finally {

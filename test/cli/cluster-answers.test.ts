@@ -62,19 +62,60 @@ describe('plexus stop', () => {
 
   it('names the run that it has stopped', async () => {
     const workers = [await worker('busy'), await worker('busy')];
-    let stopping: ReturnType<typeof runCli> | null = null;
+    const beside: { following?: ReturnType<typeof runCli>; stopping?: ReturnType<typeof runCli> } = {};
+    const follow = () =>
+      runCli(['logs', '-f', '--nats', server.url, '--job', 'busy'], {
+        onStdout: (text, kill) => {
+          if (text.includes('starts after step 0'))
+            beside.stopping ??= runCli(['stop', 'busy', '--nats', server.url, '--workers']);
+          if (text.includes('interrupted')) kill('SIGINT');
+        },
+      });
     const args = ['--nats', server.url, '--job', 'busy', '--set', 'train.steps=100000', '--set', 'train.eval_every=0'];
     const training = runCli(['train', 'config.yaml', ...args, '--set', 'run.id=named'], {
       cwd: project,
       onStderr: (text) => {
-        if (/step +\d+\/100000/.test(text)) stopping ??= runCli(['stop', 'busy', '--nats', server.url, '--workers']);
+        if (/step +\d+\/100000/.test(text)) beside.following ??= follow();
       },
     });
     expect((await training).stdout).toMatch(/stopped after \d+ steps; checkpoint/);
     const stopped = 'job busy: run named has stopped; 2 workers were told to end\n';
-    expect(await stopping).toMatchObject({ code: 0, stdout: stopped });
+    expect(await beside.stopping).toMatchObject({ code: 0, stdout: stopped });
     expect(await Promise.all(workers.map(({ ended }) => ended))).toEqual([0, 0]);
+
+    // Who wrote these lines is gone.
+    const logs = async (...more: string[]) => {
+      const { code, stdout, stderr } = await runCli(['logs', '--nats', server.url, '--job', 'busy', ...more]);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      return stdout.trimEnd().split('\n');
+    };
+    const lines = await logs();
+    for (const expected of [
+      /^[\d:.]+ \[\S+\] runs rank \d of 2 in generation 1$/,
+      /\[coordinator\] generation 1 of 2 ranks from step 0: /,
+      /\[coordinator\] run named starts after step 0 of 100000, in /,
+      /\[coordinator\] run named interrupted after step \d+; checkpoint /,
+    ])
+      expect(lines.filter((line) => expected.test(line)).length, String(expected)).toBeGreaterThan(0);
+    expect(await logs('-n', '3')).toEqual(lines.slice(-3));
+    const json = (await logs('--json')).map((line) => JSON.parse(line) as { from: string; line: string });
+    expect(json.map(({ from, line }) => `[${from}] ${line}`)).toEqual(lines.map((line) => line.replace(/^\S+ /, '')));
+    // Whoever followed has seen all of it, once.
+    const { code, stdout } = await beside.following!;
+    expect(code).toBe(130);
+    const seen = stdout.split('\n');
+    for (const line of lines.slice(0, lines.findIndex((line) => line.includes('interrupted')) + 1))
+      expect(
+        seen.filter((other) => other === line),
+        line,
+      ).toHaveLength(1);
   });
+});
+
+it('plexus logs says so where nothing is kept', async () => {
+  const { code, stderr, stdout } = await runCli(['logs', '--nats', server.url, '--job', 'unknown']);
+  expect({ code, stdout }).toEqual({ code: 0, stdout: '' });
+  expect(stderr).toMatch(/the server has no lines of job unknown yet/);
 });
 
 it.each(['ps', 'stop', 'debug'])('plexus %s says so where nobody knows the job', async (command) => {

@@ -1,7 +1,9 @@
 import type { NatsConnection } from '@nats-io/transport-node';
 import { connectNats } from '../../comm/index.ts';
 import { clusterSubjects } from '../../worker/index.ts';
+import { ClusterError } from './errors.ts';
 import type { JobPlace } from './lead.ts';
+import { keptLog } from './log-stream.ts';
 
 /** A line of a process of a job. */
 export interface LogLine {
@@ -14,27 +16,37 @@ export interface LogLine {
 
 /** Lines that wait for the reader; the oldest are dropped when there are more. */
 const MAX_WAITING = 10_000;
-/** How long lines are listened for that nobody keeps, in milliseconds, where the reader does not want to follow. */
-const GLANCE_MS = 2000;
+/** Lines that are shown of those before, if it is not said how many. */
+const LINES = 100;
 
-/** Writes a line to a job's log; nobody has to listen. */
-export function publishLog(connection: NatsConnection, job: string, text: string, level = 'info'): void {
+/** Writes a line of the coordinator to a job's log; nobody has to listen. */
+export function publishLog(connection: NatsConnection, job: string, text: string): void {
   if (connection.isClosed()) return;
-  const line = { agent: 'coordinator', time: Date.now(), level, text };
+  const line = { agent: 'coordinator', time: Date.now(), level: 'info', text };
   connection.publish(clusterSubjects(job).logs, JSON.stringify(line));
 }
 
+/** Which lines of a job are wanted. */
+export interface TailOptions {
+  /** Whether to go on with those that are written from now on, until `signal`. */
+  readonly follow: boolean;
+  readonly signal: AbortSignal;
+  /** How many of those before. Default 100. */
+  readonly lines?: number;
+}
+
 /**
- * Lines that the processes of a job write from now on; no server keeps older ones. Without `follow` it listens for two
- * seconds.
+ * The newest lines of the processes of a job, as far as the server has kept them: five thousand at most, of a week, since a
+ * coordinator first led the job.
+ * @throws NatsConnectError; ClusterError where they cannot be read (with `follow`, that is a line of its own)
  */
 export async function* tailLogs(
   place: JobPlace,
-  { follow, signal }: { readonly follow: boolean; readonly signal: AbortSignal },
+  { follow, signal, lines = LINES }: TailOptions,
 ): AsyncGenerator<LogLine, void> {
   const { job = 'default' } = place;
   const connection = await connectNats({ name: 'plexus logs', ...place.nats });
-  const waiting: LogLine[] = [];
+  const waiting: Uint8Array[] = [];
   let wake: () => void = () => undefined;
   let failed: Error | null = null;
   let over = false;
@@ -45,16 +57,25 @@ export async function* tailLogs(
   const subscription = connection.subscribe(clusterSubjects(job).logs, {
     callback: (error, message) => {
       if (error) failed = error;
-      else if (waiting.push(lineOf(message.data)) > MAX_WAITING) waiting.shift();
+      else if (waiting.push(message.data) > MAX_WAITING) waiting.shift();
       wake();
     },
   });
-  const timer = follow ? null : setTimeout(end, GLANCE_MS);
   signal.addEventListener('abort', end, { once: true });
   if (signal.aborted) end();
   try {
+    const kept = await keptLog(connection, job, lines).catch((error: Error) => {
+      const reason = `older lines of job '${job}' cannot be read: ${error.message}`;
+      if (!follow) throw new ClusterError(reason, { cause: error });
+      return [new TextEncoder().encode(reason)];
+    });
+    for (const data of kept) yield lineOf(data);
+    if (!follow) return;
+    // What was written while the others were read may be among them.
+    const shown = new Set(kept.map((data) => Buffer.from(data).toString('latin1')));
+    for (const data of waiting.splice(0)) if (!shown.has(Buffer.from(data).toString('latin1'))) yield lineOf(data);
     for (;;) {
-      for (let line = waiting.shift(); line; line = waiting.shift()) yield line;
+      for (let data = waiting.shift(); data; data = waiting.shift()) yield lineOf(data);
       if (failed) throw failed;
       if (over) return;
       await new Promise<void>((resolve) => {
@@ -63,7 +84,6 @@ export async function* tailLogs(
       });
     }
   } finally {
-    if (timer) clearTimeout(timer);
     signal.removeEventListener('abort', end);
     subscription.unsubscribe();
     await connection.close();
