@@ -3,9 +3,11 @@
 // Permuted-MNIST in ten tasks (MLP 2 x 1000, Adam with 0.0001, 5,000 steps of 256), domain-incremental, with images of 32 x 32. Average accuracy
 // over the tasks at the end, in percent. As in the authors' experiments each seed shares out the digits over the tasks anew, which is most of
 // the spread where the task is not known; strengths of penalties and the weighting of distillation are theirs.
-//   npm run bench -- continual/three-scenarios [--table=split|permuted] [--only=ewc] [--scenario=task] [--seeds=5] [--from=0] [--share=1] [--digits=authors] [--matrix]
-// With `--matrix` the accuracy on each task after each. `share` takes that part of the steps, for a quick look; seeds are counted from `from`. With `--digits=authors` seeds 1 to 10 share out the
-// digits of Split-MNIST as the authors' code does with these seeds: which digits share a task decides more than anything else.
+//   npm run bench -- continual/three-scenarios [--table=split|permuted] [--only=ewc] [--scenario=task] [--seeds=5] [--from=0] [--share=1]
+//     [--digits=authors] [--matrix]
+// `share` takes that part of the steps, for a quick look; seeds are counted from `from`; `matrix` shows the accuracy on each task after
+// each. With `--digits=authors` seeds 1 to 10 share out the digits of Split-MNIST as the authors' code does with these seeds: which
+// digits share a task decides more than anything else.
 import { createRng, permutation } from '../../src/index.ts';
 import { spread, spreadText, word } from '../federated/federation.ts';
 import { flag, printHeading } from '../scaling/table.ts';
@@ -68,7 +70,7 @@ const wantedScenario = word('scenario');
 const wantedTable = word('table');
 const ofAuthors = word('digits') === 'authors';
 const matrix = process.argv.includes('--matrix');
-const percent = (share: number | null): string => (share === null ? '' : (100 * share).toFixed(1)).padStart(5);
+const percent = (part: number): string => (100 * part).toFixed(1).padStart(5);
 /** The digits task by task with seeds 1 to 10 of the authors' code: where NumPy's `random.permutation(10)` puts each label. */
 const AUTHORS_DIGITS = [
   '4605392781',

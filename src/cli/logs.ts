@@ -27,7 +27,7 @@ export async function logs(
           : `${new Date(at).toISOString().slice(11, 23)} [${plain(from)}] ${plain(line)}\n`,
       );
     }
-    if (empty && !interrupt.signal.aborted)
+    if (empty && options.lines > 0 && !interrupt.signal.aborted)
       streams.err.write(
         `the server has no lines of job ${job} yet: it keeps them from when a coordinator first leads it\n`,
       );

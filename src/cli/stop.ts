@@ -3,7 +3,10 @@ import { type ExitCode, exitCodes } from './exit.ts';
 import { type NatsFlags, natsPlace } from './nats-flags.ts';
 import type { Streams } from './terminal.ts';
 
-/** `plexus stop [JOB]`: ends the run of a job after its step, with a checkpoint. Workers stay, for the next run, unless `--workers` ends them. */
+/**
+ * `plexus stop [JOB] [--workers]`: ends the run of a job after its step, with a checkpoint. Workers stay, for the next run, unless
+ * they are to end too.
+ */
 export async function stop(
   job: string | undefined,
   options: NatsFlags & { readonly json?: boolean; readonly workers?: boolean },

@@ -35,7 +35,10 @@ import { schedulerNamed } from './scheduler.ts';
 export interface RunOptions {
   /** `a.b=c` overrides of the config. */
   readonly overrides?: readonly string[];
-  /** Threads that were started before the config was read: they become the run's if they can. Whoever gives them ends them, see `startFirstThread`. */
+  /**
+   * Threads that were started before the config was read: they become the run's if they can. Whoever gives them ends them, see
+   * `startFirstThread`.
+   */
   readonly begun?: WaitingThreads | null;
   /** Raise it to stop: the step is finished, a checkpoint written, everything ended. */
   readonly signal?: AbortSignal;

@@ -25,6 +25,20 @@ export class LeaderLost extends ClusterError {
   override readonly name = 'LeaderLost';
 }
 
+/** The server is away for long, has no JetStream, or this login may not use the job's records. */
+export class RecordsUnreachable extends ClusterError {
+  override readonly name = 'RecordsUnreachable';
+}
+
+/** Nobody has ever used a job of that name on this server. */
+export class NoSuchJob extends ClusterError {
+  override readonly name = 'NoSuchJob';
+
+  constructor(job: string, cause: unknown) {
+    super(`the server knows no job '${job}': has a worker or coordinator of it been started?`, { cause });
+  }
+}
+
 /** A source of tensors is gone, and what was asked of it can only be had by asking again. */
 export class SourceGone extends ClusterError {
   override readonly name = 'SourceGone';

@@ -1,19 +1,12 @@
-import {
-  DiscardPolicy,
-  JetStreamApiError,
-  type JetStreamManager,
-  jetstreamManager,
-  RetentionPolicy,
-  StorageType,
-} from '@nats-io/jetstream';
+import { DiscardPolicy, jetstreamManager, RetentionPolicy, StorageType } from '@nats-io/jetstream';
 import { type NatsConnection, nanos } from '@nats-io/transport-node';
+import { ensureStream, streamState } from '../../comm/index.ts';
 import { clusterSubjects } from '../../worker/index.ts';
 
 /** Of a job's lines the server keeps so many, of so many bytes, for so many days. */
 const KEPT = { lines: 5000, bytes: 2 ** 20, days: 7 };
 /** Lines that are asked for at a time. */
 const AT_ONCE = 50;
-const STREAM_NOT_FOUND = 10059;
 
 const streamOf = (job: string): string => `plexus-${job}-logs`;
 
@@ -23,8 +16,7 @@ const streamOf = (job: string): string => `plexus-${job}-logs`;
  */
 export async function keepLog(connection: NatsConnection, job: string): Promise<void> {
   const manager = await jetstreamManager(connection, { checkAPI: false });
-  if (await stateOf(manager, job)) return;
-  await manager.streams.add({
+  await ensureStream(manager, {
     name: streamOf(job),
     subjects: [clusterSubjects(job).logs],
     retention: RetentionPolicy.Limits,
@@ -42,7 +34,7 @@ export async function keepLog(connection: NatsConnection, job: string): Promise<
  */
 export async function keptLog(connection: NatsConnection, job: string, lines: number): Promise<Uint8Array[]> {
   const manager = await jetstreamManager(connection, { checkAPI: false });
-  const state = await stateOf(manager, job);
+  const state = await streamState(manager, streamOf(job));
   if (!state || lines === 0) return [];
   const found: Uint8Array[] = [];
   const first = Math.max(state.first_seq, state.last_seq - lines + 1);
@@ -53,13 +45,4 @@ export async function keptLog(connection: NatsConnection, job: string, lines: nu
     for (const message of await Promise.all(asked)) if (message) found.push(message.data);
   }
   return found;
-}
-
-async function stateOf(manager: JetStreamManager, job: string) {
-  try {
-    return (await manager.streams.info(streamOf(job))).state;
-  } catch (error) {
-    if (error instanceof JetStreamApiError && error.code === STREAM_NOT_FOUND) return null;
-    throw error;
-  }
 }

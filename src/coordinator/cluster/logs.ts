@@ -1,7 +1,6 @@
-import type { NatsConnection } from '@nats-io/transport-node';
-import { connectNats } from '../../comm/index.ts';
-import { clusterSubjects } from '../../worker/index.ts';
-import { ClusterError } from './errors.ts';
+import { connectNats, listen } from '../../comm/index.ts';
+import { clusterSubjects, type LogRecord } from '../../worker/index.ts';
+import { RecordsUnreachable } from './errors.ts';
 import type { JobPlace } from './lead.ts';
 import { keptLog } from './log-stream.ts';
 
@@ -19,13 +18,6 @@ const MAX_WAITING = 10_000;
 /** Lines that are shown of those before, if it is not said how many. */
 const LINES = 100;
 
-/** Writes a line of the coordinator to a job's log; nobody has to listen. */
-export function publishLog(connection: NatsConnection, job: string, text: string): void {
-  if (connection.isClosed()) return;
-  const line = { agent: 'coordinator', time: Date.now(), level: 'info', text };
-  connection.publish(clusterSubjects(job).logs, JSON.stringify(line));
-}
-
 /** Which lines of a job are wanted. */
 export interface TailOptions {
   /** Whether to go on with those that are written from now on, until `signal`. */
@@ -38,7 +30,7 @@ export interface TailOptions {
 /**
  * The newest lines of the processes of a job, as far as the server has kept them: five thousand at most, of a week, since a
  * coordinator first led the job.
- * @throws NatsConnectError; ClusterError where they cannot be read (with `follow`, that is a line of its own)
+ * @throws NatsConnectError; RecordsUnreachable where they cannot be read (with `follow`, that is a line of its own)
  */
 export async function* tailLogs(
   place: JobPlace,
@@ -54,26 +46,34 @@ export async function* tailLogs(
     over = true;
     wake();
   };
-  const subscription = connection.subscribe(clusterSubjects(job).logs, {
-    callback: (error, message) => {
-      if (error) failed = error;
-      else if (waiting.push(message.data) > MAX_WAITING) waiting.shift();
-      wake();
-    },
-  });
+  const arrived = (data: Uint8Array): void => {
+    if (waiting.push(data) > MAX_WAITING) waiting.shift();
+    wake();
+  };
+  const unlisten = follow
+    ? listen(
+        connection,
+        clusterSubjects(job).logs,
+        ({ data }) => arrived(data),
+        (error) => {
+          failed = error;
+          wake();
+        },
+      )
+    : null;
   signal.addEventListener('abort', end, { once: true });
   if (signal.aborted) end();
   try {
     const kept = await keptLog(connection, job, lines).catch((error: Error) => {
       const reason = `older lines of job '${job}' cannot be read: ${error.message}`;
-      if (!follow) throw new ClusterError(reason, { cause: error });
+      if (!follow) throw new RecordsUnreachable(reason, { cause: error });
       return [new TextEncoder().encode(reason)];
     });
     for (const data of kept) yield lineOf(data);
     if (!follow) return;
     // What was written while the others were read may be among them.
-    const shown = new Set(kept.map((data) => Buffer.from(data).toString('latin1')));
-    for (const data of waiting.splice(0)) if (!shown.has(Buffer.from(data).toString('latin1'))) yield lineOf(data);
+    const shown = new Set(kept.map(textOf));
+    for (const data of waiting.splice(0)) if (!shown.has(textOf(data))) yield lineOf(data);
     for (;;) {
       for (let data = waiting.shift(); data; data = waiting.shift()) yield lineOf(data);
       if (failed) throw failed;
@@ -85,15 +85,19 @@ export async function* tailLogs(
     }
   } finally {
     signal.removeEventListener('abort', end);
-    subscription.unsubscribe();
+    unlisten?.();
     await connection.close();
   }
 }
 
+function textOf(data: Uint8Array): string {
+  return new TextDecoder().decode(data);
+}
+
 function lineOf(data: Uint8Array): LogLine {
-  const text = new TextDecoder().decode(data);
+  const text = textOf(data);
   try {
-    const { agent, time, text: line } = JSON.parse(text) as { agent: string; time: number; text: string };
+    const { agent, time, text: line } = JSON.parse(text) as LogRecord;
     return { at: Number(time), from: String(agent), line: String(line) };
   } catch {
     // Not one of this package's lines: shown as it is.

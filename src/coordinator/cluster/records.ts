@@ -1,9 +1,9 @@
 import { jetstreamManager } from '@nats-io/jetstream';
 import { type KV, Kvm } from '@nats-io/kv';
-import type { NatsConnection } from '@nats-io/transport-node';
-import { isForbidden, lacksJetStream, retryCall } from '../../comm/index.ts';
+import type { Msg, NatsConnection } from '@nats-io/transport-node';
+import { isForbidden, lacksJetStream, listen, retryCall } from '../../comm/index.ts';
 import { clusterKeys, type MemberRecord, makeBucket } from '../../worker/index.ts';
-import { ClusterError } from './errors.ts';
+import { ClusterError, NoSuchJob, RecordsUnreachable } from './errors.ts';
 
 const RETRY_MS = 100;
 
@@ -115,20 +115,18 @@ export class Records {
    */
   followMembers(onPut: (id: string, record: MemberRecord | null) => void): () => void {
     const prefix = `${this.#subjects}${clusterKeys.member('')}`;
-    const subscription = this.connection.subscribe(`${prefix}>`, {
-      callback: (error, message) => {
-        if (error) return;
-        const id = message.subject.slice(prefix.length);
-        const operation = message.headers?.get('KV-Operation') ?? '';
-        if (operation !== '' || message.data.length === 0) return onPut(id, null);
-        try {
-          onPut(id, parse<MemberRecord>(message.data, id));
-        } catch {
-          // What is no record is no member; whoever wrote it is not one of ours.
-        }
-      },
-    });
-    return () => subscription.unsubscribe();
+    const arrived = (message: Msg) => {
+      const id = message.subject.slice(prefix.length);
+      const operation = message.headers?.get('KV-Operation') ?? '';
+      if (operation !== '' || message.data.length === 0) return onPut(id, null);
+      try {
+        onPut(id, parse<MemberRecord>(message.data, id));
+      } catch {
+        // What is no record is no member; whoever wrote it is not one of ours.
+      }
+    };
+    // (Without the permission, members are known from listing them.)
+    return listen(this.connection, `${prefix}>`, arrived, () => undefined);
   }
 
   /** What the subjects begin with on which the bucket's records are. */
@@ -179,20 +177,6 @@ export class Records {
   async #open(): Promise<KV> {
     if (this.#use === 'look') return new Kvm(this.connection).open(clusterKeys.bucket(this.job));
     return makeBucket(this.connection, this.job);
-  }
-}
-
-/** The server is away for long, has no JetStream, or this login may not use the bucket. */
-export class RecordsUnreachable extends ClusterError {
-  override readonly name = 'RecordsUnreachable';
-}
-
-/** Nobody has ever used a job of that name on this server. */
-export class NoSuchJob extends ClusterError {
-  override readonly name = 'NoSuchJob';
-
-  constructor(job: string, cause: unknown) {
-    super(`the server knows no job '${job}': has a worker or coordinator of it been started?`, { cause });
   }
 }
 

@@ -34,9 +34,7 @@ import {
 } from './cluster-run.ts';
 import { ClusterError } from './errors.ts';
 import { type JobPlace, type Lead, takeLead } from './lead.ts';
-import { logLineOf } from './log-lines.ts';
-import { keepLog } from './log-stream.ts';
-import { publishLog } from './logs.ts';
+import { logged } from './logged.ts';
 import { runOnClients } from './run-on-clients.ts';
 import { SideEvents } from './side-events.ts';
 
@@ -149,32 +147,6 @@ async function* leading(
     yield* logged(lead, body(lead, lead.lock.tookOver));
   } finally {
     await lead.end();
-  }
-}
-
-/** Events, and of those that people want to know later a line in the job's log. */
-async function* logged({ records, job }: Lead, events: AsyncGenerator<RunEvent, void>): AsyncGenerator<RunEvent, void> {
-  const { connection } = records;
-  const write = (text: string) => publishLog(connection, job, text);
-  const warnings: string[] = [];
-  // (The run does not wait for it: a cluster of servers may take its time.)
-  void keepLog(connection, job).catch((error: Error) => {
-    warnings.push(`plexus logs will show new lines only, as the server keeps none: ${error.message}`);
-  });
-  let last: string | null = null;
-  let failed = false;
-  try {
-    for await (const event of events) {
-      for (const message of warnings.splice(0)) yield { type: 'warning', message };
-      const line = logLineOf(event);
-      if (line !== null && line !== last) write(line);
-      last = line ?? last;
-      failed ||= event.type === 'failed';
-      yield event;
-    }
-  } catch (error) {
-    if (!failed) write(`the run ends: ${(error as Error).message}`);
-    throw error;
   }
 }
 

@@ -10,6 +10,7 @@ import {
 } from '../../comm/index.ts';
 import { Beat, openBucket } from './beat.ts';
 import { GenerationRecords } from './generation-records.ts';
+import { writeLogLine } from './log-line.ts';
 import { memberRecord } from './member-record.ts';
 import type { ResolvedAgentOptions } from './options.ts';
 import { Part } from './part.ts';
@@ -277,9 +278,7 @@ export class Agent {
 
   #log(text: string): void {
     this.#options.log(`${this.id} ${text}`);
-    if (this.#control.isClosed()) return;
-    const line = { agent: this.id, time: Date.now(), level: 'info', text };
-    this.#control.publish(clusterSubjects(this.#options.job).logs, JSON.stringify(line));
+    writeLogLine(this.#control, this.#options.job, this.id, text);
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -1,4 +1,5 @@
-import type { NatsConnection, Subscription } from '@nats-io/transport-node';
+import type { NatsConnection } from '@nats-io/transport-node';
+import { listen } from '../../comm/index.ts';
 import type { Beat } from './beat.ts';
 import { clusterKeys, type GenerationRecord } from './protocol.ts';
 
@@ -7,7 +8,7 @@ export class GenerationRecords {
   readonly #beat: Beat;
   readonly #log: (line: string) => void;
   readonly #moved: (record: GenerationRecord) => void;
-  readonly #subscription: Subscription;
+  readonly #unlisten: () => void;
 
   /** @param moved called with each record, also with ones that are known already */
   constructor(
@@ -21,13 +22,14 @@ export class GenerationRecords {
     this.#log = log;
     this.#moved = moved;
     // The bucket's record is a message like any other, also after a reconnect.
-    this.#subscription = connection.subscribe(`$KV.${clusterKeys.bucket(job)}.${clusterKeys.generation}`, {
-      callback: (error, message) => {
-        // (Without the permission, the record is looked up when the lease was late.)
-        if (error || message.data.length === 0) return;
-        moved(message.json<GenerationRecord>());
+    this.#unlisten = listen(
+      connection,
+      `$KV.${clusterKeys.bucket(job)}.${clusterKeys.generation}`,
+      (message) => {
+        if (message.data.length > 0) moved(message.json<GenerationRecord>());
       },
-    });
+      () => undefined, // (Without the permission, the record is looked up when the lease was late.)
+    );
   }
 
   /** No beat has left for longer than the lease: this process was frozen, or cut off. */
@@ -40,6 +42,6 @@ export class GenerationRecords {
   }
 
   close(): void {
-    this.#subscription.unsubscribe();
+    this.#unlisten();
   }
 }

@@ -1,4 +1,5 @@
 export { makeBucket } from './bucket.ts';
+export * from './log-line.ts';
 export { modelDigest } from './model.ts';
 export type { AgentOptions } from './options.ts';
 export * from './protocol.ts';

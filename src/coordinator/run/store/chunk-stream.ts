@@ -1,6 +1,6 @@
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { isForbidden, lacksJetStream, retryCall } from '../../../comm/index.ts';
+import { ensureStream, isForbidden, lacksJetStream, retryCall } from '../../../comm/index.ts';
 import { CheckpointError } from '../errors.ts';
 
 /** Bytes of a message at most; a server may allow fewer. */
@@ -61,22 +61,18 @@ export class ChunkStream {
     connection: NatsConnection,
     { name, prefix, patience }: { readonly name: string; readonly prefix: string; readonly patience: Patience },
   ): Promise<ChunkStream> {
-    const { DiscardPolicy, JetStreamApiError, jetstream, jetstreamManager, RetentionPolicy, StorageType } =
-      await client();
+    const { DiscardPolicy, jetstream, jetstreamManager, RetentionPolicy, StorageType } = await client();
     const openManager = async (): Promise<JetStreamManager> => {
       const manager = await jetstreamManager(connection, { timeout: patience.deadlineMs });
-      await manager.streams.info(name).catch(async (error: unknown) => {
-        if (!(error instanceof JetStreamApiError) || error.status !== 404) throw error;
-        await manager.streams.add({
-          name,
-          subjects: [`${prefix}.>`],
-          storage: StorageType.File,
-          retention: RetentionPolicy.Limits,
-          discard: DiscardPolicy.New,
-          max_msgs_per_subject: 1,
-          discard_new_per_subject: false,
-          allow_direct: true,
-        });
+      await ensureStream(manager, {
+        name,
+        subjects: [`${prefix}.>`],
+        storage: StorageType.File,
+        retention: RetentionPolicy.Limits,
+        discard: DiscardPolicy.New,
+        max_msgs_per_subject: 1,
+        discard_new_per_subject: false,
+        allow_direct: true,
       });
       return manager;
     };
