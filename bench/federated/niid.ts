@@ -1,6 +1,6 @@
 // Rows of Flower's niid_bench (after Li et al., Federated Learning on Non-IID Data Silos, 2021): Fashion-MNIST, LeNet, 10 clients, all in
 // every round, 50 rounds, 10 local epochs, B = 64, lr 0.01, momentum 0.9, weight decay 1e-5. One cell is 470,000 steps.
-//   npm run bench -- federated/niid --fashion=FOLDER [--only=fedavg] [--split=dirichlet|labels] [--seeds=1] [--rounds=50] [--epochs=10]
+//   npm run bench -- federated/niid --fashion=FOLDER [--only=fedavg] [--split=dirichlet|labels] [--seeds=1] [--rounds=50] [--epochs=10] [--threads=2]
 import { dirichlet, type PartitionSource, pathological } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { federation, rounds, sourceOf, spread, spreadText, word } from './federation.ts';
@@ -32,14 +32,20 @@ console.log(
 for (const { strategy, settings } of strategies.filter(({ strategy }) => strategy === (word('only') ?? strategy))) {
   const of = await federation({
     ...{ data: 'fashion-mnist', model: 'lenet.ts', strategy, settings },
-    ...{ lr: 0.01, momentum: 0.9, weightDecay: 1e-5, batch: 64 },
+    ...{ lr: 0.01, momentum: 0.9, weightDecay: 1e-5, batch: 64, threads: flag('threads', 2) },
   });
   for (const { name, make, published } of splits.filter(({ name }) => name === (word('split') ?? name))) {
     const found: number[] = [];
     const began = performance.now();
     for (let seed = 0; seed < seeds; seed++) {
       const simulation = rounds(of, make(sourceOf(of), seed), { seed, cohort: clients, epochs, batch: 64 });
-      while (simulation.round < count) await simulation.next();
+      while (simulation.round < count) {
+        await simulation.next();
+        if (simulation.round % 10 === 0)
+          console.log(
+            `  ${strategy} ${name}, round ${simulation.round}: ${(await of.accuracy(simulation.params)).toFixed(2)}`,
+          );
+      }
       found.push(await of.accuracy(simulation.params));
     }
     const { mean } = spread(found);

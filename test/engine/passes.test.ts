@@ -146,6 +146,19 @@ describe('patterns of plain ops become our kernels', () => {
     checkForward((a) => tf.sum(tf.square(a as tf.Tensor)), x(), optimize);
   });
 
+  test('a bias goes into its convolution, unless someone else reads the convolution or it is no bias', () => {
+    const inputs = [random([2, 5, 4, 3], 1), random([3, 3, 3, 2], 2), random([2], 3)];
+    const conv = (x: tf.Tensor, f: tf.Tensor) => tf.conv2d(x as tf.Tensor4D, f as tf.Tensor4D, 1, 'same');
+    const fn: TensorFunction = (x, f, b) => tf.add(b, conv(x, f));
+    expect(kernels(forwardGraph(fn, inputs))).toEqual(['PlexusConv2D']);
+    checkForward(fn, inputs, optimize);
+    checkGradient(fn, inputs, { rewrite: optimize });
+    const both = forwardGraph((x, f, b) => [tf.add(conv(x, f), b), conv(x, f)], inputs);
+    expect(kernels(both)).toEqual(['Add', 'Conv2D']);
+    const image = forwardGraph((x, f, b) => tf.add(conv(x, f), tf.reshape(b, [2, 1, 1, 1])), inputs);
+    expect(kernels(image)).not.toContain('PlexusConv2D');
+  });
+
   test('transpositions and factors go into matrix products', () => {
     const inputs = [random([2, 3, 4], 1), random([2, 3, 4], 2)];
     const fn: TensorFunction = (a, b) => tf.mul(tf.matMul(a, tf.transpose(b, [0, 2, 1])), 0.125);

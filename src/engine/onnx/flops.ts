@@ -60,6 +60,8 @@ function nodeFlops(graph: Graph, node: GraphNode): number {
       return 2 * sizeOf(out) * dim(second, node.attrs.transposeA ? 0 : 1);
     case 'Conv2D':
       return 2 * sizeOf(out) * sizeOf(second.slice(0, 3));
+    case 'PlexusConv2D':
+      return 2 * sizeOf(out) * sizeOf(second.slice(0, 3)) + sizeOf(out);
     case 'Conv2DBackpropInput':
       return 2 * sizeOf(first) * sizeOf(second.slice(0, 3));
     case 'Conv2DBackpropFilter':

@@ -1,3 +1,4 @@
+import './convolution.ts';
 import './matmul.ts';
 import './squared-sum.ts';
 

@@ -1,4 +1,5 @@
 import type { Graph, GraphNode, ValueId } from '../graph.ts';
+import { fuseConvolutionBias } from './fuse-convolution.ts';
 import { fuseGelu } from './fuse-gelu.ts';
 import { fuseLayerNorm } from './fuse-layer-norm.ts';
 import { fuseCrossEntropy, fuseLogSoftmax } from './fuse-softmax.ts';
@@ -24,6 +25,7 @@ export const fusePasses: readonly Pass[] = [
   fuseGelu,
   fuseSilu,
   fuseMatMul,
+  fuseConvolutionBias,
   fuseUpdate,
   fuseSquaredSum,
 ].map((pattern) => (rewrite: Rewrite) => {

@@ -31,7 +31,40 @@ function images(
 const name = (op: string, g: { filter: number[]; stride: number; pad: Pad }) =>
   `${op} ${g.filter.join('x')} /${g.stride} ${g.pad}`;
 
+/** The kernel that passes make of a convolution and its bias, on its own. */
+const biased = (x: Tensor, filter: Tensor, bias: Tensor) => {
+  const attrs = { strides: [2, 1], pad: 'same', dataFormat: 'NHWC', dilations: [1, 1] };
+  return tf.engine().runKernel('PlexusConv2D', { x, filter, bias }, attrs) as Tensor;
+};
+
+/** Windows side by side: of images that they fill, and of ones that they do not. */
+const tilings: readonly [number, number][] = [
+  [2, 2],
+  [3, 2],
+  [4, 3],
+];
+
 export const imageCases: KernelCase[] = [
+  ...tilings.map(
+    (window): KernelCase => ({
+      name: `maxPool of equal values ${window.join('x')}`,
+      inputs: images([1], 2, () => []).map(([x]) => [{ ...(x as Input), fill: { below: 3 }, dtype: 'float32' }]),
+      fn: (x) => tf.maxPool(x as Tensor4D, window, window, 'valid'),
+    }),
+  ),
+  {
+    name: 'conv2d and bias',
+    inputs: images([3, 2], 3, (channels) => [channels, 4]).map((inputs) => [...inputs, { shape: [4] }]),
+    fn: (x, filter, bias) => biased(x as Tensor, filter as Tensor, bias as Tensor),
+    gradient: 'none',
+    tolerance: 2e-5,
+  },
+  {
+    name: 'conv2d few channels, strides that leave rows out',
+    inputs: exactly([2, 9, 8, 2], [2, 3, 2, 5]),
+    fn: (x, f) => tf.conv2d(x as Tensor4D, f as Tensor4D, [3, 2], 'valid'),
+    tolerance: 2e-5,
+  },
   ...geometries.flatMap((g): KernelCase[] => [
     {
       name: name('conv2d', g),

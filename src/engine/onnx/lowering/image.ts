@@ -4,6 +4,10 @@ import type { Lowering, LoweringContext, LoweringTable } from './context.ts';
 
 const TO_NCHW = [0, 3, 1, 2];
 const TO_NHWC = [0, 2, 3, 1];
+/** From NHWC. */
+const CHANNELS_FIRST = [3, 0, 1, 2];
+/** Places of a window that are compared one after another at most. */
+const MOST_COMPARED = 9;
 
 /** Sizes that the lowerings of convolutions and pools share, whatever the data format. */
 interface Geometry {
@@ -62,7 +66,8 @@ function conv(depthwise: boolean): Lowering {
     const group = depthwise ? (x.shape[1] as number) : 1;
     const filter = filterOihw(c, c.in(1), depthwise);
     const shape = nchwShape(c.out.shape, g);
-    return fromNchw(c, c.b.op('Conv', [x, filter], { ...convAttrs(g), group }, { dtype: 'float32', shape }), g);
+    const operands = [x, filter, ...c.inputs.slice(2)];
+    return fromNchw(c, c.b.op('Conv', operands, { ...convAttrs(g), group }, { dtype: 'float32', shape }), g);
   };
 }
 
@@ -95,51 +100,67 @@ function convInputGrad(depthwise: boolean): Lowering {
   };
 }
 
-/** The pixels of a padded NHWC image that one tap of the filter meets: `[batch, outHeight, outWidth, channels]`. */
-function tap(
+/**
+ * What each tap of a filter meets of a padded image, tap by tap along rows; the image's rows and columns are its axes `axis` and
+ * `axis + 1`, and become those of the output. Columns are cut first: only that takes the image apart into short runs.
+ */
+function taps(
   c: LoweringContext,
   padded: Ref,
-  g: Geometry,
-  out: readonly [number, number],
-  row: number,
-  column: number,
-): Ref {
-  const [top, left] = [row * g.dilations[0], column * g.dilations[1]];
-  const shape = [padded.shape[0] as number, out[0], out[1], padded.shape[3] as number];
-  const ends = [top + (out[0] - 1) * g.strides[0] + 1, left + (out[1] - 1) * g.strides[1] + 1];
-  const operands = [padded, c.b.ints([top, left]), c.b.ints(ends), c.b.ints([1, 2]), c.b.ints(g.strides)];
-  return c.b.op('Slice', operands, {}, { dtype: 'float32', shape });
+  axis: number,
+  [height, width]: readonly [number, number],
+  { g, out }: Pick<TapOperands, 'g' | 'out'>,
+): Ref[] {
+  const cut = (x: Ref, side: 0 | 1, tap: number) =>
+    c.slice(x, axis + side, tap * g.dilations[side], out[side], g.strides[side]);
+  const columns = Array.from({ length: width }, (_, column) => cut(padded, 1, column));
+  return Array.from({ length: height }, (_, row) => columns.map((pixels) => cut(pixels, 0, row))).flat();
 }
 
 /**
- * Gradient by the filter: for each tap, (pixels it meets)^T dy. ONNX has no operator for it, and a Conv with batch and
- * channels exchanged would multiply matrices that are only as wide as the filter has taps.
+ * Gradient by the filter, for which ONNX has no operator. Where there are many channels: for each tap, (pixels it meets)^T dy,
+ * channels first, so that what a tap meets lies one pixel behind the other. Few channels make thin products.
  */
 function convFilterGrad(c: LoweringContext): Ref {
-  const { padded, dy, g, out } = tapOperands(c);
+  const operands = tapOperands(c);
   const [height, width, channels, filters] = c.out.shape as [number, number, number, number];
-  if (sizeOf(padded.shape) === 0 || sizeOf(dy.shape) === 0) return c.full(0);
-  const rows = sizeOf(dy.shape) / filters;
-  const cotangent = c.b.reshape(dy, [rows, filters]);
-  const taps: Ref[] = [];
-  for (let row = 0; row < height; row++)
-    for (let column = 0; column < width; column++)
-      taps.push(c.b.reshape(tap(c, padded, g, out, row, column), [rows, channels]));
-  // Few channels make thin products: put the taps side by side then.
-  const groups = channels >= 16 ? taps : [c.concat(taps, 1)];
-  const parts = groups.map((pixels) => transposedProduct(c, pixels, cotangent));
+  if (sizeOf(operands.padded.shape) === 0 || sizeOf(operands.dy.shape) === 0) return c.full(0);
+  const image = c.b.transpose(operands.padded, CHANNELS_FIRST);
+  if (channels < 16) return exchangedConv(c, image, operands);
+  const rows = sizeOf(operands.dy.shape) / filters;
+  const cotangent = c.b.reshape(operands.dy, [rows, filters]);
+  const parts = taps(c, image, 2, [height, width], operands).map((pixels) =>
+    c.matmul(c.b.reshape(pixels, [channels, rows]), cotangent),
+  );
   return c.b.reshape(c.concat(parts, 0), c.out.shape);
 }
 
-/** a^T b. */
-function transposedProduct(c: LoweringContext, a: Ref, b: Ref): Ref {
-  if (!c.onCpu) return c.matmul(c.b.transpose(a, [1, 0]), b);
-  const shape = [a.shape[1] as number, b.shape[1] as number];
-  return c.b.op('FusedMatMul', [a, b], { transA: 1 }, { dtype: 'float32', shape });
+/** The gradient by the filter as a convolution of the image with the cotangent, batch and channels exchanged in both. */
+function exchangedConv(c: LoweringContext, image: Ref, { dy, g }: TapOperands): Ref {
+  const filter = c.b.transpose(dy, CHANNELS_FIRST);
+  const size = [0, 1].map((side) => {
+    const reach = ((filter.shape[2 + side] as number) - 1) * (g.strides[side] as number) + 1;
+    return Math.floor(((image.shape[2 + side] as number) - reach) / (g.dilations[side] as number)) + 1;
+  });
+  const shape = [image.shape[0] as number, filter.shape[0] as number, ...size];
+  const attrs = { strides: [...g.dilations], dilations: [...g.strides] };
+  const all = c.b.op('Conv', [image, filter], attrs, { dtype: 'float32', shape });
+  // Strides leave out rows at the end, which make taps that the filter does not have.
+  const [height, width] = c.out.shape as [number, number];
+  return c.b.transpose(c.slice(c.slice(all, 2, 0, height), 3, 0, width), [2, 3, 0, 1]);
 }
 
-/** The padded input and the cotangent in NHWC, and the size of the cotangent's image. */
-function tapOperands(c: LoweringContext): { padded: Ref; dy: Ref; g: Geometry; out: [number, number] } {
+/** What the gradients by a filter are made of. */
+interface TapOperands {
+  /** The padded input in NHWC. */
+  readonly padded: Ref;
+  /** The cotangent in NHWC, and the size of its image. */
+  readonly dy: Ref;
+  readonly out: readonly [number, number];
+  readonly g: Geometry;
+}
+
+function tapOperands(c: LoweringContext): TapOperands {
   const g = geometry(c);
   const nhwc = (x: Ref) => (g.nhwc ? x : c.b.transpose(x, TO_NHWC));
   const [x, dy] = [nhwc(c.in(0)), nhwc(c.in(1))];
@@ -154,17 +175,15 @@ function tapOperands(c: LoweringContext): { padded: Ref; dy: Ref; g: Geometry; o
 }
 
 function depthwiseFilterGrad(c: LoweringContext): Ref {
-  const { padded, dy, g, out } = tapOperands(c);
+  const operands = tapOperands(c);
   const [height, width, channels, multiplier] = c.out.shape as [number, number, number, number];
-  if (sizeOf(padded.shape) === 0 || sizeOf(dy.shape) === 0) return c.full(0);
-  const rows = sizeOf(dy.shape) / (channels * multiplier);
-  const cotangent = c.b.reshape(dy, [rows, channels, multiplier]);
-  const parts: Ref[] = [];
-  for (let row = 0; row < height; row++)
-    for (let column = 0; column < width; column++) {
-      const pixels = c.b.reshape(tap(c, padded, g, out, row, column), [rows, channels, 1]);
-      parts.push(c.reduce('ReduceSum', c.map('Mul', pixels, cotangent), [0], true));
-    }
+  if (sizeOf(operands.padded.shape) === 0 || sizeOf(operands.dy.shape) === 0) return c.full(0);
+  const rows = sizeOf(operands.dy.shape) / (channels * multiplier);
+  const cotangent = c.b.reshape(operands.dy, [rows, channels, multiplier]);
+  const parts = taps(c, operands.padded, 1, [height, width], operands).map((each) => {
+    const products = c.map('Mul', c.b.reshape(each, [rows, channels, 1]), cotangent);
+    return c.reduce('ReduceSum', products, [0], true);
+  });
   return c.b.reshape(c.concat(parts, 0), c.out.shape);
 }
 
@@ -180,11 +199,14 @@ function pool(type: 'MaxPool' | 'AveragePool'): Lowering {
   };
 }
 
-/** Each cotangent goes to the first maximum of its window; windows may overlap. */
+/** Each cotangent goes to the first maximum of its window. */
 function maxPoolGrad(c: LoweringContext): Ref {
   const g = geometry(c);
+  if (sizeOf(c.in(0).shape) === 0) return c.full(0);
+  const [height, width] = c.numbers('filterSize') as [number, number];
+  const tiled = g.strides[0] === height && g.strides[1] === width && g.pads.every((pad) => pad === 0);
+  if (tiled && height * width <= MOST_COMPARED) return comparedMaxima(c, [height, width]);
   const [dy, x] = [toNchw(c, c.in(0), g), toNchw(c, c.in(1), g)];
-  if (sizeOf(dy.shape) === 0) return c.full(0);
   const [, places] = c.b.ops('MaxPool', [x], poolAttrs(c, g), [
     { dtype: 'float32', shape: dy.shape },
     { dtype: 'int64', shape: dy.shape },
@@ -194,6 +216,40 @@ function maxPoolGrad(c: LoweringContext): Ref {
   const operands = [c.full(0, spec), c.b.reshape(places, [n]), c.b.reshape(dy, [n])];
   const dx = c.b.op('ScatterElements', operands, { axis: 0, reduction: 'add' }, spec);
   return fromNchw(c, c.b.reshape(dx, x.shape), g);
+}
+
+/**
+ * The gradient of windows that lie side by side: place by place of the window, what equals the maximum takes the cotangent, and
+ * leaves nothing for those after it. Places of maxima cost ONNX Runtime's MaxPool ten times its maxima, and scattering as much again.
+ */
+function comparedMaxima(c: LoweringContext, [height, width]: readonly [number, number]): Ref {
+  const [dy, x, y] = [c.in(0), c.in(1), c.in(2)];
+  const [batch, rows, columns, channels] = dy.shape as [number, number, number, number];
+  const places: Ref[] = [];
+  let left = dy;
+  for (let row = 0; row < height; row++) {
+    const pixels = c.slice(x, 1, row, rows, height);
+    for (let column = 0; column < width; column++) {
+      const last = places.length === height * width - 1;
+      const equal = () => c.compare('Equal', c.slice(pixels, 2, column, columns, width), y);
+      const taken = last ? left : c.where(equal(), left, c.k(0));
+      if (!last) left = c.map('Sub', left, taken);
+      places.push(taken);
+    }
+  }
+  const lines = Array.from({ length: height }, (_, row) =>
+    c.b.reshape(c.concat(places.slice(row * width, (row + 1) * width), 3), [
+      batch,
+      rows,
+      1,
+      columns * width * channels,
+    ]),
+  );
+  const tiles = c.b.reshape(c.concat(lines, 2), [batch, rows * height, columns * width, channels]);
+  const outside = [1, 2].map((axis) => (x.shape[axis] as number) - (tiles.shape[axis] as number));
+  if (outside.every((size) => size === 0)) return tiles;
+  const pads = c.b.ints([0, 0, 0, 0, 0, ...outside, 0]);
+  return c.b.op('Pad', [tiles, pads, c.k(0)], {}, { dtype: 'float32', shape: x.shape });
 }
 
 /**
@@ -214,6 +270,7 @@ function avgPoolGrad(c: LoweringContext): Ref {
 /** Convolutions and pools: NHWC in tfjs, NCHW in ONNX. */
 export const images: LoweringTable = {
   Conv2D: conv(false),
+  PlexusConv2D: conv(false),
   DepthwiseConv2dNative: conv(true),
   Conv2DBackpropInput: convInputGrad(false),
   DepthwiseConv2dNativeBackpropInput: convInputGrad(true),
