@@ -10,7 +10,7 @@ export function fuseConvolutionBias(rewrite: Rewrite, node: GraphNode): void {
   if (node.kernel !== 'Add') return;
   for (const [product, bias] of eitherOrder(rewrite, node)) {
     const convolution = rewrite.producedBy(product, 'Conv2D');
-    if (!convolution || convolution.attrs.dataFormat !== 'NHWC' || rewrite.useCount(product) !== 1) continue;
+    if (convolution?.attrs.dataFormat !== 'NHWC' || rewrite.useCount(product) !== 1) continue;
     const channels = rewrite.shape(product).at(-1) as number;
     if (rewrite.shape(bias).length !== 1 || rewrite.shape(bias)[0] !== channels) continue;
     const inputs = [...inputsOf(rewrite, convolution), bias];
