@@ -18,6 +18,7 @@ def main():
     torch.manual_seed(job["seed"])
     inputs, labels = images(job["folder"], "train")
     test_inputs, test_labels = images(job["folder"], "t10k")
+    inputs, test_inputs = inputs - job["centre"], test_inputs - job["centre"]
     widths = [784, *job.get("hidden", [200])]
     layers = [part for pair in zip(widths, widths[1:]) for part in (torch.nn.Linear(*pair), torch.nn.ReLU())]
     model = torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], 10))

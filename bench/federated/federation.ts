@@ -67,6 +67,8 @@ export interface FederationOptions {
   readonly settings?: object;
   readonly compression?: z.input<typeof updateCompressionSchema>;
   readonly threads?: number;
+  /** What is subtracted from pixels in [0, 1]; default nothing. */
+  readonly centre?: number;
 }
 
 const prepared = new Map<string, Promise<PreparedData>>();
@@ -92,10 +94,10 @@ async function read(name: 'mnist' | 'fashion-mnist'): Promise<PreparedData> {
 /** Starts a pool for a model on one of the image datasets, all 60,000 training images, pixels in [0, 1]. */
 export async function federation(options: FederationOptions): Promise<Federation> {
   const { data: name, hidden = [], lr, momentum = 0, weightDecay = 0, batch } = options;
-  const { strategy = 'fedavg', settings = {}, threads = 2 } = options;
+  const { strategy = 'fedavg', settings = {}, threads = 2, centre = 0 } = options;
   const ready = prepared.get(name) ?? read(name);
   prepared.set(name, ready);
-  const data = await ready;
+  const data: PreparedData = { ...(await ready), ...(centre === 0 ? {} : { mean: centre }) };
   const dataset = openDataset(data);
   const bundles = options.model ? mkdtempSync(join(tmpdir(), 'plexus-bench-')) : null;
   const model =
@@ -156,13 +158,13 @@ export async function federation(options: FederationOptions): Promise<Federation
 /** What PyTorch comes to with the same clients asked in the same rounds: what accuracy.py prints, line by line. */
 export function pytorch(
   python: string,
-  { folder, hidden, lr, partition, seed, count, target }: PeerOptions,
+  { folder, hidden, lr, centre = 0, partition, seed, count, target }: PeerOptions,
 ): readonly number[] {
   const every = Array.from({ length: partition.clients }, (_, client) => [...partition.examples(client)]);
   const cohorts = Array.from({ length: count }, (_, round) => [
     ...distinct(createRng(seed).fork('cohort', round), 10, partition.clients),
   ]);
-  const job = { seed, folder, hidden, batch: 10, lr, clients: every, cohorts, ...(target ? { target } : {}) };
+  const job = { seed, folder, hidden, batch: 10, lr, centre, clients: every, cohorts, ...(target ? { target } : {}) };
   const { stdout, stderr, status } = spawnSync(python, ['bench/federated/accuracy.py'], {
     input: JSON.stringify(job),
     encoding: 'utf8',
@@ -176,6 +178,8 @@ export interface PeerOptions {
   readonly folder: string;
   readonly hidden: readonly number[];
   readonly lr: number;
+  /** What is subtracted from pixels in [0, 1]; default nothing. */
+  readonly centre?: number;
   readonly partition: Partition;
   readonly seed: number;
   readonly count: number;
