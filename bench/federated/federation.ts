@@ -6,6 +6,7 @@ import type * as z from 'zod';
 import {
   behaviourSchema,
   buildModel,
+  buildOptimizer,
   ClientStore,
   type Collector,
   clientBehaviour,
@@ -42,7 +43,7 @@ export interface Federation {
   readonly strategy: string;
   readonly settings: object;
   readonly compression: UpdateCompression;
-  readonly momentum: number;
+  readonly pathLength: ((steps: number) => number) | undefined;
   initial(seed: number): Float32Array;
   /** Accuracy on the test images, in percent. */
   accuracy(params: Float32Array): Promise<number>;
@@ -114,11 +115,12 @@ export async function federation(options: FederationOptions): Promise<Federation
   const compression = updateCompressionSchema.parse(options.compression);
   const params = modelParams(built.model);
   const layout = vectorLayout(params);
+  const optim = optimSchema.parse({ name: 'sgd', lr, momentum, weight_decay: weightDecay });
   const pool = await FitPool.start({
     job: {
       seed: 0,
       model,
-      optim: optimSchema.parse({ name: 'sgd', lr, momentum, weight_decay: weightDecay }),
+      optim,
       data,
       engine: { kind: 'onnx', device: 'cpu', threads: 1 },
       objective: found.objective?.(own as never) ?? { name: 'none', config: {} },
@@ -137,7 +139,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     strategy,
     settings: own,
     compression,
-    momentum,
+    pathLength: buildOptimizer(optim, { totalSteps: Number.MAX_SAFE_INTEGER }).optimizer.pathLength,
     initial: (seed) => {
       const tensors = initParams(params, seed);
       const vector = new Float32Array(layout.size);
@@ -204,12 +206,12 @@ export interface RoundOptions {
 
 /** Rounds of a federation over a partition. */
 export function rounds(
-  { pool, layout, strategy, settings, compression, momentum, initial }: Federation,
+  { pool, layout, strategy, settings, compression, pathLength, initial }: Federation,
   partition: Partition,
   options: RoundOptions,
 ): RoundSimulation {
   const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null, collector } = options;
-  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed, momentum };
+  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed, pathLength };
   const server = federatedStrategies()
     .get(strategy)
     ?.server(settings as never, shape);

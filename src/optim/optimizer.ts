@@ -42,6 +42,12 @@ export interface Optimizer {
     scalars: readonly Tensor[],
     info: ParamInfo,
   ): readonly Tensor[];
+  /**
+   * How far this many steps from fresh state with one and the same gradient g move a parameter, in units of lr g: with momentum
+   * further than their number (the norm of a_i of Wang et al., FedNova, 2020, section 4.1). Absent: as many as there are, or not
+   * known.
+   */
+  pathLength?(steps: number): number;
   /** Equal keys mean that two parameters of the same shape share one compiled update. */
   groupKey(param: ParamInfo): string;
 }

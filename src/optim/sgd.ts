@@ -1,4 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { powInteger } from '../tensor/index.ts';
 import { type GroupOf, groupKeyOf, type Optimizer } from './optimizer.ts';
 import type { OptimConfigOf } from './schema.ts';
 
@@ -12,6 +13,11 @@ export function sgd({ momentum, nesterov }: OptimConfigOf<'sgd'>, groupOf: Group
     slots: () => (momentum === 0 ? [] : ['momentum']),
     scalars: (lr) => [lr],
     groupKey: (param) => groupKeyOf(groupOf(param)),
+    pathLength(steps) {
+      // The velocity of the k-th step is g (1 - momentum^k) / (1 - momentum); with Nesterov a step goes as far as the next would without.
+      const first = nesterov ? momentum * momentum : momentum;
+      return (steps - (first * (1 - powInteger(momentum, steps))) / (1 - momentum)) / (1 - momentum);
+    },
     update(param, grad, [velocity], [lr], info) {
       const group = groupOf(info);
       const rate = scaled(lr as tf.Tensor, group.lr);

@@ -148,6 +148,22 @@ describe('clipping', () => {
   });
 });
 
+describe('SGD', () => {
+  it.each([{ momentum: 0 }, { momentum: 0.9 }, { momentum: 0.9, nesterov: true }])(
+    '%o knows how far steps along one gradient go',
+    (settings) => {
+      const { optimizer } = plan({ name: 'sgd', weight_decay: 0, ...settings });
+      const info: ParamInfo = { path: 'w', shape: [1], decay: true };
+      let [param, ...slots]: readonly tf.Tensor[] = [tf.zeros([1]), ...optimizer.slots(info).map(() => tf.zeros([1]))];
+      for (let step = 1; step <= 12; step++) {
+        [param, ...slots] = optimizer.update(param as tf.Tensor, tf.ones([1]), slots, [tf.scalar(0.5)], info);
+        const gone = -((param as tf.Tensor).dataSync()[0] as number) / 0.5;
+        expect(optimizer.pathLength?.(step)).toBeCloseTo(gone, 4);
+      }
+    },
+  );
+});
+
 describe('Adam', () => {
   it('moves by the learning rate in its first step, however small the gradient', () => {
     for (const name of ['adam', 'adamw']) {

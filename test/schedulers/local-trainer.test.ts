@@ -10,6 +10,7 @@ import {
   type LocalObjective,
   LocalTrainer,
   mixture,
+  objectiveNamed,
   ownModel,
   partOf,
   personalLayers,
@@ -158,8 +159,8 @@ describe('local training', () => {
       ],
       penalty: (param, { anchor }) => tf.mul(tf.sum(tf.square(tf.sub(param, anchor as tf.Tensor))), mu / 2),
       transform: (gradient, _, { server, own }) => tf.add(gradient, tf.sub(server as tf.Tensor, own as tf.Tensor)),
-      after: ({ start, param, tensors, steps, lr }) => ({
-        own: tf.add(tensors.own as tf.Tensor, tf.div(tf.sub(start, param), tf.mul(steps, lr))),
+      after: ({ start, param, tensors, length, lr }) => ({
+        own: tf.add(tensors.own as tf.Tensor, tf.div(tf.sub(start, param), tf.mul(length, lr))),
       }),
     };
     const { made, vector } = await trainer(objective);
@@ -187,6 +188,26 @@ describe('local training', () => {
       after.get('own') as Float32Array,
       own.map((value, i) => value + ((vector[i] as number) - (end[i] as number)) / 1.5),
     );
+  });
+
+  it("keeps SCAFFOLD's variate at the size of a gradient, also where clients have momentum", async () => {
+    for (const momentum of [0, 0.5]) {
+      const { made, vector } = await trainer(objectiveNamed('control-variates', {}), {
+        optim: { name: 'sgd', lr: 1e-4, momentum, weight_decay: 0 },
+      });
+      const start = made.upload(vector, new Float32Array(0));
+      const zeros = new Float32Array(vector.length);
+      const tensors = new Map(['server', 'own'].map((name) => [name, made.objectiveTensors(name, zeros)]));
+      const steps = Array.from({ length: 6 }, () => batches(8)[0] as Int32Array);
+      const { state } = await made.train(start, { split, batches: steps, first: 0, key }, tensors);
+      const own = (await made.after(start, state, tensors, steps.length, 1e-4)).get('own') as Float32Array;
+      // Steps are so small that all have the gradient of the first: what one step of rate 1 would subtract.
+      const { weights } = byHand(vector, steps.slice(0, 1), 1);
+      const gradient = vector.map((value, i) => value - (weights[i] as number));
+      own.forEach((value, i) => {
+        expect(Math.abs(value - (gradient[i] as number))).toBeLessThan(2e-3);
+      });
+    }
   });
 
   it('has the same bits whether an objective is alone or composed with another', async () => {

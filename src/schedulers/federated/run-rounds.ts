@@ -1,4 +1,5 @@
 import type { Execution, RunEvent } from '../../coordinator/index.ts';
+import { buildOptimizer } from '../../optim/index.ts';
 import { objectiveNamed } from '../local/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
@@ -29,7 +30,8 @@ export function runRounds(
   const { seed, origin, optim } = execution.prepared.config;
   const plan = (layouts: Layouts, clients: number): FederatedPlan => {
     const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
-    const shape = { ...layouts, clients, seed, model, momentum: optim.name === 'sgd' ? optim.momentum : 0 };
+    const { optimizer } = buildOptimizer(optim, { totalSteps: execution.prepared.config.train.steps });
+    const shape = { ...layouts, clients, seed, model, pathLength: optimizer.pathLength };
     const unsuited = strategy.unsuited?.(settings as never, shape);
     if (unsuited) {
       const message = `scheduler ${strategy.name}: ${unsuited}`;

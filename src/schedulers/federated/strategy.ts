@@ -16,8 +16,8 @@ export interface ServerShape {
   readonly seed: number;
   /** The model and its task, where there is one: what strategies that look into it go by. */
   readonly model?: { readonly model: Model; readonly info: TaskInfo };
-  /** Decay rate of the momentum that clients train with. Default: 0, none. */
-  readonly momentum?: number;
+  /** `Optimizer.pathLength` of what clients train with. Default: the number of steps. */
+  readonly pathLength?: ((steps: number) => number) | undefined;
 }
 
 /** One client's update and what it said. */

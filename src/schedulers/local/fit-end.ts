@@ -24,12 +24,15 @@ export class FitEnd {
     this.#options = options;
   }
 
-  /** What `after` and `finish` make of the tensors that they may change; null where the objective has neither. */
+  /**
+   * What `after` and `finish` make of the tensors that they may change; null where the objective has neither.
+   * @param length `Optimizer.pathLength` of the steps that were made
+   */
   async after(
     start: LocalState,
     end: LocalState,
     tensors: TensorLists,
-    steps: number,
+    length: number,
     lr: number,
   ): Promise<{ readonly tensor: ShapedTensor; readonly values: DeviceTensor[] }[] | null> {
     const { engine, objective } = this.#options;
@@ -41,7 +44,7 @@ export class FitEnd {
       ...start.params,
       ...end.params,
       ...this.#options.tensors.flatMap(({ name }) => tensors.get(name) ?? []),
-      scalar(steps),
+      scalar(length),
       scalar(lr),
     ]);
     return this.#changed.map((tensor) => ({ tensor, values: outputs.splice(0, this.#signature(tensor).length) }));
@@ -99,11 +102,11 @@ export class FitEnd {
         const params = given.splice(0, infos.length);
         const ends = given.splice(0, infos.length);
         const values = tensors.map((tensor) => this.#taken(tensor, given));
-        const [steps, lr] = given as [tf.Tensor, tf.Tensor];
+        const [length, lr] = given as [tf.Tensor, tf.Tensor];
         const results = infos.map((info, i) => {
           const own = ofParam(values, i);
           const [start, param] = [params[i] as tf.Tensor, ends[i] as tf.Tensor];
-          return { own, made: objective.after?.({ start, param, tensors: own, steps, lr }, info) ?? {} };
+          return { own, made: objective.after?.({ start, param, tensors: own, length, lr }, info) ?? {} };
         });
         const whole: ObjectiveTensors = Object.fromEntries(
           values.flatMap(({ name, shape, values: [value] }) =>

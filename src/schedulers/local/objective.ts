@@ -77,8 +77,8 @@ export interface AfterContext {
   readonly start: Tensor;
   readonly param: Tensor;
   readonly tensors: ObjectiveTensors;
-  /** Local steps that were made, and their learning rate: float32 scalars. */
-  readonly steps: Tensor;
+  /** `Optimizer.pathLength` of the local steps that were made, and their learning rate: float32 scalars. */
+  readonly length: Tensor;
   readonly lr: Tensor;
 }
 

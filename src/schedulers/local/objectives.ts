@@ -15,7 +15,9 @@ export function proximal(mu: number): LocalObjective {
 
 /**
  * Gradients corrected by the difference of the server's control variate and the client's own, which is renewed from the way
- * that the fit has gone (Karimireddy et al., SCAFFOLD, 2020, algorithm 1, option II).
+ * that the fit has gone (Karimireddy et al., SCAFFOLD, 2020, algorithm 1, option II). With momentum a fit goes further than its
+ * steps' number times the learning rate, so the way is divided by its length: variates stay means of gradients, as in the paper, where there
+ * is none.
  */
 export function controlVariates(): LocalObjective {
   return {
@@ -25,10 +27,10 @@ export function controlVariates(): LocalObjective {
       { name: 'own', shape: 'param', scope: 'client', sent: true },
     ],
     transform: (gradient, _, { server, own }) => tf.add(gradient, tf.sub(server as tf.Tensor, own as tf.Tensor)),
-    after: ({ start, param, tensors, steps, lr }) => ({
+    after: ({ start, param, tensors, length, lr }) => ({
       own: tf.add(
         tf.sub(tensors.own as tf.Tensor, tensors.server as tf.Tensor),
-        tf.div(tf.sub(start, param), tf.mul(steps, lr)),
+        tf.div(tf.sub(start, param), tf.mul(length, lr)),
       ),
     }),
   };

@@ -1,12 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { nn } from '../../../src/modules/index.ts';
+import { buildOptimizer, optimSchema } from '../../../src/optim/index.ts';
 import {
   type ClientReport,
   type FederatedServer,
   federatedStrategies,
   krumOrder,
   type RoundOutcome,
+  type ServerShape,
 } from '../../../src/schedulers/federated/index.ts';
 import { vectorLayout } from '../../../src/schedulers/local/index.ts';
 
@@ -21,7 +23,7 @@ const layers = [{ name: 'head', module: nn.linear(size, 1, { bias: false }) }];
 const model = { model: { layers, loss: nn.crossEntropy() }, info };
 const shape = { params: layout, state: vectorLayout([]), clients: 10, seed: 1, model };
 
-function serverOf(name: string, settings: object = {}, more: { readonly momentum?: number } = {}): FederatedServer {
+function serverOf(name: string, settings: object = {}, more: Pick<ServerShape, 'pathLength'> = {}): FederatedServer {
   const strategy = federatedStrategies().get(name);
   if (!strategy) throw new Error(`no strategy ${name}`);
   return strategy.server(strategy.config.parse(settings), { ...shape, ...more });
@@ -142,7 +144,10 @@ describe('averaging strategies', () => {
       { update: [0, 6.125, 0], examples: 10, steps: 4 },
     ];
     const mean = (1 + 6.125) / 2;
-    close(rounds(serverOf('fednova', {}, { momentum: 0.5 }), far), [1 + mean / 2, 2 + mean / 2, 3]);
+    const { pathLength } = buildOptimizer(optimSchema.parse({ name: 'sgd', momentum: 0.5 }), {
+      totalSteps: 1,
+    }).optimizer;
+    close(rounds(serverOf('fednova', {}, { pathLength }), far), [1 + mean / 2, 2 + mean / 2, 3]);
   });
 
   it('scaffold moves its variate by the clients that took part, as a share of all', () => {

@@ -17,30 +17,26 @@ const novaConfig = z.object({});
 /**
  * Updates divided by the length of the way that local steps make before they are averaged, so that clients with more steps do not
  * pull the optimum their way: Wang, Liu, Liang, Joshi and Poor, Tackling the Objective Inconsistency Problem (FedNova, 2020),
- * equation 12, tau_eff the mean length. That is the number of steps with plain SGD; with momentum rho the norm of a_i, whose
- * elements are (1 - rho^k) / (1 - rho) for k = 1 to the number of steps (section 4.1).
+ * equation 12, tau_eff the mean length. That is the number of steps with plain SGD, and more with momentum (section 4.1).
  */
 export const fednova: FederatedStrategy<typeof novaConfig> = {
   name: 'fednova',
   config: novaConfig,
-  server: (_, { momentum: rho = 0 }) => {
-    const lengthOf = (steps: number) => (steps - (rho * (1 - rho ** steps)) / (1 - rho)) / (1 - rho);
-    return {
-      needs: 'sum',
-      sees: 'reports',
-      weight: ({ examples, steps }) => (steps === 0 ? 0 : examples / lengthOf(steps)),
-      apply: ({ sum, reports }, params, state) => {
-        const examples = reports.reduce((total, report) => total + report.examples, 0);
-        if (!sum || examples === 0) return;
-        const length =
-          reports.reduce((total, report) => total + report.examples * lengthOf(report.steps), 0) / examples;
-        // (Module state is no direction: its weights must add up to one, whatever the steps.)
-        const weights = reports.reduce((total, report) => total + report.weight, 0);
-        const scaled = sum.map((value, i) => (i < params.length ? (value * length) / examples : value / weights));
-        addUpdate(scaled, params, state);
-      },
-    };
-  },
+  server: (_, { pathLength = (steps) => steps }) => ({
+    needs: 'sum',
+    sees: 'reports',
+    weight: ({ examples, steps }) => (steps === 0 ? 0 : examples / pathLength(steps)),
+    apply: ({ sum, reports }, params, state) => {
+      const examples = reports.reduce((total, report) => total + report.examples, 0);
+      if (!sum || examples === 0) return;
+      const length =
+        reports.reduce((total, report) => total + report.examples * pathLength(report.steps), 0) / examples;
+      // (Module state is no direction: its weights must add up to one, whatever the steps.)
+      const weights = reports.reduce((total, report) => total + report.weight, 0);
+      const scaled = sum.map((value, i) => (i < params.length ? (value * length) / examples : value / weights));
+      addUpdate(scaled, params, state);
+    },
+  }),
 };
 
 const scaffoldConfig = z.object({
