@@ -19,6 +19,7 @@ import {
   federatedStrategies,
   initParams,
   modelParams,
+  type Optimizer,
   openDataset,
   optimSchema,
   type Partition,
@@ -43,7 +44,7 @@ export interface Federation {
   readonly strategy: string;
   readonly settings: object;
   readonly compression: UpdateCompression;
-  readonly pathLength: ((steps: number) => number) | undefined;
+  readonly optimizer: Optimizer;
   initial(seed: number): Float32Array;
   /** Accuracy on the test images, in percent. */
   accuracy(params: Float32Array): Promise<number>;
@@ -139,7 +140,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     strategy,
     settings: own,
     compression,
-    pathLength: buildOptimizer(optim, { totalSteps: Number.MAX_SAFE_INTEGER }).optimizer.pathLength,
+    optimizer: buildOptimizer(optim, { totalSteps: Number.MAX_SAFE_INTEGER }).optimizer,
     initial: (seed) => {
       const tensors = initParams(params, seed);
       const vector = new Float32Array(layout.size);
@@ -206,12 +207,12 @@ export interface RoundOptions {
 
 /** Rounds of a federation over a partition. */
 export function rounds(
-  { pool, layout, strategy, settings, compression, pathLength, initial }: Federation,
+  { pool, layout, strategy, settings, compression, optimizer, initial }: Federation,
   partition: Partition,
   options: RoundOptions,
 ): RoundSimulation {
   const { seed, cohort, epochs, batch, behaviour, deadlineSeconds = null, maxNorm = null, collector } = options;
-  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed, pathLength };
+  const shape = { params: layout, state: vectorLayout([]), clients: partition.clients, seed, optimizer };
   const server = federatedStrategies()
     .get(strategy)
     ?.server(settings as never, shape);

@@ -2,14 +2,15 @@
 // B = 10: 87 rounds where clients have alike data, 664 where each has two shards of sorted data. As there, the learning rate
 // is the best of a few, and the curve is made monotone and interpolated. Pixels are in [-0.5, 0.5], as TensorFlow's example for
 // MNIST had them at the time (the paper does not say); with --pixels=unit in [0, 1], which is two to three times as quick.
-//   npm run bench -- federated/mcmahan [--case=IID|non-IID] [--seeds=3] [--rounds=1200] [--pixels=centred|unit] [--python=PYTHON]
+//   npm run bench -- federated/mcmahan [--case=IID|non-IID] [--seeds=3] [--rounds=1200] [--pixels=centred|unit]
+//     [--rates=0.1,0.2,0.05] [--python=PYTHON]
 // With --python, PyTorch trains the same clients in the same rounds at the best rate, from its own initial weights.
 import { iid, type Partition, shards } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { type Federation, federation, pytorch, rounds, sourceOf, spread, word } from './federation.ts';
 
 const TARGET = 97;
-const RATES = [0.1, 0.2, 0.05];
+const RATES = (word('rates') ?? '0.1,0.2,0.05').split(',').map(Number);
 const wanted = word('case');
 const python = word('python');
 const centre = word('pixels') === 'unit' ? 0 : 0.5;

@@ -31,7 +31,7 @@ export function runRounds(
   const plan = (layouts: Layouts, clients: number): FederatedPlan => {
     const model = { model: execution.prepared.model, info: execution.prepared.dataset.info };
     const { optimizer } = buildOptimizer(optim, { totalSteps: execution.prepared.config.train.steps });
-    const shape = { ...layouts, clients, seed, model, pathLength: optimizer.pathLength };
+    const shape = { ...layouts, clients, seed, model, optimizer };
     const unsuited = strategy.unsuited?.(settings as never, shape);
     if (unsuited) {
       const message = `scheduler ${strategy.name}: ${unsuited}`;

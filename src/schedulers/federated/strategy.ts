@@ -2,6 +2,7 @@ import type * as z from 'zod';
 import type { ZodObject, ZodType } from 'zod';
 import type { Partition } from '../../data/index.ts';
 import type { Model, TaskInfo } from '../../modules/index.ts';
+import type { Optimizer } from '../../optim/index.ts';
 import type { VectorLayout } from '../local/index.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientFit, ClientReport } from './fit-task.ts';
@@ -16,8 +17,8 @@ export interface ServerShape {
   readonly seed: number;
   /** The model and its task, where there is one: what strategies that look into it go by. */
   readonly model?: { readonly model: Model; readonly info: TaskInfo };
-  /** `Optimizer.pathLength` of what clients train with. Default: the number of steps. */
-  readonly pathLength?: ((steps: number) => number) | undefined;
+  /** What clients train with. Default: plain gradient descent. */
+  readonly optimizer?: Pick<Optimizer, 'name' | 'pathLength'>;
 }
 
 /** One client's update and what it said. */

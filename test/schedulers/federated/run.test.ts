@@ -79,6 +79,11 @@ describe('a federated run', () => {
     expect(metricsOf('quorum').every(({ counted }) => counted === false)).toBe(true);
   });
 
+  it('refuses control variates where steps do not say what gradients were', async () => {
+    const adam = { optim: { name: 'adamw', lr: 0.001 } };
+    await expect(run('adam', { name: 'scaffold' }, adam)).rejects.toThrow(/scaffold.*adamw.*set optim.name to sgd/s);
+  });
+
   it('refuses a partition that cannot be made', async () => {
     const scheduler = { name: 'fedavg', clients: 500, partition: { name: 'dirichlet', alpha: 0.01, min_size: 5 } };
     await expect(run('bad', scheduler)).rejects.toThrow(ConfigError);

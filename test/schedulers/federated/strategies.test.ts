@@ -23,7 +23,7 @@ const layers = [{ name: 'head', module: nn.linear(size, 1, { bias: false }) }];
 const model = { model: { layers, loss: nn.crossEntropy() }, info };
 const shape = { params: layout, state: vectorLayout([]), clients: 10, seed: 1, model };
 
-function serverOf(name: string, settings: object = {}, more: Pick<ServerShape, 'pathLength'> = {}): FederatedServer {
+function serverOf(name: string, settings: object = {}, more: Pick<ServerShape, 'optimizer'> = {}): FederatedServer {
   const strategy = federatedStrategies().get(name);
   if (!strategy) throw new Error(`no strategy ${name}`);
   return strategy.server(strategy.config.parse(settings), { ...shape, ...more });
@@ -144,10 +144,10 @@ describe('averaging strategies', () => {
       { update: [0, 6.125, 0], examples: 10, steps: 4 },
     ];
     const mean = (1 + 6.125) / 2;
-    const { pathLength } = buildOptimizer(optimSchema.parse({ name: 'sgd', momentum: 0.5 }), {
+    const { optimizer } = buildOptimizer(optimSchema.parse({ name: 'sgd', momentum: 0.5 }), {
       totalSteps: 1,
-    }).optimizer;
-    close(rounds(serverOf('fednova', {}, { pathLength }), far), [1 + mean / 2, 2 + mean / 2, 3]);
+    });
+    close(rounds(serverOf('fednova', {}, { optimizer }), far), [1 + mean / 2, 2 + mean / 2, 3]);
   });
 
   it('scaffold moves its variate by the clients that took part, as a share of all', () => {

@@ -22,21 +22,24 @@ const novaConfig = z.object({});
 export const fednova: FederatedStrategy<typeof novaConfig> = {
   name: 'fednova',
   config: novaConfig,
-  server: (_, { pathLength = (steps) => steps }) => ({
-    needs: 'sum',
-    sees: 'reports',
-    weight: ({ examples, steps }) => (steps === 0 ? 0 : examples / pathLength(steps)),
-    apply: ({ sum, reports }, params, state) => {
-      const examples = reports.reduce((total, report) => total + report.examples, 0);
-      if (!sum || examples === 0) return;
-      const length =
-        reports.reduce((total, report) => total + report.examples * pathLength(report.steps), 0) / examples;
-      // (Module state is no direction: its weights must add up to one, whatever the steps.)
-      const weights = reports.reduce((total, report) => total + report.weight, 0);
-      const scaled = sum.map((value, i) => (i < params.length ? (value * length) / examples : value / weights));
-      addUpdate(scaled, params, state);
-    },
-  }),
+  server: (_, { optimizer }) => {
+    const lengthOf = (steps: number) => optimizer?.pathLength?.(steps) ?? steps;
+    return {
+      needs: 'sum',
+      sees: 'reports',
+      weight: ({ examples, steps }) => (steps === 0 ? 0 : examples / lengthOf(steps)),
+      apply: ({ sum, reports }, params, state) => {
+        const examples = reports.reduce((total, report) => total + report.examples, 0);
+        if (!sum || examples === 0) return;
+        const length =
+          reports.reduce((total, report) => total + report.examples * lengthOf(report.steps), 0) / examples;
+        // (Module state is no direction: its weights must add up to one, whatever the steps.)
+        const weights = reports.reduce((total, report) => total + report.weight, 0);
+        const scaled = sum.map((value, i) => (i < params.length ? (value * length) / examples : value / weights));
+        addUpdate(scaled, params, state);
+      },
+    };
+  },
 };
 
 const scaffoldConfig = z.object({
@@ -50,6 +53,10 @@ const scaffoldConfig = z.object({
 export const scaffold: FederatedStrategy<typeof scaffoldConfig> = {
   name: 'scaffold',
   config: scaffoldConfig,
+  unsuited: (_, { optimizer }) =>
+    optimizer && !optimizer.pathLength
+      ? `control variates are means of gradients, and how far ${optimizer.name} goes does not tell them; set optim.name to sgd`
+      : null,
   objective: () => ({ name: 'control-variates', config: {} }),
   server: ({ server_lr }, { params, clients }) => {
     const variate = new Float32Array(params.size);
