@@ -152,6 +152,7 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
           },
         }
       : {}),
+    ...(optimizer.pathLength ? { pathLength: optimizer.pathLength } : {}),
     groupKey: (info) => `${optimizer.groupKey(info)} ${rule.name}(${own(info).join(',')})${rule.variant?.(info) ?? ''}`,
     update(param, grad, slots, scalars, info) {
       const names = own(info);

@@ -10,6 +10,7 @@ import {
   type ParamInfo,
   unusedGroups,
   updateFunction,
+  withRule,
 } from '../../src/optim/index.ts';
 import { orthogonalise } from '../../src/optim/muon.ts';
 import { createRng, powInteger } from '../../src/tensor/index.ts';
@@ -160,6 +161,8 @@ describe('SGD', () => {
         const gone = -((param as tf.Tensor).dataSync()[0] as number) / 0.5;
         expect(optimizer.pathLength?.(step)).toBeCloseTo(gone, 4);
       }
+      const ruled = withRule(plan({ name: 'sgd', ...settings }), { name: 'none' });
+      expect(ruled.optimizer.pathLength?.(7)).toBe(optimizer.pathLength?.(7));
     },
   );
 });
