@@ -6,6 +6,8 @@ const TO_NCHW = [0, 3, 1, 2];
 const TO_NHWC = [0, 2, 3, 1];
 /** From NHWC. */
 const CHANNELS_FIRST = [3, 0, 1, 2];
+/** Below it the gradient by a filter is a convolution. */
+const FEW_CHANNELS = 16;
 /** Places of a window that are compared one after another at most. */
 const MOST_COMPARED = 9;
 
@@ -118,15 +120,15 @@ function taps(
 }
 
 /**
- * Gradient by the filter, for which ONNX has no operator. Where there are many channels: for each tap, (pixels it meets)^T dy,
- * channels first, so that what a tap meets lies one pixel behind the other. Few channels make thin products.
+ * Gradient by the filter, for which ONNX has no operator: for each tap, (pixels it meets)^T dy, channels first, so that what a tap
+ * meets lies one pixel behind the other. Few channels make thin products, which ONNX Runtime's CPU kernels are slow at.
  */
 function convFilterGrad(c: LoweringContext): Ref {
   const operands = tapOperands(c);
   const [height, width, channels, filters] = c.out.shape as [number, number, number, number];
   if (sizeOf(operands.padded.shape) === 0 || sizeOf(operands.dy.shape) === 0) return c.full(0);
   const image = c.b.transpose(operands.padded, CHANNELS_FIRST);
-  if (channels < 16) return exchangedConv(c, image, operands);
+  if (c.onCpu && channels < FEW_CHANNELS) return exchangedConv(c, image, operands);
   const rows = sizeOf(operands.dy.shape) / filters;
   const cotangent = c.b.reshape(operands.dy, [rows, filters]);
   const parts = taps(c, image, 2, [height, width], operands).map((pixels) =>
