@@ -19,7 +19,7 @@ const QUEUE_BYTES = 32 * 2 ** 20;
 /** How long a good-bye may take, in milliseconds. */
 const LINGER_MS = 2000;
 
-/** What is said on the socket: both have mapped the memory; look into it. */
+/** What is said on the socket: both have mapped the memory, whose file is gone; look into it. */
 const MAPPED = 0x4d;
 const BELL = Buffer.from([0x42]);
 
@@ -218,7 +218,6 @@ export class HostLink implements Link {
     // (The first byte is `MAPPED`, later ones are bells; whatever they are, there may be something in the ring.)
     if (!this.#mapped && bytes.includes(MAPPED)) {
       this.#mapped = true;
-      this.#inMemory?.unlink();
       this.#changed();
     }
     this.#receiver?.pump();
@@ -227,6 +226,8 @@ export class HostLink implements Link {
   async #map(name: string, socket: Socket): Promise<void> {
     try {
       const memory = await openSharedMemory(name, ringBytes(CAPACITY));
+      // Here and not where it was made: that process may be killed before it hears that its file is mapped.
+      memory.unlink();
       if (socket.destroyed || this.#closed !== null) {
         memory.unmap();
         return;

@@ -1,13 +1,16 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
-import { openSharedMemory } from '../../src/comm/host-memory.ts';
+import { noFaults } from '../../src/comm/frame.ts';
+import { HostLink } from '../../src/comm/host-link.ts';
+import { createSharedMemory, openSharedMemory } from '../../src/comm/host-memory.ts';
 import { RingReader, RingWriter, ringBytes } from '../../src/comm/host-ring.ts';
 import { CommClosed, CommTimeout, sweepSharedMemory } from '../../src/comm/index.ts';
-import { ownName, SHARED_MEMORY } from '../../src/comm/own-files.ts';
+import { ownName, SHARED_MEMORY, socketPath } from '../../src/comm/own-files.ts';
 import { bytesOf, float32, type HostTensor } from '../../src/tensor/index.ts';
 import { hostPair, type RankProcess } from './rank-process.ts';
 
@@ -126,6 +129,33 @@ describe('shared memory between processes', () => {
     expect(await sending).toBeInstanceOf(CommClosed);
     await transport.close();
     expect([...files(pid), ...files(process.pid)]).toEqual([]);
+  });
+
+  it('the file of a ring goes when it is mapped, not when its maker hears of it, who may have been killed', async () => {
+    const memory = await createSharedMemory(ringBytes(2 ** 21));
+    const server = createServer();
+    server.listen(socketPath());
+    await once(server, 'listening');
+    const maker = createConnection(server.address() as string);
+    const [socket] = (await once(server, 'connection')) as [Socket];
+    const ignore = () => undefined;
+    const inbox = { message: ignore, credit: ignore, sendingEnded: ignore, receivingEnded: ignore };
+    const setting = { job: 'test', generation: 1, rank: 0, peer: 1, maxDataBytes: 2 ** 20, checksum: false };
+    const link = new HostLink({ ...setting, dropped: noFaults() }, inbox, ignore);
+    try {
+      link.hold(true);
+      link.attachOut(socket, new Uint8Array(0));
+      maker.write(`${memory.name}\n`);
+      await once(maker, 'data');
+      expect(link.canSend).toBe(true);
+      expect(existsSync(join(SHARED_MEMORY, memory.name))).toBe(false);
+    } finally {
+      await link.close('over', 'abort');
+      maker.destroy();
+      server.close();
+      memory.unlink();
+      memory.unmap();
+    }
   });
 
   it('a process that is frozen costs a deadline, and memory stays bounded', async () => {
