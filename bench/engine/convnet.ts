@@ -2,7 +2,6 @@
 // federated/niid, and the zoo's cnn, against PyTorch eager in the same run, in turns.
 //   npm run bench -- engine/convnet [--rounds=3]
 // PyTorch is looked for in PLEXUS_PYTHON, or as `python3`.
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,11 +17,12 @@ import {
   modelParams,
   objectiveNamed,
   optimSchema,
-  partOf,
   prepareModel,
   type Split,
+  vectorOf,
 } from '../../src/index.ts';
 import { flag, printHeading, printRatio } from '../scaling/table.ts';
+import { pytorch } from './pytorch.ts';
 import { timing, timingText } from './stats.ts';
 
 const BATCH = 64;
@@ -63,9 +63,7 @@ async function prepared(model: Parameters<typeof prepareModel>[0]) {
   const optimizer = buildOptimizer(optim, { totalSteps: Number.MAX_SAFE_INTEGER });
   const parts = { engine, model: built.model, info: info as never };
   const trainer = new LocalTrainer({ ...parts, optimizer, objective: objectiveNamed('none', {}) });
-  const vector = new Float32Array(trainer.layout.size);
-  const tensors = initParams(modelParams(built.model), 0);
-  for (const place of trainer.layout.places) partOf(vector, place).set(tensors[place.path]?.data as Float32Array);
+  const vector = vectorOf(trainer.layout, initParams(modelParams(built.model), 0));
   const start = trainer.upload(vector, new Float32Array(trainer.stateLayout.size));
   return {
     run: async (): Promise<number> => {
@@ -79,15 +77,6 @@ async function prepared(model: Parameters<typeof prepareModel>[0]) {
   };
 }
 
-function torch(model: string, steps: number): readonly number[] | string {
-  const python = process.env.PLEXUS_PYTHON ?? 'python3';
-  const args = ['bench/engine/convnet.py', model, String(steps)];
-  const { status, stdout, stderr, error } = spawnSync(python, args, { encoding: 'utf8' });
-  if (status !== 0)
-    return `${python} did not run PyTorch (${(error?.message ?? stderr).trim().split('\n').at(-1)}); set PLEXUS_PYTHON to one that has it`;
-  return JSON.parse(stdout) as number[];
-}
-
 printHeading(`convolutional networks, ${BATCH} images of 28 x 28 a step, one thread`);
 for (const { name, model } of [
   { name: 'lenet', model: { file: 'bench/federated/lenet.ts', args: {} } },
@@ -98,7 +87,7 @@ for (const { name, model } of [
   const [own, peer]: [number[], number[]] = [[], []];
   for (let round = 0; round < flag('rounds', 3); round++) {
     for (let i = 0; i < 3; i++) own.push(await run());
-    const theirs = torch(name, STEPS);
+    const theirs = pytorch<number[]>('convnet.py', [name, STEPS]);
     if (typeof theirs === 'string') {
       console.log(`no comparison with PyTorch: ${theirs}`);
       break;

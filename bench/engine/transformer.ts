@@ -2,8 +2,6 @@
 // executable and layer by layer, against tfjs-wasm eager (the same tfjs code) and PyTorch eager, in the same run.
 //   node bench/run.mjs engine/transformer [--layers=6] [--rounds=3] [--no-wasm] [--profile]
 // PyTorch is looked for in PLEXUS_PYTHON, or as `python3`.
-import { spawnSync } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import {
   createOnnxEngine,
@@ -15,6 +13,7 @@ import {
 } from '../../src/engine/index.ts';
 import type { HostTensor } from '../../src/tensor/index.ts';
 import * as model from './model.ts';
+import { pytorch } from './pytorch.ts';
 import { type Timing, timing, timingText } from './stats.ts';
 
 const flag = (name: string, otherwise: number): number =>
@@ -251,15 +250,8 @@ async function time(step: Step, runs: number, warm = 2): Promise<{ samples: numb
 }
 
 function torch(form: 'plain' | 'sdpa', runs: number): { torch: string; ms: number[] } | string {
-  const python = process.env.PLEXUS_PYTHON ?? 'python3';
-  // This file runs from dist/bench/engine/.
-  const script = fileURLToPath(new URL('../../../bench/engine/transformer.py', import.meta.url));
   const { layers, width, heads, vocabulary, batch, time: steps } = sizes;
-  const args = [script, layers, width, heads, vocabulary, batch, steps, runs, form].map(String);
-  const { status, stdout, stderr, error } = spawnSync(python, args, { encoding: 'utf8' });
-  if (status !== 0)
-    return `${python} did not run PyTorch (${(error?.message ?? stderr).trim().split('\n').at(-1)}); set PLEXUS_PYTHON to one that has it`;
-  return JSON.parse(stdout) as { torch: string; ms: number[] };
+  return pytorch('transformer.py', [layers, width, heads, vocabulary, batch, steps, runs, form]);
 }
 
 const engine = await createOnnxEngine({ device: 'cpu', threads: 1 });

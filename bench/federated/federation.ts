@@ -24,7 +24,6 @@ import {
   optimSchema,
   type Partition,
   type PreparedData,
-  partOf,
   prepareData,
   prepareModel,
   RoundSimulation,
@@ -32,6 +31,7 @@ import {
   updateCompressionSchema,
   type VectorLayout,
   vectorLayout,
+  vectorOf,
 } from '../../src/index.ts';
 
 /** What a benchmark trains, with as many threads as it says. */
@@ -141,12 +141,7 @@ export async function federation(options: FederationOptions): Promise<Federation
     settings: own,
     compression,
     optimizer: buildOptimizer(optim, { totalSteps: Number.MAX_SAFE_INTEGER }).optimizer,
-    initial: (seed) => {
-      const tensors = initParams(params, seed);
-      const vector = new Float32Array(layout.size);
-      for (const place of layout.places) partOf(vector, place).set(tensors[place.path]?.data as Float32Array);
-      return vector;
-    },
+    initial: (seed) => vectorOf(layout, initParams(params, seed)),
     accuracy: async (vector) => {
       const { correct, examples } = await pool.evaluate(pool.publish(vector, none), 'test', test);
       return (100 * (correct ?? 0)) / examples;

@@ -3,21 +3,13 @@
 // client decides a lot, so with `labels` clients have the labels that the published run's seed drew; with --draw=own other ones by seed.
 //   npm run bench -- federated/niid --fashion=FOLDER [--only=fedavg] [--split=dirichlet|labels] [--seeds=1] [--rounds=50] [--epochs=10]
 //     [--threads=2] [--draw=own]
-import {
-  createRng,
-  dirichlet,
-  type Partition,
-  type PartitionSource,
-  partitionOf,
-  pathological,
-  permutation,
-} from '../../src/index.ts';
+import { dirichlet, type PartitionSource, pathological } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { federation, rounds, sourceOf, spread, spreadText, word } from './federation.ts';
 
 const clients = 10;
-/** The second label of client 0 to 9, whose first is its own number: niid_bench's draw with its default seed, 42. */
-const SECOND_LABELS = [7, 6, 4, 4, 8, 0, 2, 0, 5, 7];
+/** Labels of each client: niid_bench's draw with its default seed, 42. */
+const PUBLISHED_LABELS = [7, 6, 4, 4, 8, 0, 2, 0, 5, 7].map((second, client) => [client, second]);
 const splits = [
   {
     name: 'dirichlet',
@@ -27,7 +19,7 @@ const splits = [
   {
     name: 'labels',
     make: (source: PartitionSource, seed: number) =>
-      word('draw') === 'own' ? pathological(source, { clients, classes: 2, seed }) : publishedLabels(source, seed),
+      pathological(source, { clients, classes: word('draw') === 'own' ? 2 : PUBLISHED_LABELS, seed }),
     published: { fedavg: 78.1, scaffold: 33.8, fedprox: 78.05, fednova: 71.67 },
   },
 ] as const;
@@ -71,20 +63,4 @@ for (const { strategy, settings } of strategies.filter(({ strategy }) => strateg
     );
   }
   await of.close();
-}
-
-/** Two labels for each client, as published; a label is shared out equally over those who have it. */
-function publishedLabels({ labels }: PartitionSource, seed: number): Partition {
-  const owners = Array.from({ length: 10 }, (_, label) =>
-    SECOND_LABELS.flatMap((second, client) => (client === label || second === label ? [client] : [])),
-  );
-  const lists: number[][] = Array.from({ length: clients }, () => []);
-  const met = new Array<number>(10).fill(0);
-  for (const example of permutation(labels?.length ?? 0, createRng(seed).fork('published labels'))) {
-    const label = labels?.[example] as number;
-    const own = owners[label] as number[];
-    lists[own[(met[label] as number) % own.length] as number]?.push(example);
-    met[label] = (met[label] as number) + 1;
-  }
-  return partitionOf(lists);
 }

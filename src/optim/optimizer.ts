@@ -44,8 +44,8 @@ export interface Optimizer {
   ): readonly Tensor[];
   /**
    * How far this many steps from fresh state with one and the same gradient g move a parameter, in units of lr g: with momentum
-   * further than their number (the norm of a_i of Wang et al., FedNova, 2020, section 4.1). Absent: as many as there are, or not
-   * known.
+   * further than their number (the norm of a_i of Wang et al., FedNova, 2020, section 4.1). Absent where steps are not sums of
+   * gradients with fixed factors, so that no such length exists.
    */
   pathLength?(steps: number): number;
   /** Equal keys mean that two parameters of the same shape share one compiled update. */

@@ -153,6 +153,12 @@ describe('patterns of plain ops become our kernels', () => {
     expect(kernels(forwardGraph(fn, inputs))).toEqual(['PlexusConv2D']);
     checkForward(fn, inputs, optimize);
     checkGradient(fn, inputs, { rewrite: optimize });
+    const depthwise: TensorFunction = (x, f, b) =>
+      tf.add(tf.depthwiseConv2d(x as tf.Tensor4D, f as tf.Tensor4D, 1, 'same'), b);
+    const channels = [random([2, 5, 4, 3], 1), random([3, 3, 3, 2], 2), random([6], 3)];
+    expect(kernels(forwardGraph(depthwise, channels))).toEqual(['PlexusDepthwiseConv2D']);
+    checkForward(depthwise, channels, optimize);
+    checkGradient(depthwise, channels, { rewrite: optimize });
     const both = forwardGraph((x, f, b) => [tf.add(conv(x, f), b), conv(x, f)], inputs);
     expect(kernels(both)).toEqual(['Add', 'Conv2D']);
     const image = forwardGraph((x, f, b) => tf.add(conv(x, f), tf.reshape(b, [2, 1, 1, 1])), inputs);

@@ -90,27 +90,29 @@ export function shards(
 }
 
 /**
- * Exactly `classes` classes for each client; a class is shared out equally over those who have it (the "k labels" of Li et
- * al., Federated Learning on Non-IID Data Silos, 2022).
+ * So many classes for each client, or the very ones that `classes` lists client by client; a class is shared out equally over those
+ * who have it (the "k labels" of Li et al., Federated Learning on Non-IID Data Silos, 2022), and one that nobody has is left out.
+ * @throws RangeError for more classes than the data has, for one that it does not have, or for lists that are not as many as clients
  */
 export function pathological(
   source: PartitionSource,
-  { clients, classes: each, seed }: { clients: number; classes: number; seed: number },
+  { clients, classes, seed }: { clients: number; classes: number | readonly (readonly number[])[]; seed: number },
 ): Partition {
-  const groups = [...byClass(source, 'pathological').values()];
-  if (each > groups.length)
-    throw new RangeError(`each client is to have ${each} classes, but the data has only ${groups.length}`);
+  const byLabel = byClass(source, 'pathological');
+  const groups = [...byLabel.values()];
   const rng = createRng(seed).fork('partition', 'pathological');
+  const wanted =
+    typeof classes === 'number'
+      ? drawnClasses(groups.length, clients, classes, rng)
+      : listedClasses([...byLabel.keys()], clients, classes);
   const owners: number[][] = groups.map(() => []);
-  for (let client = 0; client < clients; client++) {
-    // One by turns, so that no class is left out; the others at random.
-    const first = client % groups.length;
-    const others = [...permutation(groups.length, rng.fork(client))].filter((group) => group !== first);
-    for (const group of [first, ...others.slice(0, each - 1)]) owners[group]?.push(client);
-  }
+  wanted.forEach((own, client) => {
+    for (const group of own) owners[group]?.push(client);
+  });
   const lists: number[][] = Array.from({ length: clients }, () => []);
   groups.forEach((members, group) => {
     const own = owners[group] as number[];
+    if (own.length === 0) return;
     const parts = cutByShares(
       shuffled(members, rng.fork('class', group)),
       own.map(() => 1 / own.length),
@@ -120,6 +122,34 @@ export function pathological(
     });
   });
   return partitionOf(lists);
+}
+
+/** `each` of the groups for every client: one by turns, so that no class is left out; the others at random. */
+function drawnClasses(groups: number, clients: number, each: number, rng: Rng): number[][] {
+  if (each > groups) throw new RangeError(`each client is to have ${each} classes, but the data has only ${groups}`);
+  return Array.from({ length: clients }, (_, client) => {
+    const first = client % groups;
+    const others = [...permutation(groups, rng.fork(client))].filter((group) => group !== first);
+    return [first, ...others.slice(0, each - 1)];
+  });
+}
+
+/** The groups of the classes that each client is to have. */
+function listedClasses(labels: readonly number[], clients: number, lists: readonly (readonly number[])[]): number[][] {
+  if (lists.length !== clients)
+    throw new RangeError(
+      `classes are listed for ${lists.length} clients, but there are ${clients}: give a list for each`,
+    );
+  return lists.map((list, client) =>
+    [...new Set(list)].map((label) => {
+      const group = labels.indexOf(label);
+      if (group < 0)
+        throw new RangeError(
+          `client ${client} is to have class ${label}, but the data's classes are ${labels.join(', ')}`,
+        );
+      return group;
+    }),
+  );
 }
 
 /** All clients have the same mix, but sizes drawn from a Dirichlet distribution, at least one example each. */

@@ -68,6 +68,8 @@ function nodeFlops(graph: Graph, node: GraphNode): number {
       return 2 * sizeOf(second) * sizeOf(out.slice(0, 3));
     case 'DepthwiseConv2dNative':
       return 2 * sizeOf(out) * sizeOf(second.slice(0, 2));
+    case 'PlexusDepthwiseConv2D':
+      return 2 * sizeOf(out) * sizeOf(second.slice(0, 2)) + sizeOf(out);
     case 'DepthwiseConv2dNativeBackpropInput':
       return 2 * sizeOf(first) * sizeOf(second.slice(0, 2));
     case 'DepthwiseConv2dNativeBackpropFilter':

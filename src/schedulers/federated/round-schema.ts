@@ -29,8 +29,11 @@ export const partitionSchema = z
       shards: z.int().min(1).default(2).describe('shards of each client'),
     }),
     z.strictObject({
-      name: z.literal('pathological').describe('the same number of classes for each client'),
-      classes: z.int().min(1).default(2).describe('classes of each client'),
+      name: z.literal('pathological').describe('so many classes for each client, or those that are listed'),
+      classes: z
+        .union([z.int().min(1), z.array(z.array(z.int().min(0)).min(1)).min(1)])
+        .default(2)
+        .describe('classes of each client: how many, or a list of them for each client'),
     }),
     z.strictObject({
       name: z.literal('quantity').describe('the same mix in unequal amounts'),

@@ -26,7 +26,7 @@ export class FitEnd {
 
   /**
    * What `after` and `finish` make of the tensors that they may change; null where the objective has neither.
-   * @param length `Optimizer.pathLength` of the steps that were made
+   * @param length `Optimizer.pathLength` of the steps that were made; NaN where there is none
    */
   async after(
     start: LocalState,

@@ -77,7 +77,10 @@ export interface AfterContext {
   readonly start: Tensor;
   readonly param: Tensor;
   readonly tensors: ObjectiveTensors;
-  /** `Optimizer.pathLength` of the local steps that were made, and their learning rate: float32 scalars. */
+  /**
+   * `Optimizer.pathLength` of the local steps that were made (NaN where the optimizer has none), and their learning rate: float32
+   * scalars.
+   */
   readonly length: Tensor;
   readonly lr: Tensor;
 }

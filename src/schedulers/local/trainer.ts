@@ -217,7 +217,7 @@ export class LocalTrainer {
     lr: number,
   ): Promise<ReadonlyMap<string, Float32Array>> {
     const results = new Map<string, Float32Array>();
-    const length = this.#options.optimizer.optimizer.pathLength?.(steps) ?? steps;
+    const length = this.#options.optimizer.optimizer.pathLength?.(steps) ?? Number.NaN;
     for (const { tensor, values } of (await this.#end.after(start, end, tensors, length, lr)) ?? [])
       results.set(tensor.name, await this.values(tensor, values));
     return results;

@@ -83,6 +83,18 @@ describe('partitioners', () => {
       expect(count).toBe(2);
   });
 
+  it('pathological gives each client the classes that are listed for it', () => {
+    const source = sourceOf(1000, 4);
+    const partition = pathological(source, { clients: 3, classes: [[0, 1], [1, 1], [3]], seed: 3 });
+    const own = all(partition).map((examples) => [...new Set(examples.map((i) => source.labels[i]))].sort());
+    expect(own).toEqual([[0, 1], [1], [3]]);
+    const members = (label: number) => source.labels.filter((other) => other === label).length;
+    const half = members(1) / 2;
+    expect(Math.abs(partition.size(1) - half)).toBeLessThan(1);
+    expect(partition.size(0) + partition.size(1)).toBe(members(0) + members(1));
+    expect(partition.size(2)).toBe(members(3));
+  });
+
   it('a smaller alpha means fewer classes a client', () => {
     const source = sourceOf(5000, 10);
     const mean = (alpha: number) => {
@@ -119,6 +131,12 @@ describe('partitioners', () => {
     expect(() => dirichlet(source, { clients: 50, alpha: 1, min_size: 3, seed: 1 })).toThrow(/need more than 100/);
     expect(() => shards(alone, { clients: 5, shards: 2, seed: 1 })).toThrow(/no class labels/);
     expect(() => pathological(source, { clients: 5, classes: 5, seed: 1 })).toThrow(/only 4/);
+    expect(() => pathological(source, { clients: 5, classes: [[0], [1]], seed: 1 })).toThrow(
+      /for 2 clients.*there are 5/,
+    );
+    expect(() => pathological(source, { clients: 2, classes: [[0], [7]], seed: 1 })).toThrow(
+      /client 1 .*class 7.*0, 1, 2, 3/,
+    );
     expect(() => drawn(source, { clients: 5, size: 101, seed: 1 })).toThrow(/only 100/);
     expect(() => iid(source, { clients: 5, seed: 1 }).examples(5)).toThrow('there is no client 5; there are 5');
   });

@@ -32,9 +32,9 @@ const name = (op: string, g: { filter: number[]; stride: number; pad: Pad }) =>
   `${op} ${g.filter.join('x')} /${g.stride} ${g.pad}`;
 
 /** The kernel that passes make of a convolution and its bias, on its own. */
-const biased = (x: Tensor, filter: Tensor, bias: Tensor) => {
-  const attrs = { strides: [2, 1], pad: 'same', dataFormat: 'NHWC', dilations: [1, 1] };
-  return tf.engine().runKernel('PlexusConv2D', { x, filter, bias }, attrs) as Tensor;
+const biased = (kernel: string, strides: [number, number], x: Tensor, filter: Tensor, bias: Tensor) => {
+  const attrs = { strides, pad: 'same', dataFormat: 'NHWC', dilations: [1, 1] };
+  return tf.engine().runKernel(kernel, { x, filter, bias }, attrs) as Tensor;
 };
 
 /** Windows side by side: of images that they fill, and of ones that they do not. */
@@ -55,7 +55,14 @@ export const imageCases: KernelCase[] = [
   {
     name: 'conv2d and bias',
     inputs: images([3, 2], 3, (channels) => [channels, 4]).map((inputs) => [...inputs, { shape: [4] }]),
-    fn: (x, filter, bias) => biased(x as Tensor, filter as Tensor, bias as Tensor),
+    fn: (x, filter, bias) => biased('PlexusConv2D', [2, 1], x as Tensor, filter as Tensor, bias as Tensor),
+    gradient: 'none',
+    tolerance: 2e-5,
+  },
+  {
+    name: 'depthwise conv2d and bias',
+    inputs: images([3, 2], 3, (channels) => [channels, 2]).map((inputs) => [...inputs, { shape: [6] }]),
+    fn: (x, filter, bias) => biased('PlexusDepthwiseConv2D', [2, 2], x as Tensor, filter as Tensor, bias as Tensor),
     gradient: 'none',
     tolerance: 2e-5,
   },

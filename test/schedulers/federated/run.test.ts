@@ -81,7 +81,10 @@ describe('a federated run', () => {
 
   it('refuses control variates where steps do not say what gradients were', async () => {
     const adam = { optim: { name: 'adamw', lr: 0.001 } };
-    await expect(run('adam', { name: 'scaffold' }, adam)).rejects.toThrow(/scaffold.*adamw.*set optim.name to sgd/s);
+    for (const name of ['scaffold', 'fednova'])
+      await expect(run('adam', { name }, adam)).rejects.toThrow(
+        new RegExp(`${name}.*adamw.*set optim.name to sgd`, 's'),
+      );
   });
 
   it('refuses a partition that cannot be made', async () => {

@@ -274,6 +274,7 @@ export const images: LoweringTable = {
   Conv2D: conv(false),
   PlexusConv2D: conv(false),
   DepthwiseConv2dNative: conv(true),
+  PlexusDepthwiseConv2D: conv(true),
   Conv2DBackpropInput: convInputGrad(false),
   DepthwiseConv2dNativeBackpropInput: convInputGrad(true),
   Conv2DBackpropFilter: convFilterGrad,

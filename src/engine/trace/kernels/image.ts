@@ -56,14 +56,17 @@ for (const kernel of ['Conv2D', 'DepthwiseConv2dNative'])
     return { outputs: [{ dtype: 'float32', shape: info.outShape }], attrs: convAttrs(info, attrs) };
   });
 
-/** `Conv2D` plus a bias `[out]`: what passes make of the two. */
-defineKernel('PlexusConv2D', ['x', 'filter', 'bias'], (inputs, attrs) => {
-  const [x, filter, bias] = inputs as [Signature, Signature, Signature];
-  const info = convInfo(x.shape, filter.shape, attrs, false);
-  if (bias.shape.length !== 1 || bias.shape[0] !== info.outChannels)
-    throw new RangeError(`a bias of shape [${bias.shape}] is added to a convolution with ${info.outChannels} channels`);
-  return { outputs: [{ dtype: 'float32', shape: info.outShape }], attrs: convAttrs(info, attrs) };
-});
+/** Convolutions plus a bias `[out]`: what passes make of the two. */
+for (const kernel of ['PlexusConv2D', 'PlexusDepthwiseConv2D'])
+  defineKernel(kernel, ['x', 'filter', 'bias'], (inputs, attrs) => {
+    const [x, filter, bias] = inputs as [Signature, Signature, Signature];
+    const info = convInfo(x.shape, filter.shape, attrs, kernel === 'PlexusDepthwiseConv2D');
+    if (bias.shape.length !== 1 || bias.shape[0] !== info.outChannels)
+      throw new RangeError(
+        `a bias of shape [${bias.shape}] is added to a convolution with ${info.outChannels} channels`,
+      );
+    return { outputs: [{ dtype: 'float32', shape: info.outShape }], attrs: convAttrs(info, attrs) };
+  });
 
 /** Gradient of a convolution by its input; also the transposed convolution. */
 for (const kernel of ['Conv2DBackpropInput', 'DepthwiseConv2dNativeBackpropInput'])
@@ -124,6 +127,7 @@ defineKernel('AvgPoolGrad', ['dy', 'input'], (inputs, attrs) => {
 export const imageKernels = [
   'Conv2D',
   'PlexusConv2D',
+  'PlexusDepthwiseConv2D',
   'DepthwiseConv2dNative',
   'Conv2DBackpropInput',
   'DepthwiseConv2dNativeBackpropInput',

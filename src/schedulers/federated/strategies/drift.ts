@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { addUpdate, type FederatedStrategy, meanUpdate } from '../strategy.ts';
+import { addUpdate, type FederatedStrategy, meanUpdate, type ServerShape } from '../strategy.ts';
 import { averaging } from './fedavg.ts';
 
 const proxConfig = z.object({ mu: z.number().min(0).default(0.01).describe('weight of the proximal term') });
@@ -12,6 +12,17 @@ export const fedprox: FederatedStrategy<typeof proxConfig> = {
   server: () => averaging(),
 };
 
+/** Why what clients train with does not suit a strategy that goes by the length of their way; null if it does. */
+const withoutLength =
+  (why: string): NonNullable<FederatedStrategy['unsuited']> =>
+  (_, { optimizer }) =>
+    optimizer && !optimizer.pathLength
+      ? `${why}, and steps of ${optimizer.name} are not sums of gradients; set optim.name to sgd`
+      : null;
+
+/** Length of so many steps of what clients train with: plain gradient descent unless the shape says otherwise. */
+const pathLength = ({ optimizer }: ServerShape, steps: number): number => optimizer?.pathLength?.(steps) ?? steps;
+
 const novaConfig = z.object({});
 
 /**
@@ -22,8 +33,9 @@ const novaConfig = z.object({});
 export const fednova: FederatedStrategy<typeof novaConfig> = {
   name: 'fednova',
   config: novaConfig,
-  server: (_, { optimizer }) => {
-    const lengthOf = (steps: number) => optimizer?.pathLength?.(steps) ?? steps;
+  unsuited: withoutLength('updates are divided by how far a constant gradient takes local steps'),
+  server: (_, shape) => {
+    const lengthOf = (steps: number) => pathLength(shape, steps);
     return {
       needs: 'sum',
       sees: 'reports',
@@ -53,10 +65,7 @@ const scaffoldConfig = z.object({
 export const scaffold: FederatedStrategy<typeof scaffoldConfig> = {
   name: 'scaffold',
   config: scaffoldConfig,
-  unsuited: (_, { optimizer }) =>
-    optimizer && !optimizer.pathLength
-      ? `control variates are means of gradients, and how far ${optimizer.name} goes does not tell them; set optim.name to sgd`
-      : null,
+  unsuited: withoutLength('control variates are means of gradients, taken from how far local steps went'),
   objective: () => ({ name: 'control-variates', config: {} }),
   server: ({ server_lr }, { params, clients }) => {
     const variate = new Float32Array(params.size);
