@@ -10,6 +10,12 @@ export interface ParamInfo {
 }
 
 /**
+ * What a step is for. `train`: the optimizer changes the parameters. `observe`: gradients are looked at and kept in slots;
+ * parameters and the optimizer's own state stay (importance of weights, gradients of a memory).
+ */
+export type StepPhase = 'train' | 'observe';
+
+/**
  * A first-order optimizer as traced functions of one parameter. It never sees other parameters: what is global (the
  * gradient norm) is computed by the worker and has already been applied to `grad`.
  */
@@ -31,16 +37,25 @@ export interface Optimizer {
   readonly sums?: {
     readonly count: number;
     of(param: Tensor, grad: Tensor, slots: readonly Tensor[], info: ParamInfo): readonly Tensor[];
+    /** Whether a step (1 for the first) wants them; where not, `numbers` are given none. Default: every step does. */
+    at?(step: number): boolean;
   };
-  /** Further scalars of a step, given to `update` after those of `scalars`: what follows from the sums. */
+  /** Further scalars of a step, given to `update` after those of `scalars`: what follows from the sums, where there are any. */
   readonly numbers?: { readonly count: number; of(sums: readonly number[], step: number): readonly number[] };
-  /** Returns the new parameter followed by the new slots. Traced once per shape and group; pure. */
+  /** What a step (1 for the first) is for, where steps differ in that; absent where all of them train. */
+  phaseAt?(step: number): StepPhase;
+  /**
+   * Returns the new parameter followed by the new slots. Traced once per shape, group and phase; pure.
+   * @param phase what the step is for, where that is known when it is traced; else the update does as its scalars say, with the same
+   * bits and more work
+   */
   update(
     param: Tensor,
     grad: Tensor,
     slots: readonly Tensor[],
     scalars: readonly Tensor[],
     info: ParamInfo,
+    phase?: StepPhase,
   ): readonly Tensor[];
   /**
    * How far this many steps from fresh state with one and the same gradient g move a parameter, in units of lr g: with momentum
@@ -74,6 +89,15 @@ export type GroupOf = (param: ParamInfo) => GroupSettings;
 /** A key that tells settings apart. */
 export function groupKeyOf({ lr, weightDecay }: GroupSettings): string {
   return `lr*${lr} wd=${weightDecay}`;
+}
+
+/**
+ * The scalars that an optimizer's update takes in a step (0-based): `scalars`, then `numbers`.
+ * @param sums totals of what it wants summed; none where the step wants nothing
+ */
+export function stepScalars(plan: OptimizerPlan, step: number, sums: readonly number[]): number[] {
+  const { optimizer } = plan;
+  return [...optimizer.scalars(plan.lrAt(step), step + 1), ...(optimizer.numbers?.of(sums, step + 1) ?? [])];
 }
 
 /** How many scalars an optimizer's update takes. */

@@ -1,13 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { Optimizer, OptimizerPlan, ParamInfo } from './optimizer.ts';
+import type { Optimizer, OptimizerPlan, ParamInfo, StepPhase } from './optimizer.ts';
 
 type Tensor = tf.Tensor;
-
-/**
- * What a step is for. `train`: the optimizer changes the parameters. `observe`: gradients are looked at and kept in slots;
- * parameters and the optimizer's own state stay (importance of weights, gradients of a memory).
- */
-export type StepPhase = 'train' | 'observe';
 
 /** Steps whose phases go round in a cycle. */
 export interface PhaseRun {
@@ -52,12 +46,12 @@ export interface ParamRule {
   renew?(given: RuleGiven & { readonly updated: Tensor }): Readonly<Record<string, Tensor>>;
   /** New values of slots in an observing step. */
   observe?(given: RuleGiven): Readonly<Record<string, Tensor>>;
-  /** Scalars that are summed over all parameters of the model before any is updated: inner products of gradients, say. */
+  /** Scalars that are summed over all parameters of the model before a training step updates any: inner products of gradients, say. */
   readonly sums?: {
     readonly count: number;
     of(given: Pick<RuleGiven, 'param' | 'gradient' | 'slots' | 'info'>): readonly Tensor[];
   };
-  /** How many numbers a step has, and what they are; `sums` are totals in double precision. Always as many. */
+  /** How many numbers a step has, and what they are; `sums` are totals in double precision, none in an observing step. Always as many. */
   readonly numbers?: { readonly count: number; of(sums: readonly number[], step: RuleStep): readonly number[] };
 }
 
@@ -139,6 +133,7 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
       ? {
           sums: {
             count: rule.sums.count,
+            at: (step) => phases.at(step - 1) === 'train',
             of: (param, gradient, slots, info) =>
               rule.sums?.of({ param, gradient, slots: named(own(info), slots.slice(-own(info).length)), info }) ?? [],
           },
@@ -152,9 +147,10 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
           },
         }
       : {}),
+    ...(observes ? { phaseAt: (step) => phases.at(step - 1) } : {}),
     ...(optimizer.pathLength ? { pathLength: optimizer.pathLength } : {}),
     groupKey: (info) => `${optimizer.groupKey(info)} ${rule.name}(${own(info).join(',')})${rule.variant?.(info) ?? ''}`,
-    update(param, grad, slots, scalars, info) {
+    update(param, grad, slots, scalars, info, phase) {
       const names = own(info);
       const innerSlots = slots.slice(0, slots.length - names.length);
       const kept = named(names, slots.slice(innerSlots.length));
@@ -167,6 +163,9 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
         lr,
         info,
       };
+      const seen = observes ? { ...kept, ...rule.observe?.(given) } : kept;
+      const instead = [param, ...innerSlots, ...names.map((name) => seen[name] as Tensor)];
+      if (observes && phase === 'observe') return instead;
       const [stepped, ...innerNext] = optimizer.update(
         param,
         rule.gradient?.(given) ?? grad,
@@ -177,9 +176,7 @@ export function withRule(plan: OptimizerPlan, rule: ParamRule, runs: readonly Ph
       const updated = rule.settle?.({ ...given, updated: stepped }) ?? stepped;
       const renewed = { ...kept, ...rule.renew?.({ ...given, updated }) };
       const after = [updated, ...innerNext, ...names.map((name) => renewed[name] as Tensor)];
-      if (!observes) return after;
-      const seen = { ...kept, ...rule.observe?.(given) };
-      const instead = [param, ...innerSlots, ...names.map((name) => seen[name] as Tensor)];
+      if (!observes || phase === 'train') return after;
       const training = tf.greater(trains, 0.5);
       return after.map((value, i) => (value === instead[i] ? value : tf.where(training, value, instead[i] as Tensor)));
     },

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Signature, TensorFunction } from '../engine/index.ts';
-import { type Optimizer, type ParamInfo, scalarCount } from './optimizer.ts';
+import { type Optimizer, type ParamInfo, type StepPhase, scalarCount } from './optimizer.ts';
 
 /** An optimizer's update of one parameter in the form that an engine compiles. */
 export interface UpdateFunction {
@@ -12,11 +12,11 @@ export interface UpdateFunction {
   readonly signature: readonly Signature[];
 }
 
-/** Builds the update of a parameter; equal shapes and `groupKey`s give the same graph, so they can share an executable. */
+/** Builds the update of a parameter; equal shapes, phases and `groupKey`s give the same graph, so they can share an executable. */
 export function updateFunction(
   optimizer: Optimizer,
   info: ParamInfo,
-  options: { readonly clipping: boolean },
+  options: { readonly clipping: boolean; readonly phase?: StepPhase | undefined },
 ): UpdateFunction {
   const tensor: Signature = { dtype: 'float32', shape: info.shape };
   const scalar: Signature = { dtype: 'float32', shape: [] };
@@ -36,6 +36,7 @@ export function updateFunction(
         rest.slice(0, slots),
         rest.slice(slots, slots + scalars),
         info,
+        options.phase,
       );
     },
   };

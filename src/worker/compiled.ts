@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Engine, Executable, Signature } from '../engine/index.ts';
 import type { Named, ParamSpec, StateSpec } from '../modules/index.ts';
-import { type Optimizer, type ParamInfo, scalarCount, updateFunction } from '../optim/index.ts';
+import { type Optimizer, type ParamInfo, type StepPhase, scalarCount, updateFunction } from '../optim/index.ts';
 
 /** What the optimizer may know about a parameter. */
 export function paramInfo({ path, spec }: Named<ParamSpec>): ParamInfo {
@@ -99,10 +99,11 @@ export class CompiledUpdates {
   /**
    * `(params, gradients, slots (parameter by parameter), optimizer scalars, scale) -> (params, slots)`. With `clip`,
    * gradients are multiplied by `scale` first (the clipping factor; 1 leaves their bits alone); else there is no `scale`.
+   * Without a `phase` it is for any.
    */
-  update(params: readonly Named<ParamSpec>[], clip: boolean): Promise<Executable> {
+  update(params: readonly Named<ParamSpec>[], clip: boolean, phase?: StepPhase): Promise<Executable> {
     const infos = params.map(paramInfo);
-    const parts = infos.map((info) => updateFunction(this.#optimizer, info, { clipping: clip }));
+    const parts = infos.map((info) => updateFunction(this.#optimizer, info, { clipping: clip, phase }));
     const slotCounts = infos.map((info) => this.#optimizer.slots(info).length);
     const scalars = scalarCount(this.#optimizer) + (clip ? 1 : 0);
     const own: Signature[] = params.map(({ spec }) => ({ dtype: 'float32', shape: spec.shape }));
@@ -110,7 +111,7 @@ export class CompiledUpdates {
     const signature = [...own, ...own, ...slots, ...new Array<Signature>(scalars).fill(SCALAR)];
     const groups = infos.map((info) => this.#optimizer.groupKey(info)).join(' ');
     return this.#compile(
-      `update ${clip} ${groups} ${key(own)}`,
+      `update ${clip} ${phase ?? 'any'} ${groups} ${key(own)}`,
       signature,
       `${this.#optimizer.name} update`,
       (...inputs) => {

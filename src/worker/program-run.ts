@@ -56,6 +56,14 @@ export function evaluationRound(split: Split, batches: readonly Int32Array[], of
 /** One metric value of a global microbatch. */
 export type MetricValue = number | readonly number[];
 
+/** What is summed over each parameter, by its path. */
+export interface ParamTotals {
+  /** Sum of squares of the gradient. */
+  readonly squared: ReadonlyMap<string, number>;
+  /** What the optimizer wants summed; null where the step wants nothing. */
+  readonly sums: ReadonlyMap<string, readonly number[]> | null;
+}
+
 /** The state of one execution of a program: a training step, or one round of an evaluation. */
 export class ProgramRun {
   readonly parts: RankParts;
@@ -66,10 +74,8 @@ export class ProgramRun {
   readonly metrics = new Map<string, [microbatch: number, value: MetricValue][]>();
   /** Names of the metrics that are read; null for all. */
   wanted: ReadonlySet<string> | null = null;
-  /** Sums of squares of gradients by parameter path, of the whole model once they have been gathered. */
-  squaredNorms: ReadonlyMap<string, number> | null = null;
-  /** What the optimizer wants summed over parameters, by path, of the whole model once it has been gathered. */
-  sums: ReadonlyMap<string, readonly number[]> | null = null;
+  /** What is summed over parameters, of the whole model once it has been gathered; null before that. */
+  totals: ParamTotals | null = null;
   gradNorm = 0;
   lr = 0;
   /** Exchanges of gradients and of updated parameters. */

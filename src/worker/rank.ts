@@ -2,7 +2,7 @@ import { compressTransport, type Transport } from '../comm/index.ts';
 import { type Dataset, openDataset, type SplitName } from '../data/index.ts';
 import { createEngine, type DeviceTensor, type Engine } from '../engine/index.ts';
 import { buildModel, type Model, type ResolvedModel } from '../modules/index.ts';
-import { buildOptimizer, type OptimConfig, type OptimizerPlan } from '../optim/index.ts';
+import { buildOptimizer, type OptimConfig, type OptimizerPlan, type StepPhase } from '../optim/index.ts';
 import { averagedMicrobatches } from '../plan/index.ts';
 import { bytesPerElement, type HostTensor, scalar } from '../tensor/index.ts';
 import type { CompileCache } from './compile-cache.ts';
@@ -110,7 +110,7 @@ export async function createRank(job: WorkerJob, transport: Transport, overrides
   const filling = performance.now();
   const first = await fill(engine, built.groups, held, job, overrides.initial ?? null);
   const restore = performance.now() - filling;
-  await warmUp(built.groups, built.updates, optimizer.clipNorm !== null);
+  await warmUp(built.groups, built.updates, optimizer.clipNorm !== null, own.phaseAt?.(first + 1));
   const parts: RankParts = {
     job,
     transport: job.compression ? compressTransport(transport, job.compression) : transport,
@@ -175,6 +175,7 @@ async function warmUp(
   groups: readonly ParamGroup[],
   updates: RankParts['model']['updates'],
   clip: boolean,
+  phase: StepPhase | undefined,
 ): Promise<void> {
   for (const group of groups) {
     const updated = updatedHere(group);
@@ -183,7 +184,7 @@ async function warmUp(
       .filter((i) => updated.includes(i))
       .map((i) => ({ dtype: 'float32' as const, shape: group.params[i]?.spec.shape ?? [] }));
     const params = updated.map((i) => group.params[i] as ParamGroup['params'][number]);
-    await updates.update(params, clip);
+    await updates.update(params, clip, phase);
     if (gradients.length > 0) await updates.squaredNorms(gradients);
   }
 }

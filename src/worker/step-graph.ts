@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { DeviceTensor, Executable, Sequence, SequenceValue, Signature, SlotId } from '../engine/index.ts';
+import { scalarCount } from '../optim/index.ts';
 import type { Instruction } from '../plan/index.ts';
 import type { Shape } from '../tensor/index.ts';
 import { type HeldParam, type HeldState, type ParamGroup, updatedHere } from './param-group.ts';
@@ -56,7 +57,6 @@ export function stepsAreRuns({ job: { train }, model, optimizer: { optimizer, cl
     train.instructions.every(({ op }) => OWN.has(op)) &&
     clipNorm === null &&
     optimizer.sums === undefined &&
-    optimizer.numbers === undefined &&
     [...model.layers.values()].every(
       ({ train: mode }) => mode.experts.length === 0 && mode.compiled.plan.forwards === 1,
     )
@@ -114,9 +114,9 @@ class StepWriter {
       );
     }
     for (const group of model.groups) await this.#norm(group, sums.get(group) ?? []);
-    const scalars = optimizer.optimizer
-      .scalars(0, 1)
-      .map((_, index) => this.#value({ of: 'scalars', step, index }, { dtype: 'float32', shape: [] }));
+    const scalars = Array.from({ length: scalarCount(optimizer.optimizer) }, (_, index) =>
+      this.#value({ of: 'scalars', step, index }, { dtype: 'float32', shape: [] }),
+    );
     for (const group of model.groups) await this.#update(group, sums.get(group) ?? [], scalars);
   }
 

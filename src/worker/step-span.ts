@@ -1,6 +1,7 @@
 import type { Batch } from '../data/index.ts';
 import type { DeviceTensor, Executable } from '../engine/index.ts';
 import { layerKey } from '../modules/index.ts';
+import { stepScalars } from '../optim/index.ts';
 import { type HostTensor, scalar, sizeOf } from '../tensor/index.ts';
 import { globalNorm } from './handlers/norms.ts';
 import type { MetricValue, RankParts } from './program-run.ts';
@@ -97,7 +98,7 @@ export class StepSpans {
     const { space, job, optimizer, objectiveSeed } = this.#parts;
     const steps = Array.from({ length: SPAN }, (_, i) => first + i);
     const batches = steps.map((step) => this.#batchOf(step));
-    const scalars = steps.map((step) => optimizer.optimizer.scalars(optimizer.lrAt(step), step + 1));
+    const scalars = steps.map((step) => stepScalars(optimizer, step, []));
     const upload = (values: HostTensor): DeviceTensor => {
       const tensor = space.engine.upload(values);
       given.push(tensor);

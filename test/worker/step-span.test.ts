@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { createEngine, type Engine } from '../../src/engine/index.ts';
+import { createEngine, type Engine, tf } from '../../src/engine/index.ts';
 import { type Model, nn } from '../../src/modules/index.ts';
+import { type OptimizerPlan, type ParamRule, withRule } from '../../src/optim/index.ts';
 import type { StepReport } from '../../src/worker/index.ts';
 import { createRanks } from '../../src/worker/index.ts';
 import { NonFinite } from '../../src/worker/non-finite.ts';
@@ -20,9 +21,12 @@ const normalised = (): Model => {
 /** What of a report does not depend on time. */
 const told = ({ step, metrics, gradNorm, lr }: StepReport) => ({ step, metrics, gradNorm, lr });
 
-async function train(options: JobOptions, together: boolean, on: Engine = engine) {
+async function train(options: JobOptions & { rule?: ParamRule }, together: boolean, on: Engine = engine) {
   const { jobs, overrides } = await makeJobs(options);
-  const { ranks, dispose } = await createRanks(jobs, { ...overrides, engine: on });
+  const { rule } = options;
+  const plan = overrides.optimizer as OptimizerPlan;
+  const optimizer = rule ? withRule(plan, rule, [{ steps: STEPS, cycle: ['observe', 'train', 'train'] }]) : plan;
+  const { ranks, dispose } = await createRanks(jobs, { ...overrides, optimizer, engine: on });
   try {
     const [rank] = ranks;
     if (!rank) throw new Error('a job has a rank');
@@ -43,11 +47,36 @@ async function train(options: JobOptions, together: boolean, on: Engine = engine
 }
 
 describe('steps that are run as one', () => {
-  it.each<[string, JobOptions]>([
+  it.each<[string, JobOptions & { rule?: ParamRule }]>([
     ['plain gradient descent', { ...dense, optim: { name: 'sgd', momentum: 0, clip_norm: null } }],
     ['slots and a schedule', { ...dense, optim: { name: 'adam', clip_norm: null, schedule: { name: 'cosine' } } }],
     ['dropout', { ...dense, model: { ...dense.model, dropout: 0.2 }, optim: { name: 'sgd', clip_norm: null } }],
     ['state', { ...dense, model: normalised(), dataset: vectorDataset(), optim: { name: 'sgd', clip_norm: null } }],
+    [
+      'numbers that each step has',
+      {
+        ...dense,
+        optim: { name: 'sgd', momentum: 0, clip_norm: null },
+        rule: {
+          name: 'waves',
+          numbers: { count: 1, of: (_, { step }) => [Math.sin(step)] },
+          gradient: ({ gradient, numbers: [factor] }) => tf.mul(gradient, factor as tf.Tensor),
+        },
+      },
+    ],
+    [
+      'steps that only look',
+      {
+        ...dense,
+        optim: { name: 'adam', clip_norm: null },
+        rule: {
+          name: 'memory',
+          slots: () => ['seen'],
+          observe: ({ gradient, slots }) => ({ seen: tf.add(gradient, slots.seen as tf.Tensor) }),
+          gradient: ({ gradient, slots }) => tf.sub(gradient, tf.mul(slots.seen as tf.Tensor, 0.1)),
+        },
+      },
+    ],
     ['recomputation', { ...dense, optim: { name: 'sgd', clip_norm: null }, job: { remat: 'full' } }],
   ])('with %s are those of step by step, to the bit', async (_, options) => {
     const single = await train(options, false);

@@ -1,11 +1,11 @@
 import type { DeviceTensor } from '../../engine/index.ts';
-import { clipScale } from '../../optim/index.ts';
+import { clipScale, stepScalars } from '../../optim/index.ts';
 import { scalar } from '../../tensor/index.ts';
 import { NonFinite } from '../non-finite.ts';
 import { type HeldParam, type ParamGroup, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import type { Cell } from '../tensor-space.ts';
-import { globalNorm, ownParamSums, ownSquaredNorms, totalSums } from './norms.ts';
+import { globalNorm, ownTotals, totalSums } from './norms.ts';
 import { optimizeOuter } from './outer.ts';
 import { finishedSums, groupsOfStage } from './reduce.ts';
 
@@ -16,7 +16,7 @@ import { finishedSums, groupsOfStage } from './reduce.ts';
 export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
   if (outer) return optimizeOuter(run, stages);
   const { space, optimizer: plan } = run.parts;
-  const squared = run.squaredNorms ?? (await ownSquaredNorms(run));
+  const { squared, sums: found } = run.totals ?? (await ownTotals(run));
   run.gradNorm = globalNorm(squared);
   run.lr = plan.lrAt(run.step);
   if (!Number.isFinite(run.gradNorm)) {
@@ -24,7 +24,7 @@ export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
     throw new NonFinite({ kind: 'gradient', value: run.gradNorm, path, step: run.step });
   }
   const clip = plan.clipNorm !== null;
-  const values = [...plan.optimizer.scalars(run.lr, run.step + 1), ...(await numbersOf(run))];
+  const values = stepScalars(plan, run.step, found ? totalSums(found) : []);
   if (clip) values.push(clipScale(run.gradNorm, plan.clipNorm));
   const scalars = values.map((value) => space.upload(scalar(value)));
   for (const stage of stages)
@@ -39,14 +39,6 @@ export const optimize: Handler<'Optimize'> = async (run, { stages, outer }) => {
   for (const cell of scalars) space.release(cell);
 };
 
-/** What the optimizer makes of sums over all parameters. */
-async function numbersOf(run: ProgramRun): Promise<readonly number[]> {
-  const { sums, numbers } = run.parts.optimizer.optimizer;
-  if (!numbers) return [];
-  const found = sums ? (run.sums ?? (await ownParamSums(run))) : null;
-  return numbers.of(found && sums ? totalSums(found, sums.count) : [], run.step + 1);
-}
-
 async function updateParams(
   run: ProgramRun,
   group: ParamGroup,
@@ -58,8 +50,11 @@ async function updateParams(
   const indices = updatedHere(group);
   if (indices.length === 0) return;
   const params = indices.map((i) => group.params[i] as HeldParam);
-  const { space, model } = run.parts;
-  const executable = await model.updates.once(group, 'update', () => model.updates.update(params, clip));
+  const { space, model, optimizer } = run.parts;
+  const phase = optimizer.optimizer.phaseAt?.(run.step + 1);
+  const executable = await model.updates.once(group, `update ${phase}`, () =>
+    model.updates.update(params, clip, phase),
+  );
   const borrowed: Cell[] = [];
   const gradients = params.map(({ tensor }, at) => {
     const position = gradientOf.indexOf(indices[at] as number);

@@ -60,10 +60,10 @@ export function memoryConstraints(memories: number, margin: number): ParamRule {
     },
     numbers: {
       count: memories,
-      of: (sums, { phase }) => {
+      of: (sums) => {
         const inner = sums.slice(0, memories);
-        // Nothing is changed where no memory would lose.
-        if (phase === 'observe' || inner.every((product) => product >= 0)) return slots.map(() => 0);
+        // Nothing is changed where no memory would lose, or where a step only looks.
+        if (inner.every((product) => product >= 0)) return slots.map(() => 0);
         const matrix = slots.map(() => new Array<number>(memories).fill(0));
         for (const [at, [i, j]] of pairs.entries()) {
           const product = sums[memories + at] as number;
