@@ -20,7 +20,7 @@ type WarningEvent = Extract<RunEvent, { type: 'warning' }>;
 /** Steps that ranks may be ahead of the coordinator, so that they never wait for its permission. */
 const WINDOW = 2;
 /** And where steps are short: as many as take about so many milliseconds, at most `LONGEST_WINDOW`. */
-const WINDOW_MS = 20;
+const WINDOW_MS = 100;
 const LONGEST_WINDOW = 64;
 /** Steps after which it is known what they take. */
 const TIMED = 16;
