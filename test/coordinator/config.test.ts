@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -49,7 +49,16 @@ const bad: readonly (readonly [title: string, text: string, parts: readonly stri
   ['a dataset file that is not there', 'data: {name: text, path: x.txt}\n', ['there is no file', 'x.txt']],
   ['an unknown optimizer', 'optim: {name: adm}\n', ["did you mean 'adam'?"]],
   ['an unknown scheduler', 'scheduler: {name: snyc}\n', ["did you mean 'sync'?"]],
-  ['a key that the scheduler lacks', 'scheduler: {rounds: 3}\n', ["unknown key 'rounds' in 'scheduler'"]],
+  [
+    'a key of another framework',
+    'scheduler: {rounds: 3}\n',
+    ["unknown key 'rounds' in 'scheduler'", "that is 'train.steps' here: a step of a federated run is a round"],
+  ],
+  [
+    'one that could be misspelt as well',
+    'batch-size: 3\n',
+    ["unknown key 'batch-size'", "that is 'batch.global' here"],
+  ],
   ['an unknown schedule', 'parallel: {schedule: gpip}\n', ["'parallel.schedule'", 'gpipe']],
   [
     'a microbatch that does not divide',
@@ -70,6 +79,15 @@ describe('resolveConfig refuses', () => {
       const message = messageOf(text, overrides);
       for (const part of parts) expect(message).toContain(part);
     });
+});
+
+describe('what keys of other frameworks are called here', () => {
+  const read = (path: string) => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+  const reference = read('docs/config.md');
+  const names = [...read('src/coordinator/config/elsewhere.ts').matchAll(/'([a-z_]+(?:\.[a-z_]+)+)'/g)].map(
+    ([, name]) => name,
+  );
+  it.each([...new Set(names)])('%s is a key', (name) => expect(reference).toContain(`\`${name}\``));
 });
 
 describe('resolveConfig', () => {

@@ -1,5 +1,6 @@
 import type * as z from 'zod';
 import type { ZodType } from 'zod';
+import { calledHere } from './elsewhere.ts';
 import type { ConfigIssue, SourceLocation } from './error.ts';
 import { nearest, suggestion } from './suggest.ts';
 import { documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';
@@ -52,7 +53,9 @@ export function validate<T>(schema: ZodType<T>, input: unknown, locate: Locator)
   for (const { path, key, known } of unknown) {
     const at = [...path, key];
     const where = path.length > 0 ? ` in '${formatPath(path)}'` : '';
-    const hint = suggestion(key, known, path.length > 0 ? `keys of '${formatPath(path)}'` : 'keys');
+    const here = calledHere(key);
+    const keys = suggestion(key, known, path.length > 0 ? `keys of '${formatPath(path)}'` : 'keys');
+    const hint = here === null ? keys : `that is ${here}`;
     issues.push({ path: formatPath(at), message: `unknown key '${key}'${where}`, hint, ...locate(at, 'key') });
   }
   const result = schema.safeParse(input);
