@@ -1,4 +1,5 @@
 import { stripVTControlCharacters } from 'node:util';
+import type { Stretch } from '../coordinator/index.ts';
 import { formatCount, formatDuration, isInteractive, painter, type Streams, truncate } from './terminal.ts';
 
 /** What is shown of a run while it goes on. Losses in nats. */
@@ -14,6 +15,8 @@ export interface ProgressStep {
   readonly balance: readonly number[];
   /** Who takes part, for runs on several machines; empty otherwise. */
   readonly cluster?: string;
+  /** What the step is part of; null where all steps are alike. */
+  readonly stretch?: Stretch | null;
   /** Simulated seconds so far, where clients are simulated. */
   readonly simulated?: number;
 }
@@ -149,7 +152,8 @@ export class ProgressLine {
     const { step: word, unit } = this.#words;
     const parts = [`${word} ${String(step.done).padStart(width)}/${step.steps}`];
     if (layout.includes('bar')) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
-    parts.push(`loss ${step.loss.toFixed(4)}`);
+    if (step.stretch) parts.push(step.stretch.text);
+    parts.push(step.stretch?.observes ? 'looking at gradients' : `loss ${step.loss.toFixed(4)}`);
     if (layout.includes('val') && this.#valLoss !== null)
       // Of clients, who differ, people ask how often the model is right.
       parts.push(

@@ -4,6 +4,7 @@ import type { GenerationRecord } from '../worker/index.ts';
 import type { RunFailure } from './failure.ts';
 import type { Metrics } from './metrics.ts';
 import type { RunSummary } from './run/index.ts';
+import type { Stretch } from './stretch.ts';
 
 /** What the workers said when they were ready. */
 export interface WorkerStart {
@@ -50,6 +51,8 @@ export interface StartedEvent {
   readonly steps: number;
   readonly unit: 'tokens' | 'examples';
   readonly baselines: Readonly<Record<string, number>>;
+  /** What the steps are; absent where all are alike. */
+  readonly stretches?: readonly Stretch[];
   readonly workers: readonly WorkerStart[];
   /** Where clients are trained in place of ranks. */
   readonly federated?: FederatedStart;

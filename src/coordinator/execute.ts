@@ -63,6 +63,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
     log = await MetricsLog.open(folder.metrics, before.step);
     const recoveries = (): number => before.recoveries + started.recoveries();
     const { ready } = started;
+    const stretches = prepared.scheduling?.stretches ?? [];
     const engineVersion = ready[0]?.engineVersion ?? engine.kind;
     session = new RunSession(
       {
@@ -75,6 +76,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
         microbatches: plan.batch.microbatches,
         tokensPerExample: dataset.tokensPerExample,
         unit,
+        stretches,
         folder: folder.path,
         oneGradient: prepared.local === null,
         plan: prepared.scheduling?.plan ?? null,
@@ -108,6 +110,7 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       steps: config.train.steps,
       unit,
       baselines,
+      ...(stretches.length > 0 ? { stretches } : {}),
       workers: ready.map(({ paramBytes, optimizerBytes, compile }, rank) => ({
         rank,
         paramBytes,

@@ -12,4 +12,5 @@ export * from './prepare.ts';
 export * from './run/index.ts';
 export * from './scheduler.ts';
 export * from './session.ts';
+export * from './stretch.ts';
 export * from './train.ts';

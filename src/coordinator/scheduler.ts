@@ -8,6 +8,7 @@ import type { RunEvent } from './events.ts';
 import type { Execution } from './execution.ts';
 import type { Metrics } from './metrics.ts';
 import type { MeasureSession, Session } from './session.ts';
+import type { Stretch } from './stretch.ts';
 
 /**
  * A training strategy: decides rounds, tasks, who trains what, how results are combined. `config` describes its own
@@ -62,6 +63,8 @@ export interface SchedulerPlan {
   readonly steps: number;
   /** What ranks do in a step besides. */
   readonly objective?: ObjectiveSection;
+  /** What the steps are, for people who watch; nothing where all are alike. */
+  readonly stretches?: readonly Stretch[];
   /** For the scheduler's own use: `Session.plan`. */
   readonly plan: unknown;
 }

@@ -156,6 +156,19 @@ describe('progress', () => {
     );
   });
 
+  it('says which task of a sequence a step is of, and has no loss of steps that only look at gradients', () => {
+    const { stream, text } = sink(false);
+    const line = new ProgressLine(stream, 'ex');
+    const stretch = { until: 9, text: 'task 1/2' };
+    line.step({ ...step(1), balance: [], stretch });
+    line.step({ ...step(10), balance: [], stretch: { ...stretch, until: 10, observes: true } });
+    line.end();
+    expect(text().trimEnd().split('\n')).toEqual([
+      'step  1/10  task 1/2  loss 2.5000  15.0k ex/s  ETA 0:01',
+      'step 10/10  task 1/2  looking at gradients  15.0k ex/s  ETA 0:00',
+    ]);
+  });
+
   it('shows whole figures in a narrow window, the bars only where there is room', () => {
     // A terminal in CI, or one that says it is dumb, gets plain lines.
     vi.stubEnv('CI', '');

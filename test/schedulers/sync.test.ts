@@ -60,6 +60,7 @@ async function trial(
       microbatches: MICROBATCHES,
       tokensPerExample: 16,
       unit: 'tokens',
+      stretches: [],
       folder: folder.path,
       oneGradient: true,
       plan: null,

@@ -9,6 +9,7 @@ import { finishMetrics } from '../metrics.ts';
 import { differingNorms } from '../replicas.ts';
 import type { CheckpointError, CheckpointInfo, CheckpointStore, MetricsLog, UsableCheckpoint } from '../run/index.ts';
 import type { EvaluateOptions, PredictOptions, Session } from '../session.ts';
+import { type Stretch, stretchAt } from '../stretch.ts';
 import { CheckpointWriter, type WriterEvent } from './checkpoint-writer.ts';
 import { predictRows } from './rows.ts';
 import { readSchedulerTensor, withSchedulerTensors } from './scheduler-tensors.ts';
@@ -38,6 +39,8 @@ export interface SessionParts {
   /** Tokens of an example, or 1. */
   readonly tokensPerExample: number;
   readonly unit: 'tokens' | 'examples';
+  /** What the steps are. */
+  readonly stretches: readonly Stretch[];
   /** Absolute path of the run folder. */
   readonly folder: string;
   /** Whether all ranks have the same gradient in every step: not so where data ranks take local steps. */
@@ -286,7 +289,8 @@ export class RunSession implements Session {
   }
 
   async #record(event: StepEvent): Promise<void> {
-    const { log, unit, config } = this.#parts;
-    await log.append(stepLine(event, { unit, compresses: compresses(config.comm.compression) }));
+    const { log, unit, stretches, config } = this.#parts;
+    const observes = stretchAt(stretches, event.step)?.observes ?? false;
+    await log.append(stepLine(event, { unit, observes, compresses: compresses(config.comm.compression) }));
   }
 }

@@ -39,11 +39,16 @@ export function stepEvent(reports: readonly StepReport[], { step, microbatches, 
 /** The line of a step in metrics.jsonl. */
 export function stepLine(
   event: StepEvent,
-  { unit, compresses }: { readonly unit: 'tokens' | 'examples'; readonly compresses: boolean },
+  {
+    unit,
+    observes,
+    compresses,
+  }: { readonly unit: 'tokens' | 'examples'; readonly observes: boolean; readonly compresses: boolean },
 ) {
   const { loss: _, ...others } = event.metrics;
   return {
     step: event.step,
+    ...(observes ? { phase: 'observe' } : {}),
     loss: event.loss,
     grad_norm: event.gradNorm,
     lr: event.lr,

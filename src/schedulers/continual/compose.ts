@@ -29,11 +29,17 @@ export interface TaskSteps {
  */
 export function composeTasks(given: ComposeGiven, steps: TaskSteps): void {
   const { scenario, builder } = given;
-  const sharp = scenario.tasks.map((task) => sequenceOf(given, task, task.examples.train, steps.fresh));
   const { gradual } = scenario.shape;
-  const sequences = gradual > 0 ? mixNeighbours(sharp, gradual) : sharp;
+  const sharp = (task: Task) => sequenceOf(given, task, task.examples.train, steps.fresh);
+  const mixed =
+    gradual > 0
+      ? mixNeighbours(
+          scenario.tasks.map((task) => sharp(task)(0)),
+          gradual,
+        )
+      : null;
   for (const [index, task] of scenario.tasks.entries()) {
-    addSteps(given, task, sequences[index] as readonly Seen[], steps);
+    addSteps(given, task, mixed ? slices(mixed[index] as readonly Seen[]) : sharp(task), steps);
     steps.ended?.(task);
     builder.endTask();
   }
@@ -44,34 +50,38 @@ export function composeTask(given: ComposeGiven, task: Task, examples: Int32Arra
   addSteps(given, task, sequenceOf(given, task, examples, steps.fresh), steps);
 }
 
+/** Examples of a sequence from a place on: so many (fewer at its end), or all. */
+type Sequence = (from: number, count?: number) => readonly Seen[];
+
+const slices =
+  (seen: readonly Seen[]): Sequence =>
+  (from, count = seen.length) =>
+    seen.slice(from, from + count);
+
 /** New examples of a task's steps in order: whole batches. */
-function sequenceOf({ epochs, seed }: ComposeGiven, task: Task, examples: Int32Array, fresh: number): Seen[] {
+function sequenceOf({ epochs, seed }: ComposeGiven, task: Task, examples: Int32Array, fresh: number): Sequence {
   const total = Math.ceil((examples.length * (task.epochs ?? epochs)) / fresh);
-  const orderOf = (epoch: number) =>
-    permutation(examples.length, createRng(seed).fork('continual order', task.index, epoch));
-  let epoch = 0;
-  let order = orderOf(0);
-  let at = 0;
-  return Array.from({ length: total * fresh }, () => {
-    if (at === order.length) {
-      epoch += 1;
-      order = orderOf(epoch);
-      at = 0;
-    }
-    return { example: examples[order[at++] as number] as number, task: task.index };
-  });
+  const order = new Int32Array(total * fresh);
+  for (let from = 0, epoch = 0; from < order.length; from += examples.length, epoch++) {
+    const once = permutation(examples.length, createRng(seed).fork('continual order', task.index, epoch));
+    order.set(once.subarray(0, order.length - from), from);
+  }
+  return (from, count = order.length) =>
+    Array.from(order.subarray(from, from + count), (at) => ({ example: examples[at] as number, task: task.index }));
 }
 
 function addSteps(
   { builder, global, seed }: ComposeGiven,
   task: Task,
-  sequence: readonly Seen[],
+  sequence: Sequence,
   { fresh, step }: TaskSteps,
 ): void {
   const rng = createRng(seed).fork('continual steps', task.index);
-  for (let from = 0; from < sequence.length; from += fresh) {
-    const seen = sequence.slice(from, from + fresh);
-    const entries = step?.(seen, { rng, task: task.index }) ?? seen.map((each) => ({ ...each, weight: 1 }));
+  for (let from = 0; ; from += fresh) {
+    const seen = sequence(from, fresh);
+    if (seen.length === 0) return;
+    const entries =
+      step?.(seen, { rng, task: task.index }) ?? seen.map(({ example, task }) => ({ example, task, weight: 1 }));
     builder.step(filled(entries, global));
   }
 }
@@ -80,13 +90,16 @@ function addSteps(
  * Entries filled up to a whole batch with examples of no weight, and weights scaled so that the step's loss is their weighted
  * sum divided by the number of entries that count: what a batch of just those would have.
  */
-export function filled(entries: readonly Entry[], global: number): Entry[] {
+export function filled(entries: readonly Entry[], global: number): readonly Entry[] {
   const [first] = entries;
   if (!first) throw new RangeError('a step needs at least one example');
   const counting = entries.length;
+  if (counting === global) return entries;
   const filler = { ...first, weight: 0, marks: {} };
   return Array.from({ length: global }, (_, i) => {
     const entry = entries[i];
-    return entry ? { ...entry, weight: (entry.weight * global) / counting } : filler;
+    if (!entry) return filler;
+    const weight = (entry.weight * global) / counting;
+    return weight === entry.weight ? entry : { ...entry, weight };
   });
 }

@@ -14,6 +14,8 @@ export function maskRow(outputs: readonly number[], width: number): Float32Array
 export class OutputMasks {
   readonly #width: number;
   readonly #rows = new Map<string, number>();
+  /** What was asked for last, which the next example mostly asks for as well. */
+  #last: { readonly outputs: readonly number[] | null; readonly row: number } | null = null;
 
   /** @param width outputs of the model */
   constructor(width: number) {
@@ -22,15 +24,16 @@ export class OutputMasks {
 
   /** The row for these outputs; null for all. */
   row(outputs: readonly number[] | null): number {
+    if (this.#last?.outputs === outputs) return this.#last.row;
     const key = outputs === null ? '' : outputs.join(',');
-    const known = this.#rows.get(key);
-    if (known !== undefined) return known;
-    this.#rows.set(key, this.#rows.size);
-    return this.#rows.size - 1;
+    const row = this.#rows.get(key) ?? this.#rows.size;
+    this.#rows.set(key, row);
+    this.#last = { outputs, row };
+    return row;
   }
 
   /** The table as it is now, float32 [rows, width], for examples with these rows. */
-  values(rows: readonly number[]): StreamValues {
+  values(rows: ArrayLike<number>): StreamValues {
     const width = this.#width;
     const values = new Float32Array(this.#rows.size * width);
     for (const [key, row] of this.#rows) {

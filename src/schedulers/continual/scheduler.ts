@@ -21,6 +21,7 @@ import {
   type StrategySection,
 } from './strategy.ts';
 import { StreamBuilder } from './stream-builder.ts';
+import { stretchesOf } from './stretches.ts';
 
 /** Keys of the `scheduler` section, the strategy's own not yet looked at. */
 export interface ContinualConfig {
@@ -122,6 +123,7 @@ async function prepare({ config, data, dataset }: PrepareGiven, own: ContinualCo
     data: stream.data,
     steps: stream.steps,
     objective: { name: CONTINUAL, config: objective },
+    stretches: stretchesOf(stream.ends, stream.phases),
     plan: {
       dataset,
       scenario,

@@ -9,6 +9,7 @@ import {
 } from '../../data/index.ts';
 import type { StepPhase } from '../../optim/index.ts';
 import type { BuiltStream, Entry, Pause, Remembered } from './built-stream.ts';
+import { Growing } from './growing.ts';
 import { OutputMasks } from './output-masks.ts';
 import { phaseRuns } from './phase-runs.ts';
 import type { Scenario, Task } from './scenario.ts';
@@ -30,16 +31,17 @@ export class StreamBuilder {
   readonly #own: readonly StreamTarget[];
   /** Null where examples have no class. */
   readonly #labels: ArrayLike<number> | null;
-  readonly #examples: number[] = [];
-  readonly #classes: number[] = [];
-  readonly #views: number[] = [];
-  readonly #weights: number[] = [];
+  readonly #examples = Growing.int32();
+  readonly #classes = Growing.int32();
+  readonly #views = Growing.int32();
+  readonly #weights = Growing.float32();
   /** Row of `#outputs` of each entry. */
-  readonly #masks: number[] = [];
+  readonly #masks = Growing.int32();
   readonly #outputs: OutputMasks;
-  readonly #marks = new Map<string, number[]>();
+  /** Marks of each entry, for each of the strategy's own targets. */
+  readonly #marks: readonly (readonly [target: StreamTarget, values: Growing<Int32Array | Float32Array>])[];
   /** Task of each entry; -1 where it only fills a batch. */
-  readonly #tasks: number[] = [];
+  readonly #tasks = Growing.int32();
   readonly #buffers: { readonly held: readonly unknown[] }[] = [];
   readonly #held: number[] = [];
   readonly #phases: StepPhase[] = [];
@@ -69,7 +71,7 @@ export class StreamBuilder {
     const { labels, examples } = dataset.split('train');
     this.#labels = labels ?? null;
     this.#base = examples;
-    for (const { name } of targets) this.#marks.set(name, []);
+    this.#marks = targets.map((target) => [target, target.dtype === 'int32' ? Growing.int32() : Growing.float32()]);
   }
 
   /** Steps so far. */
@@ -108,12 +110,10 @@ export class StreamBuilder {
       if (this.#labels) this.#classes.push(entry.output ?? this.#outputOf(entry.example, task, this.#labels));
       this.#views.push(entry.view ?? task.view);
       this.#weights.push(entry.weight);
-      this.#tasks.push(entry.weight === 0 && Object.keys(entry.marks ?? {}).length === 0 ? -1 : entry.task);
+      this.#tasks.push(entry.weight === 0 && !marked(entry) ? -1 : entry.task);
       this.#masks.push(this.#outputs.row(entry.outputs ?? (this.#scenario.shape.taskKnown ? task.outputs : null)));
-      for (const { name, dtype } of this.#own) {
-        const values = this.#marks.get(name) as number[];
+      for (const [{ name, dtype }, values] of this.#marks)
         values.push(entry.marks?.[name] ?? (dtype === 'int32' ? -1 : 0));
-      }
     }
     this.#phases.push(phase);
   }
@@ -189,13 +189,13 @@ export class StreamBuilder {
       parts: {
         train: {
           from: 'train',
-          examples: share('int32', this.#examples),
-          labels: this.#labels ? share('int32', this.#classes) : null,
-          views: views ? share('int32', this.#views) : null,
+          examples: share('int32', this.#examples.values),
+          labels: this.#labels ? share('int32', this.#classes.values) : null,
+          views: views ? share('int32', this.#views.values) : null,
           targets: {
-            [WEIGHT]: { values: share('float32', this.#weights), rows: null },
-            [MASK]: this.#outputs.values(this.#masks),
-            ...Object.fromEntries(this.#own.flatMap((target) => this.#ownValues(target))),
+            [WEIGHT]: { values: share('float32', this.#weights.values), rows: null },
+            [MASK]: this.#outputs.values(this.#masks.values),
+            ...Object.fromEntries(this.#marks.map(([target, { values }]) => [target.name, ownValues(target, values)])),
           },
         },
         validation: part,
@@ -214,9 +214,9 @@ export class StreamBuilder {
           global: this.#global,
           ends: this.#ends,
           phases: this.#phases,
-          tasks: this.#tasks,
-          examples: this.#examples,
-          views: this.#views,
+          tasks: this.#tasks.values,
+          examples: this.#examples.values,
+          views: this.#views.values,
         },
         this.#buffers.length > 0 ? this.#held : null,
       ),
@@ -251,26 +251,22 @@ export class StreamBuilder {
       throw new RangeError(`example ${example} is not of the dataset: its entry must say which output is right`);
     return task.outputOf(label);
   }
+}
 
-  #ownValues({ name, dtype, shape }: StreamTarget): [string, StreamValues][] {
-    const marks = this.#marks.get(name) as number[];
-    if (shape.length === 0) return [[name, { values: share(dtype, marks), rows: null }]];
-    // Rows that are filled in while the run goes on, wherever a mark says which.
-    const size = shape.reduce((product, dim) => product * dim, 1);
-    const count = marks.reduce((most, mark) => Math.max(most, mark), 0) + 1;
-    return [
-      [
-        name,
-        {
-          values: share('float32', new Float32Array(count * size)),
-          rows: share(
-            'int32',
-            marks.map((mark) => Math.max(0, mark)),
-          ),
-        },
-      ],
-    ];
-  }
+/** Whether an entry has values for the strategy's own targets. */
+function marked({ marks }: Entry): boolean {
+  for (const _ in marks) return true;
+  return false;
+}
+
+/** What a strategy's own target is in each example, from its marks. */
+function ownValues({ dtype, shape }: StreamTarget, marks: Int32Array | Float32Array): StreamValues {
+  if (shape.length === 0) return { values: share(dtype, marks), rows: null };
+  // Rows that are filled in while the run goes on, wherever a mark says which.
+  const size = shape.reduce((product, dim) => product * dim, 1);
+  const rows = Int32Array.from(marks, (mark) => Math.max(0, mark));
+  const count = rows.reduce((most, row) => Math.max(most, row), 0) + 1;
+  return { values: share('float32', new Float32Array(count * size)), rows: share('int32', rows) };
 }
 
 /** Numbers of an example's input. @throws RangeError where there are several inputs, or it is not of numbers */

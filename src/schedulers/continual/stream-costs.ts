@@ -19,9 +19,9 @@ export interface CountedStream {
   readonly ends: readonly number[];
   readonly phases: readonly StepPhase[];
   /** Task of each entry; -1 where it only fills a batch. */
-  readonly tasks: readonly number[];
-  readonly examples: readonly number[];
-  readonly views: readonly number[];
+  readonly tasks: Int32Array;
+  readonly examples: Int32Array;
+  readonly views: Int32Array;
 }
 
 /**
@@ -34,18 +34,29 @@ export function streamCosts(stream: CountedStream, held: readonly number[] | nul
   const kept = held ?? goneBackTo(stream);
   return ends.map((end, task) => {
     const from = ends[task - 1] ?? 0;
-    const counting = tasks.slice(from * global, end * global).filter((of) => of >= 0);
+    let counting = 0;
+    for (let at = from * global; at < end * global; at++) if ((tasks[at] as number) >= 0) counting++;
     const observed = phases.slice(from, end).filter((phase) => phase === 'observe').length;
-    return { steps: end - from, observed, examples: counting.length, held: kept[task] as number };
+    return { steps: end - from, observed, examples: counting, held: kept[task] as number };
   });
 }
 
 /** Examples of each task and those before that later steps see again; after the last one, those that it had. */
 function goneBackTo({ global, ends, tasks, examples, views }: CountedStream): number[] {
-  const last = new Map<string, { task: number; at: number }>();
-  for (const [position, task] of tasks.entries())
-    if (task >= 0) last.set(`${examples[position]} ${views[position]}`, { task, at: position });
-  const seen = [...last.values()];
-  const counts = ends.map((end, task) => seen.filter(({ task: of, at }) => of <= task && at >= end * global).length);
+  // From the back, so that where an example is met first is where it is seen last.
+  const met = new Map<number, Uint8Array>();
+  const limit = 1 + examples.reduce((most, example) => Math.max(most, example), 0);
+  const counts = ends.map(() => 0);
+  for (let position = tasks.length - 1; position >= 0; position--) {
+    const task = tasks[position] as number;
+    if (task < 0) continue;
+    const [view, example] = [views[position] as number, examples[position] as number];
+    const seen = met.get(view) ?? new Uint8Array(limit);
+    met.set(view, seen);
+    if (seen[example]) continue;
+    seen[example] = 1;
+    for (let end = task; end < ends.length && position >= (ends[end] as number) * global; end++)
+      counts[end] = (counts[end] as number) + 1;
+  }
   return counts.map((count, task) => (task === counts.length - 1 ? (counts[task - 1] ?? 0) : count));
 }
