@@ -33,6 +33,8 @@ function messageOf(text: string, overrides: string[] = []): string {
 const bad: readonly (readonly [title: string, text: string, parts: readonly string[], overrides?: string[]])[] = [
   ['a misspelt section', 'trian:\n  steps: 3\n', ['bad.yaml:1:1', "unknown key 'trian'", "did you mean 'train'?"]],
   ['a misspelt key', 'train:\n  step: 3\n', [':2:3', "did you mean 'steps'?", 'eval_every']],
+  ['a model file as a name', 'model:\n  name: ./mine.ts\n', [':2:9', "a file is given by 'model.file'"]],
+  ['a file as the name of a dataset', 'data: {name: mine.ts}\n', [':1:14', 'known: ']],
   ['an unknown model', 'model:\n  name: transfomer-lm\n', [':2:9', "did you mean 'transformer-lm'?"]],
   [
     'an unknown argument of a model',

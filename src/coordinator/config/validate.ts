@@ -3,7 +3,7 @@ import type { ZodType } from 'zod';
 import { calledHere } from './elsewhere.ts';
 import type { ConfigIssue, SourceLocation } from './error.ts';
 import { nearest, suggestion } from './suggest.ts';
-import { documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';
+import { childSchemas, documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';
 import { formatPath, type KeyPath } from './yaml-source.ts';
 
 /** Tells where a key or value came from: a place in the file or a flag. */
@@ -155,8 +155,13 @@ function translateUnion(
     const at = path[path.length - 1] === discriminator ? path : [...path, discriminator];
     const owner = at.slice(0, -1);
     const given = valueAt(input, at);
-    const known = schemasAt(schema, input, owner).flatMap((option) => literalsAt(option, discriminator));
-    const list = suggestion(typeof given === 'string' ? given : '', [...new Set(known)], 'known');
+    const options = schemasAt(schema, input, owner);
+    const known = options.flatMap((option) => literalsAt(option, discriminator));
+    const text = typeof given === 'string' ? given : '';
+    const list =
+      /\.[cm]?[jt]s$/.test(text) && childSchemas(options, {}, 'file').length > 0
+        ? `a file is given by '${formatPath([...owner, 'file'])}'`
+        : suggestion(text, [...new Set(known)], 'known');
     const label = formatPath(at);
     return [
       make(given === MISSING ? `'${label}' is missing` : `'${label}' is ${show(given)}, which is not known`, list, at),

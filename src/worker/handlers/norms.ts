@@ -3,7 +3,7 @@ import type { DeviceTensor } from '../../engine/index.ts';
 import { float32, type HostTensor, pathsInOrder } from '../../tensor/index.ts';
 import { type HeldParam, updatedHere } from '../param-group.ts';
 import type { Handler, ParamTotals, ProgramRun } from '../program-run.ts';
-import type { Cell } from '../tensor-space.ts';
+import { gradientsOf } from './gradients.ts';
 import { groupNamed } from './group.ts';
 import { finishedSums } from './reduce.ts';
 
@@ -114,25 +114,16 @@ async function paramSums(run: ProgramRun): Promise<Rows[] | null> {
     const indices = updatedHere(group);
     if (indices.length === 0) continue;
     const params = indices.map((i) => group.params[i] as HeldParam);
-    const sums = finishedSums(group);
-    const borrowed: Cell[] = [];
-    const gradients = indices.map((index) => {
-      const position = group.gradientOf.indexOf(index);
-      const cell = position < 0 ? null : sums[position];
-      if (cell) return cell.tensor;
-      const zeros = space.zeros((group.params[index] as HeldParam).tensor);
-      borrowed.push(zeros);
-      return zeros.tensor;
-    });
+    const gradients = gradientsOf(space, group, indices, finishedSums(group));
     const executable = await model.updates.once(group, 'sums', () => model.updates.sums(params));
     const [tensor] = await space.run(executable, [
       ...params.map((param) => param.tensor),
-      ...gradients,
+      ...gradients.tensors,
       ...params.flatMap(({ slots }) => slots),
     ]);
     if (!tensor) throw new Error('the sums over parameters have no result');
     found.push({ tensor, paths: params.map(({ path }) => path) });
-    for (const cell of borrowed) space.release(cell);
+    gradients.release();
   }
   return found;
 }

@@ -5,6 +5,7 @@ import { NonFinite } from '../non-finite.ts';
 import { type HeldParam, type ParamGroup, updatedHere } from '../param-group.ts';
 import type { Handler, ProgramRun } from '../program-run.ts';
 import type { Cell } from '../tensor-space.ts';
+import { gradientsOf } from './gradients.ts';
 import { globalNorm, ownTotals, totalSums } from './norms.ts';
 import { optimizeOuter } from './outer.ts';
 import { finishedSums, groupsOfStage } from './reduce.ts';
@@ -46,7 +47,6 @@ async function updateParams(
   scalars: readonly Cell[],
   clip: boolean,
 ): Promise<void> {
-  const { gradientOf } = group;
   const indices = updatedHere(group);
   if (indices.length === 0) return;
   const params = indices.map((i) => group.params[i] as HeldParam);
@@ -55,19 +55,11 @@ async function updateParams(
   const executable = await model.updates.once(group, `update ${phase}`, () =>
     model.updates.update(params, clip, phase),
   );
-  const borrowed: Cell[] = [];
-  const gradients = params.map(({ tensor }, at) => {
-    const position = gradientOf.indexOf(indices[at] as number);
-    const cell = position < 0 ? null : sums[position];
-    if (cell) return cell.tensor;
-    const zeros = space.zeros(tensor);
-    borrowed.push(zeros);
-    return zeros.tensor;
-  });
+  const gradients = gradientsOf(space, group, indices, sums);
   const old = [...params.map((param) => param.tensor), ...params.flatMap((param) => param.slots)];
   const results = await space.run(executable, [
     ...old.slice(0, params.length),
-    ...gradients,
+    ...gradients.tensors,
     ...old.slice(params.length),
     ...scalars.map((cell) => cell.tensor),
   ]);
@@ -78,7 +70,7 @@ async function updateParams(
     at += param.slots.length;
   });
   for (const tensor of old) space.give(tensor);
-  for (const cell of borrowed) space.release(cell);
+  gradients.release();
 }
 
 async function updateState(run: ProgramRun, group: ParamGroup, sums: readonly (Cell | null)[]): Promise<void> {
