@@ -96,5 +96,14 @@ export async function shareOut(
 /** A partition, or something else that a config names, in a few words: `dirichlet, alpha 0.5`. */
 export function described({ name, ...own }: { readonly name: string; readonly [key: string]: unknown }): string {
   const settings = Object.entries(own).filter(([key]) => key !== 'min_size');
-  return [name, ...settings.map(([key, value]) => `${key} ${value}`)].join(', ');
+  return [name, ...settings.map(([key, value]) => `${key} ${shown(value)}`)].join(', ');
+}
+
+/** How many lists of a list are shown. */
+const LISTS = 3;
+
+function shown(value: unknown): string {
+  if (!Array.isArray(value) || !value.some((each) => Array.isArray(each))) return String(value);
+  const lists = value.slice(0, LISTS).map((each) => `[${each}]`);
+  return `${lists.join(' ')}${value.length > LISTS ? ' …' : ''}`;
 }
