@@ -52,6 +52,7 @@ const unused = () => {
 /** Clients in this process, whose fits cost nothing. */
 const empty: Fitters = {
   ...sizes,
+  trained: 0,
   publish,
   sum: async (_start, cohort) => {
     const sum = new RunningTreeSum(cohort.length);

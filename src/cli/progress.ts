@@ -21,6 +21,16 @@ export interface ProgressStep {
   readonly simulated?: number;
 }
 
+/** How much of a round is done. */
+export interface ProgressUnderway {
+  /** Completed rounds. */
+  readonly step: number;
+  readonly steps: number;
+  /** Clients that have been trained, of those that are. */
+  readonly done: number;
+  readonly of: number;
+}
+
 /** What a line calls its figures. */
 export interface ProgressWords {
   /** What a step is. */
@@ -48,6 +58,8 @@ export function progressBar(fraction: number, width: number): string {
 
 /** Seconds between lines where nobody watches a terminal. */
 const PLAIN_INTERVAL_MS = 3_000;
+/** Seconds between lines of one round. */
+const PLAIN_UNDERWAY_MS = 15_000;
 /** Parts of a line besides step and loss. */
 type Part = 'bar' | 'val' | 'rate' | 'eta' | 'simulated' | 'cluster' | 'experts';
 /** What a live line shows, the fullest first: a narrow window gets what fits whole. */
@@ -72,6 +84,7 @@ export class ProgressLine {
   readonly #quiet: boolean;
   readonly #words: ProgressWords;
   #last: ProgressStep | null = null;
+  #underway: ProgressUnderway | null = null;
   #valLoss: number | null = null;
   #accuracy: number | null = null;
   #shownAt = Number.NEGATIVE_INFINITY;
@@ -93,11 +106,20 @@ export class ProgressLine {
     this.#stepMs += weight * (step.stepMs - this.#stepMs);
     this.#rate += weight * (step.rate - this.#rate);
     this.#last = step;
+    this.#underway = null;
     if (this.#quiet) return;
     const now = performance.now();
     const due = now - this.#shownAt >= (this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS);
     // (The last round is followed by an evaluation, whose accuracy its line is to have.)
     if (due || (step.done === step.steps && this.#words.step === 'step')) this.#show(now);
+  }
+
+  /** How much is done of the round that follows. */
+  underway(round: ProgressUnderway): void {
+    this.#underway = round;
+    if (this.#quiet) return;
+    const now = performance.now();
+    if (now - this.#shownAt >= (this.#live ? LIVE_INTERVAL_MS : PLAIN_UNDERWAY_MS)) this.#show(now);
   }
 
   /** A new validation loss and, where there are classes, the share of examples that were told right. */
@@ -130,7 +152,7 @@ export class ProgressLine {
 
   #show(now: number): void {
     const step = this.#last;
-    if (!step) return;
+    if (!step) return this.#showFirst(now);
     this.#shownAt = now;
     this.#shownStep = step.done;
     if (!this.#live) {
@@ -145,13 +167,33 @@ export class ProgressLine {
     this.#drawn = true;
   }
 
+  /** The first round, while nothing else is known. */
+  #showFirst(now: number): void {
+    const round = this.#underway;
+    if (!round) return;
+    this.#shownAt = now;
+    const text = [this.#place(round.step, round.steps), ...this.#within()].join('  ');
+    this.#erase();
+    this.#stream.write(this.#live ? truncate(text, (this.#stream.columns ?? 80) - 1) : `${text}\n`);
+    this.#drawn = this.#live;
+  }
+
+  #place(done: number, steps: number): string {
+    return `${this.#words.step} ${String(done).padStart(String(steps).length)}/${steps}`;
+  }
+
+  /** How far the round that follows is. */
+  #within(): string[] {
+    return this.#underway ? [`next: ${this.#underway.done} of ${this.#underway.of} clients`] : [];
+  }
+
   #text(step: ProgressStep, layout: readonly Part[]): string {
     const paint = painter(this.#live);
     const eta = ((step.steps - step.done) * this.#stepMs) / 1000;
-    const width = String(step.steps).length;
     const { step: word, unit } = this.#words;
-    const parts = [`${word} ${String(step.done).padStart(width)}/${step.steps}`];
+    const parts = [this.#place(step.done, step.steps)];
     if (layout.includes('bar')) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
+    parts.push(...this.#within());
     if (step.stretch) parts.push(step.stretch.text);
     parts.push(step.stretch?.observes ? 'looking at gradients' : `loss ${step.loss.toFixed(4)}`);
     if (layout.includes('val') && this.#valLoss !== null)

@@ -102,6 +102,8 @@ export function humanView(
             balance: expertShares(event.metrics),
             cluster: narrator.state,
           });
+        case 'underway':
+          return progress.underway({ ...event, steps });
         case 'evaluated':
           return progress.evaluated(event.loss, accuracyIn(event.metrics));
         case 'task': {

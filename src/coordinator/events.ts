@@ -83,6 +83,16 @@ export interface StepEvent {
   readonly metrics: Metrics;
 }
 
+/** A round takes long; comes every two seconds till it is over. */
+export interface UnderwayEvent {
+  readonly type: 'underway';
+  /** Completed rounds. */
+  readonly step: number;
+  /** Clients of the round that have been trained, of those that are. */
+  readonly done: number;
+  readonly of: number;
+}
+
 /** An evaluation is complete. */
 export interface EvaluatedEvent {
   readonly type: 'evaluated';
@@ -219,6 +229,7 @@ export type RunEvent =
   | { readonly type: 'preparing'; readonly what: 'data' | 'model' | 'plan' | 'workers' }
   | StartedEvent
   | StepEvent
+  | UnderwayEvent
   | EvaluatedEvent
   | TaskEvent
   | CheckpointedEvent

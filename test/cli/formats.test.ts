@@ -108,7 +108,7 @@ describe('--workers', () => {
 describe('progress', () => {
   afterEach(() => void vi.unstubAllEnvs());
 
-  const sink = (tty: boolean) => {
+  const sink = (tty: boolean, columns = 60) => {
     let text = '';
     const stream = Object.assign(
       new Writable({
@@ -117,7 +117,7 @@ describe('progress', () => {
           done();
         },
       }),
-      tty ? { isTTY: true, columns: 60 } : {},
+      tty ? { isTTY: true, columns } : {},
     );
     return { stream, text: () => text };
   };
@@ -167,6 +167,25 @@ describe('progress', () => {
       'step  1/10  task 1/2  loss 2.5000  15.0k ex/s  ETA 0:01',
       'step 10/10  task 1/2  looking at gradients  15.0k ex/s  ETA 0:00',
     ]);
+  });
+
+  it('says how far a long round is, the first one too', () => {
+    const { stream, text } = sink(true, 100);
+    const line = new ProgressLine(stream, { step: 'round', unit: 'clients' });
+    const drawn = () => stripVTControlCharacters(text()).split('\r').at(-1);
+    line.underway({ step: 0, steps: 10, done: 3, of: 8 });
+    expect(drawn()).toBe('round  0/10  next: 3 of 8 clients');
+    vi.useFakeTimers({ toFake: ['performance'] });
+    try {
+      vi.advanceTimersByTime(60_000);
+      line.step({ ...step(1), balance: [] });
+      expect(drawn()).toMatch(/^round {2}1\/10 [^n]* loss 2\.5000 /);
+      vi.advanceTimersByTime(60_000);
+      line.underway({ step: 1, steps: 10, done: 5, of: 8 });
+      expect(drawn()).toMatch(/^round {2}1\/10 .* next: 5 of 8 clients {2}loss 2\.5000/);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('shows whole figures in a narrow window, the bars only where there is room', () => {

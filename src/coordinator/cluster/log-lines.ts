@@ -38,6 +38,7 @@ export function logLineOf(event: RunEvent): string | null {
       return `the run failed: ${event.failure.message}`;
     case 'preparing':
     case 'step':
+    case 'underway':
     case 'sampled':
       return null;
   }

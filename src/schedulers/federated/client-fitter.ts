@@ -35,8 +35,12 @@ export class ClientFitter {
   /** Where updates are made and added up. */
   readonly #arena: UpdateArena;
 
+  /** Where trained clients are counted, together with other threads. */
+  readonly #trained: Int32Array | null;
+
   private constructor(parts: FitterParts) {
     this.#parts = parts;
+    this.#trained = parts.job.trained ? new Int32Array(parts.job.trained) : null;
     const { trainer, objective } = parts;
     const made = new Map<string, Promise<unknown>>();
     this.#tasks = {
@@ -90,6 +94,7 @@ export class ClientFitter {
       const each = task.mode === 'each';
       const update = each ? out.subarray(i * size, (i + 1) * size) : this.#arena.take();
       const { encoded, ...report } = await this.#one(start, client, update, each ? 1 : client.weight);
+      if (this.#trained) Atomics.add(this.#trained, 0, 1);
       reports.push(task.encoded && encoded ? { ...report, encoded } : report);
       if (each) continue;
       sum.add(i + 1, report.problem === null ? update : null);

@@ -9,6 +9,7 @@ import type { EvaluateReport, SharedStart } from './fit-task.ts';
 import type { RunSettings } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
 import type { Layouts, SavedTensors } from './saved-tensors.ts';
+import type { Underway } from './while-underway.ts';
 
 /** Keys that all federated runs have, whether they work in rounds or not. */
 export interface FederatedConfig extends RunSettings {
@@ -41,6 +42,8 @@ export interface FederatedParts {
 export interface FederatedTraining {
   /** Makes the next step; null if it was stopped before there was one. @throws RoundsFailed where there is no way to go on */
   next(): Promise<FederatedStep | null>;
+  /** While `next` is at work: clients that have been trained, of those that are; null where that is not known. */
+  underway?(): Underway | null;
   /** What is evaluated and what a run ends with. */
   model(): { readonly params: Float32Array; readonly state: Float32Array };
   /** Measures the model in place of a look at the whole split: where not all of it is to be known yet. */

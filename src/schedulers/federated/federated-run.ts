@@ -12,6 +12,7 @@ import { readTotals, recorded, summarise, type Totals, totalsTensor, traffic } f
 import { type Layouts, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
 import { shareOut } from './share-out.ts';
 import { TargetRecord } from './target-record.ts';
+import { whileUnderway } from './while-underway.ts';
 
 /**
  * Runs a federated training with simulated clients: `train.steps` steps, with evaluations, checkpoints and metrics as in any other
@@ -162,7 +163,10 @@ export async function* runFederated(
     let looked: Evaluation | null = null;
     let failure: RoundsFailed | null = null;
     while (step < train.steps && !target.stops && !signal.aborted) {
-      const report = await trained.next().catch((error: unknown) => {
+      const next = trained.next();
+      for await (const clients of whileUnderway(next, () => trained.underway?.() ?? null))
+        yield { type: 'underway', step, ...clients };
+      const report = await next.catch((error: unknown) => {
         if (!(error instanceof RoundsFailed)) throw error;
         failure = error;
         return null;

@@ -35,8 +35,6 @@ export interface CohortSum {
 /** How single updates are to be had. */
 export interface EachOptions {
   readonly signal?: AbortSignal;
-  /** Called with reports as they come, for progress. */
-  readonly onReport?: (report: ClientReport) => void;
   readonly lend?: boolean;
 }
 
@@ -61,6 +59,7 @@ export class FitPool {
   readonly receivedSize: number;
   readonly sentSize: number;
   readonly #piscina: Piscina;
+  readonly #trained: Int32Array;
   readonly #spare: SharedArrayBuffer[] = [];
   /** Parameters that were published, whose memory may be written over. */
   readonly #retired: SharedArrayBuffer[] = [];
@@ -68,8 +67,9 @@ export class FitPool {
   #sums: UpdateArena | null = null;
   #version = 0;
 
-  private constructor(piscina: Piscina, threads: number, sizes: FitSizes) {
+  private constructor(piscina: Piscina, threads: number, sizes: FitSizes, trained: SharedArrayBuffer) {
     this.#piscina = piscina;
+    this.#trained = new Int32Array(trained);
     this.threads = threads;
     this.paramsSize = sizes.params;
     this.stateSize = sizes.state;
@@ -79,8 +79,9 @@ export class FitPool {
 
   /** Starts the threads and waits until each is ready. @throws what making the model or the engine throws */
   static async start({ job, threads, startDeadlineMs = 300_000 }: FitPoolOptions): Promise<FitPool> {
-    const { pool, sizes } = await startFitThreads(job, threads, startDeadlineMs);
-    return new FitPool(pool, threads, sizes);
+    const trained = new SharedArrayBuffer(4);
+    const { pool, sizes } = await startFitThreads({ ...job, trained }, threads, startDeadlineMs);
+    return new FitPool(pool, threads, sizes, trained);
   }
 
   /** Puts parameters, module state and the objective's `round` tensors where all threads can read them. */
@@ -99,11 +100,16 @@ export class FitPool {
     this.#retired.push(params);
   }
 
-  /** Trains a cohort; reports are in its order. `onReport` is called as they come, for progress. */
+  /** Clients that have been trained since the pool was started. */
+  get trained(): number {
+    return Atomics.load(this.#trained, 0);
+  }
+
+  /** Trains a cohort; reports are in its order. */
   async sum(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    { signal, onReport }: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+    { signal }: { readonly signal?: AbortSignal } = {},
   ): Promise<CohortSum> {
     this.#sums ??= new UpdateArena(this.paramsSize + this.stateSize, COHORT_VECTORS);
     const sums = this.#sums;
@@ -134,7 +140,6 @@ export class FitPool {
       }
       this.#spare.push(into);
       if (next) begin(next);
-      for (const report of made) onReport?.(report);
       reports.push(...made);
       total.add(reports.length, part);
     }
@@ -151,15 +156,13 @@ export class FitPool {
   async each(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    { signal, onReport, lend = false }: EachOptions = {},
+    { signal, lend = false }: EachOptions = {},
   ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
     const results = cohort.map(async (client) => {
       const { into, reports } = await this.#fit({ start, clients: [client], mode: 'each', into: this.#take() }, signal);
       const update = lend ? new Float32Array(into) : new Float32Array(into).slice();
       if (!lend) this.#spare.push(into);
-      const report = reports[0] as ClientReport;
-      onReport?.(report);
-      return { update, report };
+      return { update, report: reports[0] as ClientReport };
     });
     return Promise.all(results);
   }

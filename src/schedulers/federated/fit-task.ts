@@ -25,6 +25,8 @@ export interface FitJob {
   readonly shift?: FeatureShiftConfig;
   /** The sequence of tasks that clients learn, where there is one; `data` is a stream then. */
   readonly continual?: ContinualJob;
+  /** One int32 that all threads count up by one for each client that they have trained. */
+  readonly trained?: SharedArrayBuffer;
 }
 
 /** A version of what all clients begin with, in shared memory. Never changed while a fit that names it is under way. */

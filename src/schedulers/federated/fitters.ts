@@ -6,6 +6,16 @@ import type { FitPool } from './fit-pool.ts';
  */
 export type Fitters = Pick<
   FitPool,
-  'paramsSize' | 'stateSize' | 'receivedSize' | 'sentSize' | 'publish' | 'sum' | 'each' | 'add' | 'ask' | 'evaluate'
+  | 'paramsSize'
+  | 'stateSize'
+  | 'receivedSize'
+  | 'sentSize'
+  | 'trained'
+  | 'publish'
+  | 'sum'
+  | 'each'
+  | 'add'
+  | 'ask'
+  | 'evaluate'
 > &
   Partial<Pick<FitPool, 'mask' | 'giveBack' | 'retire'>>;

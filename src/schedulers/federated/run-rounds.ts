@@ -138,6 +138,7 @@ async function roundTraining(
       const report = await (deployed ? deployed.round(() => simulation.next()) : simulation.next());
       return report && stepOf(report, deployed?.told(), (await tasks?.ended()) ?? {});
     },
+    underway: () => simulation.underway,
     ...(tasks ? { evaluate: (start) => tasks.evaluate(start) } : {}),
     model: () => ({ params, state }),
     kept: (client) => store.get(client),

@@ -8,6 +8,7 @@ import type { ClientFit, ClientReport, SharedStart } from './fit-task.ts';
 import type { Fitters } from './fitters.ts';
 import { sizeOfRuns } from './sent-parts.ts';
 import type { ClientUpdate, FederatedServer, RoundQuestions, Traffic } from './strategy.ts';
+import type { Underway } from './while-underway.ts';
 
 /** What clients are asked to do. */
 export interface LocalWork {
@@ -85,6 +86,8 @@ export class RoundSimulation {
   readonly #options: RoundSimulationOptions;
   readonly #draws: CohortDraws;
   #round: number;
+  /** What the pool had trained when the clients of the round under way began, and how many they are. */
+  #begun: { readonly trained: number; readonly of: number } | null = null;
 
   /** `params` and `state` are those of the server, and are changed by rounds. */
   constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
@@ -100,6 +103,13 @@ export class RoundSimulation {
     return this.#round;
   }
 
+  /** Clients of the round under way that have been trained, of those that are; null while none are. */
+  get underway(): Underway | null {
+    if (!this.#begun) return null;
+    const { trained, of } = this.#begun;
+    return { done: this.#options.pool.trained - trained, of };
+  }
+
   /** Runs the next round. An update that is not finite or too large costs its client the round, never the others. */
   async next(signal?: AbortSignal): Promise<RoundReport> {
     const began = performance.now();
@@ -109,7 +119,11 @@ export class RoundSimulation {
     const extra = await this.#prepare(round, fits);
     const down = compression ? sendParams(this.params, compression) : null;
     const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {});
-    const { sum, weight, updates, reports, failure, secrecy } = await this.#fit(start, fits, left, signal);
+    this.#begun = { trained: pool.trained, of: fits.length };
+    const fitted = this.#fit(start, fits, left, signal).finally(() => {
+      this.#begun = null;
+    });
+    const { sum, weight, updates, reports, failure, secrecy } = await fitted;
     pool.retire?.(start);
     const good = reports.filter(({ problem }) => problem === null);
     for (const { client, problem } of reports) if (problem !== null) dropped.push({ client, reason: problem });

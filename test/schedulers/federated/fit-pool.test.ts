@@ -77,8 +77,10 @@ describe('clients trained on a pool of threads', () => {
     const made = pools[1] as FitPool;
     const shared = made.publish(start(made.paramsSize), start(0));
     const cohort = cohortOf([4, 9]);
+    const before = made.trained;
     const [a, b] = await made.each(shared, cohort);
     const { sum } = await made.sum(shared, cohort);
+    expect(made.trained - before).toBe(4);
     const weighted = (update: Float32Array | undefined, weight: number, i: number) =>
       Math.fround((update?.[i] as number) * weight);
     expect(a?.report.steps).toBe(6);

@@ -65,6 +65,7 @@ export class NatsClients implements Fitters {
   /** When the round that is under way has to be over. */
   #until = 0;
   #bytes = { down: 0, up: 0 };
+  #trained = 0;
 
   constructor(options: NatsClientsOptions) {
     const { nats, job, local } = options;
@@ -92,6 +93,11 @@ export class NatsClients implements Fitters {
     return this.#keeping.has(client);
   }
 
+  /** Clients that have answered, or can no longer, in all rounds so far. */
+  get trained(): number {
+    return this.#trained;
+  }
+
   /** Bytes of vectors that went to clients, and came from them, since the round began. */
   get bytes(): { readonly down: number; readonly up: number } {
     return { ...this.#bytes };
@@ -104,7 +110,7 @@ export class NatsClients implements Fitters {
   async sum(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    options: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+    options: { readonly signal?: AbortSignal } = {},
   ): Promise<{ readonly sum: Float32Array | null; readonly reports: readonly ClientReport[] }> {
     const total = new GatheredSum(cohort.length);
     const reports = await Promise.all(
@@ -114,7 +120,6 @@ export class NatsClients implements Fitters {
         if (update && fit.weight !== 1)
           for (let k = 0; k < update.length; k++) update[k] = (update[k] as number) * fit.weight;
         total.add(i, update);
-        options.onReport?.(report);
         return report;
       }),
     );
@@ -124,12 +129,11 @@ export class NatsClients implements Fitters {
   each(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    options: { readonly signal?: AbortSignal; readonly onReport?: (report: ClientReport) => void } = {},
+    options: { readonly signal?: AbortSignal } = {},
   ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
     return Promise.all(
       cohort.map(async (fit) => {
         const { update, report } = await this.#fit(start, fit, options.signal);
-        options.onReport?.(report);
         return { update: update ?? new Float32Array(this.paramsSize + this.stateSize), report };
       }),
     );
@@ -225,6 +229,8 @@ export class NatsClients implements Fitters {
         update: null,
         report: { ...base, steps: 0, loss: Number.NaN, norm: 0, ms: performance.now() - began, problem },
       };
+    } finally {
+      this.#trained += 1;
     }
   }
 
