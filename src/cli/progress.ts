@@ -152,7 +152,10 @@ export class ProgressLine {
 
   #show(now: number): void {
     const step = this.#last;
-    if (!step) return this.#showFirst(now);
+    if (!step) {
+      this.#showFirst(now);
+      return;
+    }
     this.#shownAt = now;
     this.#shownStep = step.done;
     if (!this.#live) {

@@ -50,7 +50,7 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
     const absent = (client: number) => rounds[at]?.dropped_clients.some((each) => each.client === client);
     const simulation = new RoundSimulation(
       {
-        pool: Object.assign(Object.create(pool), {
+        pool: Object.assign(Object.create(pool, { trained: { get: () => pool.trained } }), {
           ...{ paramsSize: pool.paramsSize, stateSize: pool.stateSize },
           ...{ receivedSize: pool.receivedSize, sentSize: pool.sentSize },
           publish: pool.publish.bind(pool),

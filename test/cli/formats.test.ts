@@ -170,6 +170,8 @@ describe('progress', () => {
   });
 
   it('says how far a long round is, the first one too', () => {
+    vi.stubEnv('CI', '');
+    vi.stubEnv('TERM', 'xterm');
     const { stream, text } = sink(true, 100);
     const line = new ProgressLine(stream, { step: 'round', unit: 'clients' });
     const drawn = () => stripVTControlCharacters(text()).split('\r').at(-1);
