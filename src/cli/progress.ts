@@ -1,5 +1,5 @@
 import { stripVTControlCharacters } from 'node:util';
-import type { Stretch } from '../coordinator/index.ts';
+import type { Stretch, Underway } from '../coordinator/index.ts';
 import { formatCount, formatDuration, isInteractive, painter, type Streams, truncate } from './terminal.ts';
 
 /** What is shown of a run while it goes on. Losses in nats. */
@@ -15,20 +15,17 @@ export interface ProgressStep {
   readonly balance: readonly number[];
   /** Who takes part, for runs on several machines; empty otherwise. */
   readonly cluster?: string;
-  /** What the step is part of; null where all steps are alike. */
-  readonly stretch?: Stretch | null;
+  /** What the step is part of; absent where all steps are alike. */
+  readonly stretch?: Stretch | undefined;
   /** Simulated seconds so far, where clients are simulated. */
   readonly simulated?: number;
 }
 
 /** How much of a round is done. */
-export interface ProgressUnderway {
+export interface ProgressUnderway extends Underway {
   /** Completed rounds. */
   readonly step: number;
   readonly steps: number;
-  /** Clients that have been trained, of those that are. */
-  readonly done: number;
-  readonly of: number;
 }
 
 /** What a line calls its figures. */

@@ -1,11 +1,4 @@
-import {
-  type FederatedStart,
-  type Metrics,
-  type RunEvent,
-  type StartedEvent,
-  type Stretch,
-  stretchAt,
-} from '../coordinator/index.ts';
+import type { FederatedStart, Metrics, RunEvent, StartedEvent } from '../coordinator/index.ts';
 import { expertShares } from './balance.ts';
 import { ClusterNarrator } from './cluster-view.ts';
 import { ProgressLine } from './progress.ts';
@@ -54,7 +47,6 @@ export function humanView(
   const narrator = new ClusterNarrator(run.join ?? 'plexus worker');
   let progress = new ProgressLine(streams.err, 'tok', run.quiet);
   let steps = 0;
-  let stretches: readonly Stretch[] = [];
   let federated: FederatedStart | null = null;
   let simulated = 0;
   let unit: 'tokens' | 'examples' = 'tokens';
@@ -69,7 +61,6 @@ export function humanView(
           return progress.message(paint('dim', `preparing ${event.what} …`));
         case 'started': {
           steps = event.steps;
-          stretches = event.stretches ?? [];
           unit = event.unit;
           federated = event.federated ?? null;
           if (federated) {
@@ -98,7 +89,7 @@ export function humanView(
             ...(federated ? { simulated } : {}),
             rate: federated ? (1000 * Number(event.metrics.clients ?? 0)) / event.stepMs : event.perSecond,
             stepMs: event.stepMs,
-            stretch: stretchAt(stretches, event.step),
+            stretch: event.stretch,
             balance: expertShares(event.metrics),
             cluster: narrator.state,
           });

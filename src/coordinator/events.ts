@@ -51,8 +51,6 @@ export interface StartedEvent {
   readonly steps: number;
   readonly unit: 'tokens' | 'examples';
   readonly baselines: Readonly<Record<string, number>>;
-  /** What the steps are; absent where all are alike. */
-  readonly stretches?: readonly Stretch[];
   readonly workers: readonly WorkerStart[];
   /** Where clients are trained in place of ranks. */
   readonly federated?: FederatedStart;
@@ -81,16 +79,21 @@ export interface StepEvent {
   readonly commBytesSaved?: number;
   /** Everything that modules report, `loss` included. */
   readonly metrics: Metrics;
+  /** What the step is part of; absent where all are alike. */
+  readonly stretch?: Stretch;
+}
+
+/** How far a round is: clients that are done with it, of those that it waits for. */
+export interface Underway {
+  readonly done: number;
+  readonly of: number;
 }
 
 /** A round takes long; comes every two seconds till it is over. */
-export interface UnderwayEvent {
+export interface UnderwayEvent extends Underway {
   readonly type: 'underway';
   /** Completed rounds. */
   readonly step: number;
-  /** Clients of the round that have been trained, of those that are. */
-  readonly done: number;
-  readonly of: number;
 }
 
 /** An evaluation is complete. */

@@ -110,7 +110,6 @@ export async function* execute(execution: Execution): AsyncGenerator<RunEvent, v
       steps: config.train.steps,
       unit,
       baselines,
-      ...(stretches.length > 0 ? { stretches } : {}),
       workers: ready.map(({ paramBytes, optimizerBytes, compile }, rank) => ({
         rank,
         paramBytes,

@@ -269,13 +269,17 @@ export class RunSession implements Session {
 
   /** @throws RunFailure if the run has diverged */
   async #finish(reports: readonly StepReport[], ms: number): Promise<StepEvent> {
-    const { microbatches, tokensPerExample, config } = this.#parts;
+    const { microbatches, tokensPerExample, config, stretches } = this.#parts;
     const units = config.batch.global * tokensPerExample;
     // (Ranks of one step have much the same to say.)
     const noted = reports.find(({ note }) => note !== undefined);
     if (noted) this.#notes.push(noted.note as string);
     if (this.#parts.oneGradient) this.#compared(differingNorms(reports));
-    const event = stepEvent(reports, { step: this.#position, microbatches, units, ms });
+    const stretch = stretchAt(stretches, this.#position);
+    const event = {
+      ...stepEvent(reports, { step: this.#position, microbatches, units, ms }),
+      ...(stretch ? { stretch } : {}),
+    };
     if (Number.isFinite(event.loss) && Number.isFinite(event.gradNorm)) return event;
     await this.settle();
     throw diverged(event, this.checkpointPath);
@@ -289,8 +293,8 @@ export class RunSession implements Session {
   }
 
   async #record(event: StepEvent): Promise<void> {
-    const { log, unit, stretches, config } = this.#parts;
-    const observes = stretchAt(stretches, event.step)?.observes ?? false;
+    const { log, unit, config } = this.#parts;
+    const observes = event.stretch?.observes ?? false;
     await log.append(stepLine(event, { unit, observes, compresses: compresses(config.comm.compression) }));
   }
 }

@@ -1,3 +1,4 @@
+import type { Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import { createRng } from '../../tensor/index.ts';
 import type { AsyncServer } from './async-server.ts';
@@ -81,6 +82,8 @@ export class AsyncSimulation {
   #version = 0;
   #time = 0;
   #start: SharedStart;
+  /** Answers that the next version has so far. */
+  #answered = 0;
 
   /** `params` and `state` are those of the server, and are changed. `from` is where an earlier simulation was. */
   constructor(options: AsyncSimulationOptions, params: Float32Array, state: Float32Array, from?: AsyncState) {
@@ -109,6 +112,11 @@ export class AsyncSimulation {
   /** Simulated seconds so far. */
   get time(): number {
     return this.#time;
+  }
+
+  /** How far the next version is: answers that it has, of those that make one. */
+  get underway(): Underway {
+    return { done: this.#answered, of: this.#options.server.buffer };
   }
 
   /** Where it is. Between calls of `next` only. */
@@ -150,11 +158,13 @@ export class AsyncSimulation {
         continue;
       }
       reports.push(result.report);
+      this.#answered = reports.length;
       staleness += passed;
       this.#add(mean, result.update, flight.start, server.weight(passed) / server.buffer);
     }
     addUpdate(mean, this.params, this.state, server.serverLr);
     this.#version += 1;
+    this.#answered = 0;
     this.#start = pool.publish(this.params, this.state);
     const examples = reports.reduce((sum, report) => sum + report.examples, 0);
     return {

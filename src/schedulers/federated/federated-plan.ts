@@ -1,4 +1,4 @@
-import type { Execution } from '../../coordinator/index.ts';
+import type { Execution, Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
 import type { KeptVectors } from './client-store.ts';
@@ -9,7 +9,6 @@ import type { EvaluateReport, SharedStart } from './fit-task.ts';
 import type { RunSettings } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
 import type { Layouts, SavedTensors } from './saved-tensors.ts';
-import type { Underway } from './while-underway.ts';
 
 /** Keys that all federated runs have, whether they work in rounds or not. */
 export interface FederatedConfig extends RunSettings {
@@ -42,7 +41,7 @@ export interface FederatedParts {
 export interface FederatedTraining {
   /** Makes the next step; null if it was stopped before there was one. @throws RoundsFailed where there is no way to go on */
   next(): Promise<FederatedStep | null>;
-  /** While `next` is at work: clients that have been trained, of those that are; null where that is not known. */
+  /** How far `next` is; null where that is not known. */
   underway?(): Underway | null;
   /** What is evaluated and what a run ends with. */
   model(): { readonly params: Float32Array; readonly state: Float32Array };

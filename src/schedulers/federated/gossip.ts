@@ -1,9 +1,11 @@
+import type { Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientReport } from './fit-task.ts';
 import type { Dropped, LocalWork } from './simulation.ts';
 import { metropolisWeights, type Topology, withoutNodes } from './topology.ts';
+import { countTrained } from './while-underway.ts';
 
 /** What decentralised training is made of. */
 export interface GossipOptions {
@@ -51,6 +53,8 @@ export class Gossip {
   readonly #options: GossipOptions;
   readonly #clocks: number[];
   #round: number;
+  /** How far the round under way is. */
+  #underway: (() => Underway) | null = null;
 
   constructor(options: GossipOptions, params: Float32Array, state: Float32Array, from?: GossipState) {
     const { graph, partition } = options;
@@ -67,6 +71,11 @@ export class Gossip {
     this.nodes = graph.map((_, i) => (from?.nodes[i] ?? first).slice());
   }
 
+  /** How far the round under way is; null between rounds. */
+  get underway(): Underway | null {
+    return this.#underway?.() ?? null;
+  }
+
   /** Where it is. Between calls of `next` only. */
   snapshot(): GossipState {
     return { round: this.#round, clocks: [...this.#clocks], nodes: this.nodes };
@@ -79,7 +88,10 @@ export class Gossip {
     const dropped = this.#away(round);
     const away = new Set(dropped.map(({ client }) => client));
     const present = graph.flatMap((_, i) => (away.has(i) ? [] : [i]));
-    const results = await Promise.all(present.map((node) => this.#train(node, round)));
+    this.#underway = countTrained(this.#options.pool, present.length);
+    const results = await Promise.all(present.map((node) => this.#train(node, round))).finally(() => {
+      this.#underway = null;
+    });
     const trained = new Map<number, Float32Array>();
     for (const [n, node] of present.entries()) {
       const { update } = results[n] as (typeof results)[number];

@@ -113,6 +113,7 @@ async function asyncTraining(
         ms: performance.now() - began,
       };
     },
+    underway: () => simulation.underway,
     model: () => ({ params, state }),
     tensors: () => stateTensors(simulation.snapshot()),
     close: () => simulation.settle(),

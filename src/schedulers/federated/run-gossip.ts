@@ -77,6 +77,7 @@ async function gossipTraining(
         notes: { counted: true, dropped_clients: dropped },
       };
     },
+    underway: () => gossip.underway,
     model: () => {
       const mean = gossip.mean();
       return { params: mean.subarray(0, params.length), state: mean.subarray(params.length) };

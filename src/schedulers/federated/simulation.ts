@@ -1,3 +1,4 @@
+import type { Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
@@ -8,7 +9,7 @@ import type { ClientFit, ClientReport, SharedStart } from './fit-task.ts';
 import type { Fitters } from './fitters.ts';
 import { sizeOfRuns } from './sent-parts.ts';
 import type { ClientUpdate, FederatedServer, RoundQuestions, Traffic } from './strategy.ts';
-import type { Underway } from './while-underway.ts';
+import { countTrained } from './while-underway.ts';
 
 /** What clients are asked to do. */
 export interface LocalWork {
@@ -86,8 +87,8 @@ export class RoundSimulation {
   readonly #options: RoundSimulationOptions;
   readonly #draws: CohortDraws;
   #round: number;
-  /** What the pool had trained when the clients of the round under way began, and how many they are. */
-  #begun: { readonly trained: number; readonly of: number } | null = null;
+  /** How far the round under way is. */
+  #underway: (() => Underway) | null = null;
 
   /** `params` and `state` are those of the server, and are changed by rounds. */
   constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
@@ -103,11 +104,9 @@ export class RoundSimulation {
     return this.#round;
   }
 
-  /** Clients of the round under way that have been trained, of those that are; null while none are. */
+  /** How far the round under way is; null between rounds. */
   get underway(): Underway | null {
-    if (!this.#begun) return null;
-    const { trained, of } = this.#begun;
-    return { done: this.#options.pool.trained - trained, of };
+    return this.#underway?.() ?? null;
   }
 
   /** Runs the next round. An update that is not finite or too large costs its client the round, never the others. */
@@ -119,9 +118,9 @@ export class RoundSimulation {
     const extra = await this.#prepare(round, fits);
     const down = compression ? sendParams(this.params, compression) : null;
     const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {});
-    this.#begun = { trained: pool.trained, of: fits.length };
+    this.#underway = countTrained(pool, fits.length);
     const fitted = this.#fit(start, fits, left, signal).finally(() => {
-      this.#begun = null;
+      this.#underway = null;
     });
     const { sum, weight, updates, reports, failure, secrecy } = await fitted;
     pool.retire?.(start);

@@ -1,7 +1,9 @@
-/** How much of something is done. */
-export interface Underway {
-  readonly done: number;
-  readonly of: number;
+import type { Underway } from '../../coordinator/index.ts';
+
+/** How far clients are that a pool begins with now. */
+export function countTrained(pool: { readonly trained: number }, of: number): () => Underway {
+  const before = pool.trained;
+  return () => ({ done: pool.trained - before, of });
 }
 
 /** Milliseconds between two looks. */

@@ -2,7 +2,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
-import { CheckpointReader, newestCheckpoint, type RunEvent, type RunSummary, train } from '../../../src/index.ts';
+import {
+  CheckpointReader,
+  newestCheckpoint,
+  type RunEvent,
+  type RunSummary,
+  type StepEvent,
+  train,
+} from '../../../src/index.ts';
 import { writeClasses } from './table.ts';
 
 /** What a small run has come to. */
@@ -10,6 +17,8 @@ export interface SmallRun {
   readonly summary: RunSummary;
   /** Accuracy on each task at the end. */
   readonly last: readonly number[];
+  /** What was told of its steps. */
+  readonly steps: readonly StepEvent[];
   /** Its run folder. */
   readonly dir: string;
   /** Tensors of its last checkpoint by name. */
@@ -33,8 +42,10 @@ export function smallRuns(table: { readonly rows?: number; readonly classes?: nu
       ...others,
     };
     let [summary, dir] = [null as RunSummary | null, ''];
+    const steps: StepEvent[] = [];
     for await (const event of train(config) as AsyncIterable<RunEvent>) {
       if (event.type === 'started') dir = event.dir;
+      if (event.type === 'step') steps.push(event);
       if (event.type === 'finished') summary = event.summary;
     }
     if (!summary) throw new Error('the run did not finish');
@@ -43,6 +54,7 @@ export function smallRuns(table: { readonly rows?: number; readonly classes?: nu
       summary,
       dir,
       last: matrix.at(-1) as number[],
+      steps,
       async tensor(name) {
         const { path: folder, index } = await newestCheckpoint(join(dir, 'checkpoints'));
         const reader = await CheckpointReader.open(folder, index);

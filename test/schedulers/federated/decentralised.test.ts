@@ -88,6 +88,34 @@ describe('asynchronous training', () => {
     expect(one?.reports.at(-1)?.loss).toBeLessThan(one?.reports[0]?.loss ?? 0);
   });
 
+  it('says how many answers the next version has', async () => {
+    const counts: unknown[] = [];
+    const server = fedbuff({ buffer: 3, serverLr: 1 });
+    const simulation: AsyncSimulation = new AsyncSimulation(
+      {
+        pool: pools[0] as FitPool,
+        partition,
+        server: {
+          ...server,
+          weight: (passed) => {
+            counts.push(simulation.underway);
+            return server.weight(passed);
+          },
+        },
+        behaviour: clientBehaviour(behaviourSchema.parse({}), 5),
+        seed: 5,
+        concurrency: 6,
+        local: { epochs: 1, batch: 10 },
+      },
+      start((pools[0] as FitPool).paramsSize),
+      new Float32Array(0),
+    );
+    for (let version = 0; version < 2; version++) await simulation.next();
+    await simulation.settle();
+    expect(counts).toEqual([1, 2, 3, 1, 2, 3].map((done) => ({ done, of: 3 })));
+    expect(simulation.underway).toEqual({ done: 0, of: 3 });
+  });
+
   it('goes on from a snapshot to the same bits, with fits under way that began with other versions', async () => {
     const make = (at?: AsyncState, params = start((pools[0] as FitPool).paramsSize)) =>
       new AsyncSimulation(
@@ -231,6 +259,29 @@ describe('gossip', () => {
     const { disagreement } = await alone.next();
     expect(disagreement).toBeLessThan((reports[0]?.disagreement ?? 0) / 100);
     expect(reports[0]?.bytes).toBe(12 * 2 * 4 * pool.paramsSize);
+  });
+
+  it('says how many nodes of a round have been trained', async () => {
+    const pool = pools[0] as FitPool;
+    const gossip = new Gossip(
+      { pool, partition, graph: topology('ring', 12), local: { epochs: 1, batch: 10 } },
+      start(pool.paramsSize),
+      new Float32Array(0),
+    );
+    await gossip.next();
+    expect(gossip.underway).toBeNull();
+    const counts: number[] = [];
+    const round = gossip.next();
+    while (gossip.underway) {
+      expect(gossip.underway.of).toBe(12);
+      counts.push(gossip.underway.done);
+      await new Promise(setImmediate);
+    }
+    await round;
+    expect(counts).toEqual([...counts].sort((a, b) => a - b));
+    expect(counts[0]).toBeLessThan(12);
+    expect(counts.at(-1)).toBeGreaterThan(0);
+    expect(counts.at(-1)).toBeLessThanOrEqual(12);
   });
 
   it('goes on without nodes that are away, whose parameters stay what they are', async () => {

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { type Underway, whileUnderway } from '../../../src/schedulers/federated/while-underway.ts';
+import type { Underway } from '../../../src/coordinator/index.ts';
+import { whileUnderway } from '../../../src/schedulers/federated/while-underway.ts';
 
 describe('work under way', () => {
   beforeEach(() => {
