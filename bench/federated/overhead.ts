@@ -117,7 +117,7 @@ const nats = await connectNats({ servers: server.url });
 const roster = await Roster.open({ file: join(folder, 'clients.json'), leaseMs: 10_000, news: () => undefined });
 const description: JobDescription = {
   ...{ seed: 1, model: { name: 'mlp', args: {} }, optim: {}, objective: { name: 'none', config: {} }, batch: 10 },
-  ...{ engine: 'onnx', data: { section: {}, encoding: {} }, partition: {}, more: {} },
+  ...{ engine: 'onnx', data: { section: {}, encoding: {} }, secure: false, partition: {}, more: {} },
 };
 const clients = new NatsClients({
   ...{ nats, job: 'bench', run: 'bench', roster, description, deadlineMs: 10_000, beatMs: 1000, maxNorm: null },
@@ -136,7 +136,7 @@ const running = Array.from({ length: CLIENTS }, async (_, i) => {
     compute: async () => ({
       ...{ examples: EXAMPLES, paramsSize: PARAMS, stateSize: 0 },
       fit: async (_start, { client: number }) => ({ update, report: reportOf({ client: number, weight: 1 }) }),
-      ...{ ask: unused, loss: unused, close: async () => undefined },
+      ...{ mask: unused, ask: unused, loss: unused, close: async () => undefined },
     }),
   });
   await client.run();

@@ -10,6 +10,8 @@ import {
   federatedStrategies,
   partOf,
   RoundSimulation,
+  type SecureAggregationConfig,
+  secureCollector,
   vectorLayout,
 } from '../../src/schedulers/index.ts';
 
@@ -25,7 +27,13 @@ export interface PlayedRound {
  */
 export async function replayed(rounds: readonly PlayedRound[], run: string): Promise<string> {
   const config = resolveConfig(join(run, 'config.yaml'));
-  const settings = config.scheduler as unknown as { clients: number; local_batch: number; behaviour: never };
+  const settings = config.scheduler as unknown as {
+    readonly clients: number;
+    readonly local_epochs: number;
+    readonly local_batch: number;
+    readonly behaviour: never;
+    readonly secure_aggregation: SecureAggregationConfig | null;
+  };
   const data = await prepareData(config.data);
   const dataset = openDataset(data);
   const { model } = await buildModel(config.model, dataset.info);
@@ -36,7 +44,7 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
   for (const place of params.places) partOf(vector, place).set(drawn[place.path]?.data as Float32Array);
   const strategy = federatedStrategies().get('fedavg');
   if (!strategy) throw new Error('there is no fedavg');
-  const { clients, local_batch: batch } = settings;
+  const { clients, local_batch: batch, local_epochs: epochs } = settings;
   const pool = await FitPool.start({
     job: {
       ...{ seed, model: config.model, optim: config.optim, data, objective: { name: 'none', config: {} }, batch },
@@ -56,6 +64,8 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
           publish: pool.publish.bind(pool),
           retire: pool.retire.bind(pool),
           add: pool.add.bind(pool),
+          mask: pool.mask.bind(pool),
+          giveBack: pool.giveBack.bind(pool),
           each: async (...args: Parameters<FitPool['each']>) =>
             (await pool.each(...args)).map(({ update, report }) =>
               absent(report.client)
@@ -67,10 +77,11 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
         server: strategy.server({} as never, { params, state: vectorLayout([]), clients, seed }),
         store: new ClientStore(),
         behaviour: clientBehaviour(settings.behaviour, seed),
-        ...{ seed, cohort: clients, quorum: 1, local: { epochs: 1, batch }, deadlineSeconds: null },
+        ...{ seed, cohort: clients, quorum: 1, local: { epochs, batch }, deadlineSeconds: null },
         // (A bound, so that updates are looked at one by one.)
         maxNorm: 1e9,
         choose: (round) => rounds[round]?.cohort ?? [],
+        collector: settings.secure_aggregation ? secureCollector({ config: settings.secure_aggregation, seed }) : null,
       },
       vector,
       new Float32Array(0),

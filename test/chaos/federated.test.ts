@@ -137,6 +137,36 @@ describe('five clients in processes of their own', () => {
     expect(on.weights(run)).toBe(await replayed(lines, run));
   }, 120_000);
 
+  it('one killed and started again, under secure aggregation: sums have the bits of a simulation', async () => {
+    const on = await World.start();
+    const file = join(on.folder, 'config.yaml');
+    // Rounds of some length, so that it can be back before they are over.
+    const extra = 'quorum: 3\n  local_epochs: 20\n  round_deadline_s: 20\n  secure_aggregation: { name: secagg }';
+    writeFileSync(file, config({ steps: 40, extra }));
+    const allow = join(on.folder, 'allow.yaml');
+    writeFileSync(allow, 'secure_aggregation: true\nmin_neighbours: 3\n');
+    const clients = Array.from({ length: CLIENTS }, (_, i) => on.client(i + 1, '--allow', allow));
+    const server = on.train(file, '--nats', on.url, '--min-clients', '5');
+    await on.reached(3);
+    await clients[3]?.kill();
+    await on.processes.until('the server misses it', 30_000, () =>
+      on.events.some(({ type, what }) => type === 'client' && what === 'gone'),
+    );
+    on.client(4, '--allow', allow);
+    const { code } = await on.processes.exitOf(server, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const [run] = on.runs() as [string];
+    const lines = on.lines(run);
+    expect(lines.map(({ counted }) => counted)).toEqual(Array(40).fill(true));
+    // It was missed in a round, was not asked in others, and has taken part again.
+    const dropped = lines.filter(({ dropped_clients: each }) => each.length > 0);
+    expect(dropped.map(({ dropped_clients: each }) => each.map(({ client }) => client))).toEqual([[3]]);
+    const cohorts = lines.map(({ cohort = [] }) => cohort.join(''));
+    expect(new Set(cohorts)).toEqual(new Set(['01234', '0124']));
+    expect(cohorts.lastIndexOf('01234')).toBeGreaterThan(cohorts.indexOf('0124'));
+    expect(on.weights(run)).toBe(await replayed(lines, run));
+  }, 120_000);
+
   it('a client and the server killed: both go on, to the bits of the run that nothing happened to', async () => {
     const on = await World.start();
     const file = join(on.folder, 'config.yaml');

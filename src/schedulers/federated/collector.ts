@@ -7,6 +7,8 @@ export interface Beginning {
   readonly round: number;
   /** Clients that are there, in order; some may leave, or be too slow. */
   readonly members: readonly number[];
+  /** The largest of their weights. */
+  readonly largest: number;
   /** Numbers in an update: parameters, then module state. */
   readonly length: number;
   /** Masks an update in its memory on another thread, where that is shared memory. Absent: it is done on this thread. */
@@ -38,7 +40,7 @@ export interface Collected {
 
 /** How updates get from clients to the server, where that is more than sending them: what is handed to the server is the sum alone. */
 export interface Collector {
-  /** Called while clients train: what they can agree on before they are done. */
+  /** Called before clients are asked to train: what they can agree on before they are done. */
   begin(beginning: Beginning): Promise<Collection>;
 }
 

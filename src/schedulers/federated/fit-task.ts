@@ -56,6 +56,8 @@ export interface ClientFit {
   readonly clipNorm: number | null;
   /** Standard deviation of the noise that it adds to its clipped update before it leaves the client; none if null or absent. */
   readonly noise?: number | null;
+  /** What its noise is drawn from besides the seed, where clients are real: known to it alone. */
+  readonly noiseSecret?: string;
   /** The objective's `client` tensors; those that are absent are zeros. */
   readonly kept: Readonly<Record<string, Float32Array>>;
   /** What a malicious client does; honest ones have none. */

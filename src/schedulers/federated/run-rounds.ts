@@ -60,8 +60,7 @@ export function runRounds(
     const message = 'scheduler.continual: tasks are for simulated clients only; leave --nats out';
     throw origin.fail([{ path: ['scheduler', 'continual'], message }]);
   }
-  const refused =
-    execution.clients && notDeployable(execution, settings, strategy.sharedExamples?.(settings as never) ?? 0);
+  const refused = execution.clients && notDeployable(execution, strategy.sharedExamples?.(settings as never) ?? 0);
   if (refused) throw origin.fail([{ path: ['scheduler', 'name'], message: `scheduler ${strategy.name}: ${refused}` }]);
   return runFederated(execution, settings, plan, strategy.sharedExamples?.(settings as never) ?? 0);
 }
@@ -127,7 +126,7 @@ async function roundTraining(
       deadlineSeconds: deployed ? null : settings.round_deadline_s,
       maxNorm: settings.max_norm,
       compression: compressesUpdates(settings.compression) ? { config: settings.compression, sent } : null,
-      collector: secure ? secureCollector({ config: secure, seed }) : null,
+      collector: deployed ? deployed.clients.collector : secure ? secureCollector({ config: secure, seed }) : null,
     },
     params,
     state,

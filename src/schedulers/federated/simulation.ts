@@ -212,13 +212,15 @@ export class RoundSimulation {
   }
 
   /** Draws the cohort and finds out who will answer in time. */
-  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: number[]; seconds: number } {
+  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: Left[]; seconds: number } {
     const { behaviour, cohort, local, server, store, deadlineSeconds } = this.#options;
     const fits: ClientFit[] = [];
     const dropped: Dropped[] = [];
-    const left: number[] = [];
+    const left: Left[] = [];
     let seconds = 0;
     const bytes = this.#typicalBytes();
+    const weigh = (examples: number) =>
+      server.weight?.({ examples, steps: local.epochs * Math.ceil(examples / local.batch) }) ?? examples;
     for (const { client, examples } of this.#draws.of(round, this.#options.choose?.(round, cohort))) {
       const drop = (reason: string) => dropped.push({ client, reason });
       if (!behaviour.available(client, round)) {
@@ -236,15 +238,14 @@ export class RoundSimulation {
       seconds = Math.max(seconds, late ? deadlineSeconds : takes);
       if (behaviour.leaves(client, round)) {
         drop('it left in the middle of the round');
-        left.push(client);
+        left.push({ client, weight: weigh(size) });
         continue;
       }
       if (late) {
         drop(`it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`);
-        left.push(client);
+        left.push({ client, weight: weigh(size) });
         continue;
       }
-      const steps = local.epochs * Math.ceil(size / local.batch);
       fits.push({
         client,
         round,
@@ -252,7 +253,7 @@ export class RoundSimulation {
         epochs: local.epochs,
         maxSteps: null,
         firstStep: 0,
-        weight: server.weight?.({ examples: size, steps }) ?? size,
+        weight: weigh(size),
         clipNorm: server.clipNorm?.() ?? null,
         noise: server.noise?.(client) ?? null,
         kept: store.get(client),
@@ -263,7 +264,7 @@ export class RoundSimulation {
     return { fits, dropped, left, seconds };
   }
 
-  async #fit(start: SharedStart, fits: readonly ClientFit[], left: readonly number[], signal: AbortSignal | undefined) {
+  async #fit(start: SharedStart, fits: readonly ClientFit[], left: readonly Left[], signal: AbortSignal | undefined) {
     const { pool, server, maxNorm, collector } = this.#options;
     const options = signal ? { signal } : {};
     const plain = { updates: [] as ClientUpdate[], failure: null, secrecy: { down: 0, up: 0 } };
@@ -275,9 +276,10 @@ export class RoundSimulation {
       const { sum, reports } = await summed;
       return { ...plain, sum, weight: weightOf(reports), reports };
     }
+    // While they train they agree on keys.
+    const collecting = collector?.begin(this.#beginning(fits, left));
     const trained = pool.each(start, fits, { ...options, lend: collector !== null && collector !== undefined });
-    // Meanwhile they agree on keys.
-    const [collection, given] = await Promise.all([collector?.begin(this.#beginning(fits, left)), trained]);
+    const [collection, given] = await Promise.all([collecting, trained]);
     const all = given.map(({ update, report }): ClientUpdate => {
       const large = maxNorm !== null && report.norm > maxNorm;
       const problem = large ? `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}` : null;
@@ -296,16 +298,21 @@ export class RoundSimulation {
     return { ...plain, sum: pool.add(all), weight: weightOf(reports), reports };
   }
 
-  #beginning(fits: readonly ClientFit[], left: readonly number[]): Beginning {
+  #beginning(fits: readonly ClientFit[], left: readonly Left[]): Beginning {
     const { pool } = this.#options;
+    const members = [...fits, ...left];
     return {
       round: this.#round,
-      members: [...fits.map(({ client }) => client), ...left].sort((a, b) => a - b),
+      members: members.map(({ client }) => client).sort((a, b) => a - b),
+      largest: Math.max(...members.map(({ weight }) => weight)),
       length: pool.paramsSize + pool.stateSize,
       ...(pool.mask ? { mask: pool.mask.bind(pool) } : {}),
     };
   }
 }
+
+/** A client that was asked and will not answer. */
+type Left = Pick<ClientFit, 'client' | 'weight'>;
 
 function weightOf(reports: readonly ClientReport[]): number {
   return reports.reduce((total, { weight, problem }) => total + (problem === null ? weight : 0), 0);

@@ -50,7 +50,7 @@ export class UpdateWriter {
     end: LocalState,
     update: Float32Array,
     scale: number,
-    { clipNorm, noise, attack, round, client, kept }: ClientFit,
+    { clipNorm, noise, noiseSecret: secret, attack, round, client, kept }: ClientFit,
   ): Promise<WrittenUpdate> {
     const { trainer, job, arena } = this.#options;
     const between = trainer.layout.size;
@@ -78,7 +78,8 @@ export class UpdateWriter {
       norm = normOf(params);
     }
     if (clipNorm !== null && norm > clipNorm) scaleBy(params, clipNorm / norm);
-    if (noise) addLocalNoise(params, noise, { seed: job.seed, round, client });
+    if (noise)
+      addLocalNoise(params, noise, { seed: job.seed, round, client, ...(secret === undefined ? {} : { secret }) });
     const sender = { seed: job.seed, round, client };
     // (Noise of the client's own makes an update as large as it is meant to be.)
     const bound = noise ? null : clipNorm;

@@ -12,6 +12,7 @@ import {
   defaultAllowList,
   FederatedClient,
   type JobDescription,
+  maskUpdate,
   NatsClients,
   type NatsClientsOptions,
   Roster,
@@ -28,9 +29,11 @@ export type Fit = (
 
 /** How many parameters there are, and how long a round may take. */
 export interface FederationOptions
-  extends Partial<Pick<NatsClientsOptions, 'deadlineMs' | 'maxNorm' | 'wanted' | 'kept'>> {
+  extends Partial<Pick<NatsClientsOptions, 'deadlineMs' | 'maxNorm' | 'wanted' | 'kept' | 'secure' | 'onArrival'>> {
   readonly params: number;
   readonly leaseMs?: number;
+  /** Whether clients are told that updates are masked. Default: as `secure` has it. */
+  readonly masked?: boolean;
   /** Of the NATS server; with logins of the users `coordinator` and `client`. */
   readonly configFile?: string;
   readonly passwords?: { readonly coordinator: string; readonly client: string };
@@ -72,6 +75,7 @@ export class Federation {
   /** Starts a server: a new session. */
   async open(): Promise<void> {
     const { params, leaseMs = 10_000, deadlineMs = 20_000, maxNorm = null, wanted = [], kept } = this.#options;
+    const { secure = null, onArrival } = this.#options;
     const nats = await this.connect();
     this.roster = await Roster.open({
       file: join(this.folder, 'clients.json'),
@@ -79,7 +83,8 @@ export class Federation {
       news: (each) => this.news.push(each),
     });
     this.server = new NatsClients({
-      ...{ nats, job: 'test', run: 'run', roster: this.roster, deadlineMs, maxNorm, wanted },
+      ...{ nats, job: 'test', run: 'run', roster: this.roster, deadlineMs, maxNorm, wanted, secure },
+      ...(onArrival ? { onArrival } : {}),
       description: this.description,
       local: {
         ...{ paramsSize: params, stateSize: 0, receivedSize: params, sentSize: params },
@@ -122,6 +127,11 @@ export class Federation {
           problem: null,
         };
         return { update, report };
+      },
+      mask: async (job) => {
+        const update = job.update.slice();
+        maskUpdate({ ...job, update });
+        return update;
       },
       ask: async (_start, { client }, task, config) => ({ task, config, client }),
       loss: async () => ({ loss: 20, examples: 10, correct: 5 }),
@@ -185,6 +195,7 @@ export class Federation {
     return {
       ...{ seed: 1, model: { name: 'mlp', args: {} }, optim: {}, objective: { name: 'control-variates', config: {} } },
       ...{ batch: 10, engine: 'onnx', data: { section: {}, encoding: {} }, partition: {}, more: {} },
+      secure: this.#options.masked ?? (this.#options.secure ?? null) !== null,
     };
   }
 

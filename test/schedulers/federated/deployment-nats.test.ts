@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ControlRequester, ControlResponder, watchConnection } from '../../../src/comm/index.ts';
-import { CLIENT_INBOX, clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
+import { CLIENT_INBOX, type ClientWork, clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
 
 const open: Federation[] = [];
@@ -242,6 +242,42 @@ describe('clients over NATS', () => {
     // One that does not count changes nothing for the next.
     const again = await made.round(1);
     expect(again.reports.map(({ kept }) => kept.own?.[0])).toEqual([3, 3]);
+  });
+
+  it('draw the noise that they are asked for from secrets of their own, never the same twice', async () => {
+    const made = await federation({ params: 50 });
+    const works: ClientWork[] = [];
+    await made.client('a', honest, {
+      fit: async ({ params }, work) => {
+        works.push(work);
+        const { update } = await honest(params, work);
+        const about = {
+          client: 0,
+          examples: 10,
+          steps: 1,
+          weight: 1,
+          loss: 1,
+          norm: 1,
+          kept: {},
+          ms: 1,
+          problem: null,
+        };
+        return { update, report: about };
+      },
+    });
+    const start = made.published(new Float32Array(50), new Float32Array(0), {});
+    for (const round of [0, 0, 1]) {
+      made.server.begin();
+      // A server that would like to know the noise.
+      await made.server.each(
+        start,
+        made.fits(round).map((fit) => ({ ...fit, noise: 0.2, noiseSecret: 'known' })),
+      );
+    }
+    expect(works.map(({ noise }) => noise)).toEqual([0.2, 0.2, 0.2]);
+    const secrets = works.map(({ noiseSecret }) => noiseSecret ?? '');
+    for (const secret of secrets) expect(secret).toMatch(/^[0-9a-f]{32}$/);
+    expect(new Set(secrets).size).toBe(3);
   });
 
   it('are asked about their data, and by number for their loss', async () => {

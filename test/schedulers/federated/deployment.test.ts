@@ -112,12 +112,18 @@ describe('plain data with arrays', () => {
 
 describe('an allow-list', () => {
   const allow = defaultAllowList();
-  const asked = { model: { name: 'mlp' }, objective: { name: 'none' }, batch: 10 };
+  const asked = { model: { name: 'mlp' }, objective: { name: 'none' }, batch: 10, secure: false };
 
   it('lets built-in things through, and names what it refuses', () => {
     checkJob(allow, asked);
     checkTask(allow, 'batch-statistics');
-    checkFit(allow, { epochs: 5, round: 0 });
+    const fit = { epochs: 5, round: 0, clipNorm: 0.1, noise: 0.2 };
+    checkFit(allow, { ...fit, clipNorm: null });
+    checkFit({ ...allow, min_noise: 2 }, fit);
+    for (const less of [{ noise: 0.19 }, { noise: null }, { clipNorm: null }])
+      expect(() => checkFit({ ...allow, min_noise: 2 }, { ...fit, ...less })).toThrow(
+        'the allow-list wants 2 (min_noise)',
+      );
     expect(() => checkJob(allow, { ...asked, model: { name: 'tfjs-layers' } })).toThrow(
       'the model "tfjs-layers" is not on the allow-list (models: ',
     );
@@ -125,7 +131,11 @@ describe('an allow-list', () => {
       'the local objective "eval" is not',
     );
     expect(() => checkJob(allow, { ...asked, batch: 5000 })).toThrow("more than the allow-list's max_batch 4096");
-    expect(() => checkFit(allow, { epochs: 51, round: 0 })).toThrow(
+    checkJob({ ...allow, secure_aggregation: true }, { ...asked, secure: true });
+    expect(() => checkJob({ ...allow, secure_aggregation: true }, asked)).toThrow(
+      'wants them masked (secure_aggregation)',
+    );
+    expect(() => checkFit(allow, { ...fit, epochs: 51 })).toThrow(
       "local epochs: 51 is more than the allow-list's max_epochs 50",
     );
     expect(() => checkTask({ ...allow, tasks: [] }, 'top-gradients')).toThrow('(tasks: none)');
@@ -157,6 +167,7 @@ describe("a client's own data", () => {
     return {
       ...{ seed: 1, model: { name: 'mlp', args: {} }, optim: {}, objective: { name: 'none', config: {} }, batch: 2 },
       ...{ engine: 'onnx', data: { section, encoding }, partition: { how: { name: 'iid' }, holdout: 0 }, more: {} },
+      secure: false,
     };
   };
   const read = async (text: string) => localData({ data: file('own.csv', text), part: null }, await job());

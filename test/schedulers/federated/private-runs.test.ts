@@ -12,7 +12,12 @@ import {
   roundingKey,
   train,
 } from '../../../src/index.ts';
-import { type ClientUpdate, secureCollector } from '../../../src/schedulers/federated/index.ts';
+import {
+  addLocalNoise,
+  type ClientUpdate,
+  localPrivacy,
+  secureCollector,
+} from '../../../src/schedulers/federated/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
 
 let dir: string;
@@ -80,7 +85,7 @@ describe('secure aggregation of rounds', () => {
       onArrival: (of, masked) => seen.set(of, masked.slice()),
     });
     const sending = given.slice(0, 7);
-    const collection = await collector.begin({ round: 4, members, length: 300 });
+    const collection = await collector.begin({ round: 4, members, largest: 19, length: 300 });
     const { sum, weight, failure } = await collection.collect({ updates: copies(sending), clipNorm: null });
     expect(failure).toBeNull();
     expect(weight).toBe(10 + 11 + 12 + 13 + 14 + 15 + 16);
@@ -90,7 +95,7 @@ describe('secure aggregation of rounds', () => {
     const total = new Uint32Array(300);
     for (const { update, report } of sending) {
       const rng = createRng(3).fork('secure aggregation', 4).fork('rounding', report.client);
-      const share = report.weight / 16;
+      const share = report.weight / 19;
       const plain = quantise(
         update.map((value) => value * share),
         levels,
@@ -106,7 +111,7 @@ describe('secure aggregation of rounds', () => {
         total[i] = (total[i] as number) + value;
       });
     }
-    expect(sum).toEqual(dequantiseSum(total, 7, levels).map((value) => value * 16));
+    expect(sum).toEqual(dequantiseSum(total, 7, levels).map((value) => value * 19));
     sum?.forEach((value, i) => {
       const exact = sending.reduce((all, { update, report }) => all + report.weight * (update[i] as number), 0);
       expect(Math.abs(value - exact)).toBeLessThan(1e-3);
@@ -117,7 +122,7 @@ describe('secure aggregation of rounds', () => {
     const collector = secureCollector({ config: secagg, seed: 3 });
     const given = updates(10);
     const collect = async (round: number, of: readonly number[], sending: number) => {
-      const collection = await collector.begin({ round, members: of, length: 300 });
+      const collection = await collector.begin({ round, members: of, largest: 19, length: 300 });
       return collection.collect({ updates: copies(given.slice(0, sending)), clipNorm: null });
     };
     const few = await collect(0, members, 4);
@@ -179,6 +184,34 @@ describe('differential privacy of a run', () => {
     const privacy = { name: 'local-dp', noise_multiplier: 2, clip_norm: 0.1 };
     const summary = await expectSameBits('local', { privacy, cohort: 20 });
     expect(summary?.epsilon).toBe(epsilonOf({ noiseMultiplier: 1, sampling: 1, rounds: 4 }, 1e-5));
+  });
+
+  it('draws the noise of real clients from a secret besides, as large as it is to be', () => {
+    const noise = (secret?: string) => {
+      const update = new Float32Array(200_000);
+      addLocalNoise(update, 0.5, { seed: 1, round: 2, client: 3, ...(secret === undefined ? {} : { secret }) });
+      return update;
+    };
+    const [none, one, other] = [noise(), noise('a'), noise('b')];
+    expect(noise('a')).toEqual(one);
+    const correlation = (a: Float32Array, b: Float32Array) =>
+      a.reduce((sum, value, i) => sum + value * (b[i] as number), 0) / a.length / 0.25;
+    for (const each of [none, one, other]) expect(Math.abs(Math.sqrt(correlation(each, each)) - 1)).toBeLessThan(0.01);
+    for (const [a, b] of [
+      [none, one],
+      [one, other],
+    ] as const)
+      expect(Math.abs(correlation(a, b))).toBeLessThan(0.01);
+  });
+
+  it('counts clients beyond those of the config together, so that the budget is never told too small', () => {
+    const server = localPrivacy(
+      { needs: 'sum', sees: 'sum', apply: () => undefined },
+      { noise_multiplier: 2, clip_norm: 1, delta: 1e-5 },
+      { clients: 3 },
+    );
+    for (const client of [0, 0, 5, 6, 7]) server.noise?.(client);
+    expect(server.spent()).toBe(epsilonOf({ noiseMultiplier: 1, sampling: 1, rounds: 3 }, 1e-5));
   });
 
   it('refuses strategies that look at single clients, and what cannot be had', async () => {

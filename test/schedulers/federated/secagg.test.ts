@@ -13,7 +13,6 @@ import {
   SecAggError,
   SecAggServer,
   secAggGraph,
-  secAggThreshold,
   splitSecret,
 } from '../../../src/schedulers/federated/privacy/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
@@ -31,13 +30,13 @@ const sumOf = (clients: readonly number[]) =>
 function play(count: number, neighbours: number, leave: (client: number) => 'share' | 'send' | 'unmask' | 'never') {
   const clients = ids(count);
   const graph = secAggGraph(clients, neighbours, createRng(1));
-  const degree = graph.get(clients[0] as number)?.length ?? 0;
-  const terms = { id: 'round 7', threshold: secAggThreshold(degree), length: LENGTH };
+  const terms = { id: 'round 7', length: LENGTH };
   const server = new SecAggServer(terms, graph);
   const all = clients.map((client) => new SecAggClient(client, terms));
   for (const client of all) server.addKeys(client.keys());
   const sharing = all.filter(({ client }) => leave(client) !== 'share');
-  for (const client of sharing) server.addShares(client.client, client.share(server.neighboursOf(client.client)));
+  for (const client of sharing)
+    server.addShares(client.client, client.share(server.neighboursOf(client.client), server.threshold));
   for (const client of sharing) client.receive(server.sharesFor(client.client));
   const sending = sharing.filter(({ client }) => leave(client) !== 'send');
   const seen: Uint32Array[] = [];
@@ -108,15 +107,17 @@ describe('secure aggregation', () => {
     const client = all[0] as SecAggClient;
     expect(() => client.mask(vectorOf(1))).toThrow(/already/);
     expect(() => client.unmask(server.survivors())).toThrow(/already/);
-    expect(() => new SecAggClient(9, terms).share(server.neighboursOf(1).slice(0, 2))).toThrow(/2 neighbours/);
-    const fresh = new SecAggClient(9, { ...terms, threshold: 3 });
-    fresh.share(server.neighboursOf(1));
+    expect(() => new SecAggClient(9, terms).share(server.neighboursOf(1).slice(0, 2), 3)).toThrow(/2 neighbours/);
+    const fresh = new SecAggClient(9, terms);
+    fresh.share(server.neighboursOf(1), 3);
+    expect(() => fresh.share(server.neighboursOf(1), 3)).toThrow(/already/);
+    expect(() => fresh.masks()).toThrow(/shares of 0 neighbours in aggregation round 7, and needs 3/);
     expect(() => fresh.unmask([4])).toThrow(/gives no shares/);
     const [shares] = server.sharesFor(1);
     if (!shares) throw new Error('no shares');
     const spoilt = { ...shares, sealed: shares.sealed.map((byte, i) => (i === 20 ? byte ^ 1 : byte)) };
     const reader = new SecAggClient(1, terms);
-    reader.share(server.neighboursOf(1));
+    reader.share(server.neighboursOf(1), server.threshold);
     expect(() => reader.receive([spoilt])).toThrow(/changed on their way/);
     expect(() => server.addMasked(2, vectorOf(2))).toThrow(/not part of/);
     expect(() => server.addMasked(1, vectorOf(1))).toThrow(/twice/);

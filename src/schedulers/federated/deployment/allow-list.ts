@@ -22,6 +22,23 @@ export const allowSchema = z.strictObject({
     .min(1)
     .default(2)
     .describe('examples that it must have: the fewer, the more an update tells of each'),
+  secure_aggregation: z
+    .boolean()
+    .default(false)
+    .describe('whether it takes part only where updates are masked, so that the server sees sums alone'),
+  min_neighbours: z
+    .int()
+    .min(2)
+    .max(254)
+    .default(2)
+    .describe('other clients that it shares masks with at least, where updates are masked'),
+  min_noise: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe(
+      'noise that it adds to its update at least (`local-dp`), in multiples of the norm that the update is clipped to',
+    ),
   one_class: z.boolean().default(false).describe('whether it takes part with examples of one class only'),
 });
 
@@ -46,8 +63,13 @@ export function checkJob(
     readonly model: { readonly name: string };
     readonly objective: { readonly name: string };
     readonly batch: number;
+    readonly secure: boolean;
   },
 ): void {
+  if (allow.secure_aggregation && !job.secure)
+    throw new ClientRefusal(
+      'updates would go to the server as they are, and the allow-list wants them masked (secure_aggregation)',
+    );
   const models = allow.models ?? Object.keys(zoo).filter((name) => !READS_FILES.has(name));
   oneOf(job.model.name, models, 'the model', 'models');
   oneOf(job.objective.name, allow.objectives ?? objectiveNames(), 'the local objective', 'objectives');
@@ -60,7 +82,21 @@ export function checkModelSize(allow: AllowList, parameters: number): void {
 }
 
 /** Checks one fit. @throws ClientRefusal */
-export function checkFit(allow: AllowList, fit: { readonly epochs: number; readonly round: number }): void {
+export function checkFit(
+  allow: AllowList,
+  fit: {
+    readonly epochs: number;
+    readonly round: number;
+    readonly clipNorm: number | null;
+    readonly noise?: number | null;
+  },
+): void {
+  const noise = fit.clipNorm === null ? 0 : (fit.noise ?? 0) / fit.clipNorm;
+  // (A part in a million for what dividing may lose.)
+  if (noise < allow.min_noise * (1 - 1e-6))
+    throw new ClientRefusal(
+      `its update would be under noise of ${noise.toPrecision(3)} times the norm it is clipped to, and the allow-list wants ${allow.min_noise} (min_noise)`,
+    );
   atMost(fit.epochs, allow.max_epochs, 'local epochs:', 'max_epochs');
   atMost(fit.round + 1, allow.max_rounds, 'rounds:', 'max_rounds');
 }

@@ -3,6 +3,7 @@ import { buildModel, modelParams } from '../../../modules/index.ts';
 import { optimSchema } from '../../../optim/index.ts';
 import { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, FitJob } from '../fit-task.ts';
+import type { MaskJob } from '../privacy/index.ts';
 import { type AllowList, checkExamples, checkJob, checkModelSize } from './allow-list.ts';
 import { ClientRefusal } from './errors.ts';
 import { type LocalDataSource, localData } from './local-data.ts';
@@ -25,6 +26,8 @@ export interface ClientCompute {
   readonly paramsSize: number;
   readonly stateSize: number;
   fit(start: StartVectors, work: ClientWork): Promise<{ readonly update: Float32Array; readonly report: ClientReport }>;
+  /** Masks an update. @returns it as it may leave the client, in memory of its own */
+  mask(job: MaskJob): Promise<Float32Array>;
   ask(
     start: StartVectors,
     who: { readonly client: number; readonly round: number },
@@ -66,6 +69,12 @@ export async function startCompute(job: JobDescription, options: ComputeOptions)
     fit: async (start, work) => {
       const [done] = await pool.each(publish(start), [{ ...work, examples, weight: 1 }]);
       return done as { update: Float32Array; report: ClientReport };
+    },
+    mask: async (job) => {
+      const update = new Float32Array(new SharedArrayBuffer(job.update.byteLength));
+      update.set(job.update);
+      await pool.mask({ ...job, update });
+      return update;
     },
     ask: async (start, who, task, config) => (await pool.ask(publish(start), [{ ...who, examples }], task, config))[0],
     loss: (start, client) => pool.evaluate(publish(start), 'train', examples, client),

@@ -1,19 +1,22 @@
+import { randomBytes } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { BlobServer } from '../../../comm/index.ts';
+import type { ClientReport } from '../fit-task.ts';
 import { type AllowList, checkFit, checkTask, checkWanted } from './allow-list.ts';
 import type { ClientCompute, ClientWork, StartVectors } from './client-compute.ts';
 import type { ClientState } from './client-state.ts';
 import { ClientRefusal } from './errors.ts';
 import {
+  type ClientRequest,
   clientOwner,
   type FitAnswer,
   type FitRequest,
   type JobDescription,
-  type ToClient,
   type VectorList,
   type Welcome,
 } from './messages.ts';
 import { bytesOf, joinVectors, type Offered, offer, packed, splitVectors, take, unpacked } from './payload.ts';
+import type { SecureMember } from './secure-member.ts';
 
 /** How long fetching the parameters may take, in milliseconds. */
 const FETCH_MS = 600_000;
@@ -50,6 +53,8 @@ export interface ClientSession {
   readonly compute: ClientCompute;
   /** Names the answers that the server may fetch. */
   readonly blobs: BlobServer;
+  /** Its part in secure aggregations. */
+  readonly secure: SecureMember;
   readonly end: (ending: Ending) => void;
   start: { readonly version: number; readonly vectors: Promise<StartVectors> } | null;
   answer: Offered | null;
@@ -58,7 +63,8 @@ export interface ClientSession {
   last: Promise<unknown>;
 }
 
-type Request = Exclude<ToClient, { type: 'end' }>;
+/** A request that comes with vectors. */
+type AboutVectors = Extract<ClientRequest, { version: number }>;
 
 /**
  * Does what a server asks a client for in a session, and returns the answer.
@@ -67,13 +73,21 @@ type Request = Exclude<ToClient, { type: 'end' }>;
 export async function answerRequest(
   options: FederatedClientOptions,
   session: ClientSession,
-  request: Request,
+  request: ClientRequest,
 ): Promise<unknown> {
   const { allow } = options;
   const { client, round } = request;
-  if (request.type === 'fit') {
-    checkFit(allow, request);
-    checkWanted(session.welcome.job.objective.name, request.wanted);
+  switch (request.type) {
+    case 'keys':
+      return session.secure.keys(request);
+    case 'shares':
+      return session.secure.shares(request);
+    case 'unmask':
+      return session.secure.unmask(request);
+    case 'fit':
+      checkFit(allow, { ...(unpacked(request.more) as Partial<ClientWork>), ...request });
+      checkWanted(session.welcome.job.objective.name, request.wanted);
+      checkMasked(session.welcome.job.secure, request);
   }
   if (request.type === 'ask') checkTask(allow, request.task);
   const start = await startOf(options, session, request);
@@ -86,7 +100,7 @@ export async function answerRequest(
 function startOf(
   options: FederatedClientOptions,
   session: ClientSession,
-  { version, start, vectors }: Request,
+  { version, start, vectors }: AboutVectors,
 ): Promise<StartVectors> {
   if (session.start?.version === version) return session.start.vectors;
   const fetched = fetchStart(options, session, start, vectors);
@@ -100,7 +114,7 @@ function startOf(
 async function fetchStart(
   { nats, job, signal }: FederatedClientOptions,
   { welcome, compute }: ClientSession,
-  parcel: Request['start'],
+  parcel: AboutVectors['start'],
   list: VectorList,
 ): Promise<StartVectors> {
   const expected = { params: compute.paramsSize, state: compute.stateSize };
@@ -130,11 +144,14 @@ async function answerFit(
   const { round, client, epochs, maxSteps, firstStep, clipNorm, version } = request;
   const kept = request.kept === null ? {} : await state.read(run, request.kept);
   const more = unpacked(request.more) as Partial<ClientWork>;
-  const work: ClientWork = { ...more, client, round, epochs, maxSteps, firstStep, clipNorm, kept };
+  // Noise of its own, never the same twice, or two answers would differ by what it hides.
+  const noiseSecret = randomBytes(16).toString('hex');
+  const work: ClientWork = { ...more, client, round, epochs, maxSteps, firstStep, clipNorm, kept, noiseSecret };
   const { update, report } = await session.compute.fit(start, work);
+  const masked = request.masking ? `; its update is masked with ${request.masking.shares.length} others` : '';
   log(
     report.problem === null
-      ? `round ${round}: ${report.steps} steps in ${Math.round(report.ms)} ms, loss ${report.loss.toPrecision(4)}`
+      ? `round ${round}: ${report.steps} steps in ${Math.round(report.ms)} ms, loss ${report.loss.toPrecision(4)}${masked}`
       : `round ${round}: ${report.problem}`,
   );
   const { steps, loss, lr, ms, problem } = report;
@@ -152,16 +169,38 @@ async function answerFit(
   if (problem !== null) return { ...told, update: null };
   // On the disk before the server can count on it.
   await state.write(run, round, report.kept, [request.kept, request.durable]);
-  const vectors: [string, Float32Array][] = [['update', update]];
-  for (const [name, values] of Object.entries(report.sent ?? {})) vectors.push([`sent/${name}`, values]);
-  for (const name of request.wanted) {
-    const values = report.kept[name];
-    if (values) vectors.push([`kept/${name}`, values]);
-  }
-  const { bytes, list } = joinVectors(vectors);
+  const { bytes, list } = joinVectors(await sentVectors(session, request, update, report));
   // The server has asked for something else, so it does not want the last one any more.
   session.answer?.withdraw();
   const owner = clientOwner(state.identity.id);
   session.answer = offer(session.blobs, owner, `update ${request.session} ${version}`, bytes);
   return { ...told, update: { parcel: session.answer.parcel, vectors: list } };
+}
+
+/** What the server gets of a fit: the update and what belongs to it, or the update under masks alone. */
+async function sentVectors(
+  { compute, secure }: ClientSession,
+  request: FitRequest,
+  update: Float32Array,
+  report: ClientReport,
+): Promise<[string, Float32Array][]> {
+  const { masking, wanted } = request;
+  if (masking) return [['masked', await compute.mask(secure.masking(request, masking, update, report.norm))]];
+  const sent = Object.entries(report.sent ?? {}).map(([name, values]): [string, Float32Array] => [
+    `sent/${name}`,
+    values,
+  ]);
+  const kept = wanted.flatMap((name): [string, Float32Array][] => {
+    const values = report.kept[name];
+    return values ? [[`kept/${name}`, values]] : [];
+  });
+  return [['update', update], ...sent, ...kept];
+}
+
+/** Where updates are to be masked none leaves without, and nothing else does. @throws ClientRefusal */
+function checkMasked(secure: boolean, { masking, wanted }: FitRequest): void {
+  if (secure && masking === null) throw new ClientRefusal('this run is to mask updates, and this one would not be');
+  if (!secure && masking !== null) throw new ClientRefusal('this run was not said to mask updates');
+  const [seen] = wanted;
+  if (secure && seen !== undefined) throw new ClientRefusal(`"${seen}" would be seen, where updates are masked`);
 }

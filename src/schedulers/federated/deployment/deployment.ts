@@ -5,6 +5,7 @@ import { createRng, type HostTensor } from '../../../tensor/index.ts';
 import type { ClientBehaviour } from '../behaviour.ts';
 import type { UpdateCompression } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
+import type { ProtectionConfig } from '../protection.ts';
 import type { RoundConfig } from '../round-schema.ts';
 import type { FederatedStep } from '../run-record.ts';
 import { doubles, readDoubles, type SavedTensors } from '../saved-tensors.ts';
@@ -31,19 +32,14 @@ export interface DeploymentParts {
   readonly saved: SavedTensors | null;
   readonly server: FederatedServer;
   readonly objective: { readonly name: string; readonly config: unknown };
-  readonly settings: RoundConfig & { readonly compression?: UpdateCompression };
+  readonly settings: RoundConfig &
+    Pick<ProtectionConfig, 'secure_aggregation'> & { readonly compression?: UpdateCompression };
 }
 
 /** Why a config's rounds cannot be run with real clients; null if they can. */
-export function notDeployable(
-  execution: Execution,
-  settings: { readonly secure_aggregation?: unknown },
-  sharedExamples: number,
-): string | null {
+export function notDeployable(execution: Execution, sharedExamples: number): string | null {
   if ('file' in execution.model)
     return 'clients take models by name only: code does not travel. Use a model of the zoo, or simulate (without --nats)';
-  if (settings.secure_aggregation)
-    return 'secure aggregation is simulated only: set scheduler.secure_aggregation to null';
   if (sharedExamples > 0) return 'this strategy needs examples that all clients share, which exist in simulations only';
   return null;
 }
@@ -89,6 +85,7 @@ export class Deployment {
       beatMs: leaseMs / 5,
       maxNorm: settings.max_norm,
       wanted: server.reads ?? [],
+      secure: settings.secure_aggregation ? { config: settings.secure_aggregation, seed: config.seed } : null,
       kept: (client) => ({ now: this.#kept.get(client) ?? null, durable: this.#durable.get(client) ?? null }),
       warn: (message) => this.#emit({ type: 'warning', message }),
     });
@@ -241,6 +238,7 @@ function describe({ execution, settings, objective }: DeploymentParts): JobDescr
     optim: config.optim,
     objective: { name: objective.name, config: objective.config },
     batch: settings.local_batch,
+    secure: settings.secure_aggregation !== null,
     engine: config.engine.kind,
     data: { section, encoding: encodingOf(data) },
     partition: { how: partition, holdout: metrics.holdout },

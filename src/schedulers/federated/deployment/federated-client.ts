@@ -16,6 +16,7 @@ import {
   type Welcome,
   welcomeSchema,
 } from './messages.ts';
+import { SecureMember } from './secure-member.ts';
 
 /** Fits and questions that may wait for the one that is being computed. */
 const MAX_QUEUED = 8;
@@ -118,6 +119,7 @@ export class FederatedClient {
           welcome,
           compute,
           blobs,
+          secure: new SecureMember(this.#options.allow, compute.paramsSize + compute.stateSize, welcome.job.seed),
           end: resolve,
           start: null,
           answer: null,

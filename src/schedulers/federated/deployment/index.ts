@@ -11,3 +11,5 @@ export * from './messages.ts';
 export * from './nats-clients.ts';
 export * from './roster.ts';
 export * from './run-client.ts';
+export * from './secure-clients.ts';
+export * from './secure-member.ts';

@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { SEALED_BYTES } from '../privacy/index.ts';
 
 /*
  * What a federated server and its clients tell each other, over NATS request and reply (`ControlRequester`). Only plain data
@@ -7,7 +8,7 @@ import * as z from 'zod';
  */
 
 /** Version of the messages; both ends must have the same. */
-export const FEDERATED_PROTOCOL = 1;
+export const FEDERATED_PROTOCOL = 2;
 
 /** Where clients tell the server that they are there. (Five parts: the subjects of workers have no more than four.) */
 export const serverSubject = (job: string): string => `plexus.${job}.fed.server.in`;
@@ -26,6 +27,8 @@ const name = z.string().regex(/^[\w-]{1,64}$/, 'must be 1 to 64 letters, digits,
 const id = z.string().regex(/^[0-9a-f-]{36}$/);
 const whole = z.int().min(0);
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array);
+const bytesOfLength = (length: number) =>
+  z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.length === length, `must be ${length} bytes`);
 
 /** Bytes that travel in a message, or what is needed to fetch them. */
 export const parcelSchema = z.union([
@@ -89,6 +92,8 @@ export const jobSchema = z.object({
   batch: z.int().min(1),
   engine: z.enum(['onnx', 'tfjs']),
   data: z.object({ section: z.unknown(), encoding: z.unknown() }),
+  /** Updates leave their clients under masks only (secure aggregation). */
+  secure: z.boolean(),
   /** For clients that take a part of the job's own data. */
   partition: z.unknown(),
   /** Settings of fits that are not of any one fit, as threads of a simulation are given them. */
@@ -123,6 +128,35 @@ const asked = {
   vectors: vectorsSchema,
 };
 
+/** Others that a client shares masks with, at most: as many as a secret has shares. */
+const MOST_NEIGHBOURS = 254;
+const neighbour = {
+  client: whole,
+  /** X25519 public keys: one that shares are sealed with, one that masks come from. */
+  cipher: bytesOfLength(32),
+  mask: bytesOfLength(32),
+};
+/** Of a message about one secure aggregation; each has a name of its own. */
+const secret = { session: id, round: whole, client: whole, aggregation: z.string().max(128) };
+
+/** How an update is to be masked. */
+export const maskingSchema = z.object({
+  aggregation: secret.aggregation,
+  /** What neighbours have shared with this client, sealed for it. */
+  shares: z.array(z.object({ from: whole, sealed: bytesOfLength(SEALED_BYTES) })).max(MOST_NEIGHBOURS),
+  /** Clients whose updates may be in the sum. */
+  members: z.int().min(2).max(1e6),
+  /** Changes beyond it cannot be sent. */
+  range: z.number().positive(),
+  /** What the update is multiplied by: its weight as a part of the largest one. */
+  share: z.number().positive().max(1),
+  /** Norm above which it is not to be sent; null for no bound. */
+  maxNorm: z.number().positive().nullable(),
+});
+
+/** How an update is to be masked. */
+export type Masking = z.output<typeof maskingSchema>;
+
 /** What the server asks of a client. */
 export const toClientSchema = z.discriminatedUnion('type', [
   z.object({
@@ -140,7 +174,20 @@ export const toClientSchema = z.discriminatedUnion('type', [
     durable: whole.nullable(),
     /** Names of what it keeps that the server wants to see. */
     wanted: z.array(z.string().max(128)).max(16),
+    /** How the update is to be masked; null: it goes as it is. */
+    masking: maskingSchema.nullable(),
   }),
+  /** Secure aggregation: the client's public keys are wanted. */
+  z.object({ type: z.literal('keys'), ...secret }),
+  /** Shares of its secrets are wanted, sealed for each of these. */
+  z.object({
+    type: z.literal('shares'),
+    ...secret,
+    threshold: z.int().min(1),
+    neighbours: z.array(z.object(neighbour)).max(MOST_NEIGHBOURS),
+  }),
+  /** What takes masks off is wanted; `survivors` have sent their vectors. */
+  z.object({ type: z.literal('unmask'), ...secret, survivors: z.array(whole).max(65_536) }),
   z.object({ type: z.literal('ask'), ...asked, task: z.string().max(128), config: z.unknown() }),
   z.object({ type: z.literal('loss'), ...asked }),
   /** The server ends its session. */
@@ -150,8 +197,22 @@ export const toClientSchema = z.discriminatedUnion('type', [
 /** What the server asks of a client. */
 export type ToClient = z.output<typeof toClientSchema>;
 
+/** What a client answers with more than that it has heard. */
+export type ClientRequest = Exclude<ToClient, { readonly type: 'end' }>;
+
 /** A fit, as a client is asked for it. */
 export type FitRequest = Extract<ToClient, { type: 'fit' }>;
+
+/** The answer to `keys`. */
+export const keysSchema = z.object({ cipher: neighbour.cipher, mask: neighbour.mask });
+
+/** The answer to `shares`. */
+export const sharesSchema = z.array(z.object({ to: whole, sealed: bytesOfLength(SEALED_BYTES) })).max(MOST_NEIGHBOURS);
+
+/** The answer to `unmask`. */
+export const unmaskingSchema = z
+  .array(z.object({ of: whole, what: z.enum(['seed', 'key']), x: z.int().min(1).max(255), share: bytesOfLength(32) }))
+  .max(MOST_NEIGHBOURS);
 
 /** The answer to `loss`: sums over the client's examples. */
 export const lossSchema = z.object({ loss: z.number(), examples: z.int().min(1), correct: whole.nullable() });
@@ -169,7 +230,10 @@ export const fitAnswerSchema = z.object({
   keeps: z.boolean(),
   /** Why there is no update. */
   problem: z.string().max(2000).nullable(),
-  /** `update`, then vectors that are sent (`sent/NAME`) and kept ones that are wanted (`kept/NAME`); null with a problem. */
+  /**
+   * `update`, then vectors that are sent (`sent/NAME`) and kept ones that are wanted (`kept/NAME`); or `masked` alone, integers in
+   * the memory of float32 numbers. Null with a problem.
+   */
   update: z.object({ parcel: parcelSchema, vectors: vectorsSchema }).nullable(),
 });
 

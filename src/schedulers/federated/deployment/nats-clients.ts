@@ -1,17 +1,27 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
+import type { Collector } from '../collector.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, SharedStart } from '../fit-task.ts';
 import type { Fitters } from '../fitters.ts';
+import type { SecureAggregationConfig } from '../privacy/index.ts';
 import { Blame, problemOf } from './blame.ts';
 import { BadUpdate } from './check-update.ts';
 import { RoundsFailed } from './errors.ts';
 import { GatheredSum } from './gathered-sum.ts';
-import { clientSubject, type JobDescription, lossSchema, serverSubject, type ToClient } from './messages.ts';
+import {
+  type ClientRequest,
+  clientSubject,
+  type JobDescription,
+  lossSchema,
+  serverSubject,
+  type ToClient,
+} from './messages.ts';
 import { bytesOf, packed, unpacked } from './payload.ts';
 import { receivedUpdate } from './received-update.ts';
 import type { LiveClient, Roster } from './roster.ts';
+import { MASKED_UPDATES_BY, SecureClients, type SecureClientsOptions } from './secure-clients.ts';
 import { SentStarts } from './sent-starts.ts';
 import { replyTo } from './server-replies.ts';
 
@@ -38,6 +48,10 @@ export interface NatsClientsOptions {
   readonly wanted: readonly string[];
   /** Round after which what a client keeps counts, now and as of the newest checkpoint; null: nothing. */
   readonly kept: (client: number) => { readonly now: number | null; readonly durable: number | null };
+  /** How updates are added up in secret, and the run's seed; null: they come as they are. */
+  readonly secure?: { readonly config: SecureAggregationConfig; readonly seed: number } | null;
+  /** With `secure`: called with everything that arrives of a client's update. */
+  readonly onArrival?: SecureClientsOptions['onArrival'];
   readonly warn: (message: string) => void;
 }
 
@@ -61,14 +75,15 @@ export class NatsClients implements Fitters {
   readonly #blobs: BlobServer;
   readonly #starts: SentStarts;
   readonly #blame: Blame;
+  readonly #secure: SecureClients | null;
   readonly #keeping = new Set<number>();
-  /** When the round that is under way has to be over. */
-  #until = 0;
+  /** When the round that is under way began. */
+  #began = 0;
   #bytes = { down: 0, up: 0 };
   #trained = 0;
 
   constructor(options: NatsClientsOptions) {
-    const { nats, job, local } = options;
+    const { nats, job, local, secure = null, maxNorm, onArrival } = options;
     this.#options = options;
     this.#blame = new Blame(options.roster);
     this.paramsSize = local.paramsSize;
@@ -78,14 +93,31 @@ export class NatsClients implements Fitters {
     this.#requester = new ControlRequester(nats);
     this.#blobs = new BlobServer({ nats, job, owner: `fed-${this.session}`, secret: this.#secret, listen: null });
     this.#starts = new SentStarts(this.#blobs, `fed-${this.session}`);
+    this.#secure = secure
+      ? new SecureClients({
+          ...{ ...secure, session: this.session, maxNorm },
+          request: (message, until, signal) => this.#command(message, this.#until(until), signal),
+          blame: (client, why) => this.#blame.add(client, why),
+          onBytes: ({ down, up }) => {
+            this.#bytes.down += down;
+            this.#bytes.up += up;
+          },
+          ...(onArrival ? { onArrival } : {}),
+        })
+      : null;
     const replies = { ...options, session: this.session, secret: this.#secret, sizes: this };
     this.#responder = new ControlResponder(nats, serverSubject(job), (message) => replyTo(message, replies));
   }
 
   /** Begins a round: from now on its deadline runs. */
   begin(): void {
-    this.#until = performance.now() + this.#options.deadlineMs;
+    this.#began = performance.now();
     this.#bytes = { down: 0, up: 0 };
+  }
+
+  /** How updates of rounds are added up in secret; null where they come as they are. */
+  get collector(): Collector | null {
+    return this.#secure;
   }
 
   /** Whether a client, as it last said, keeps something for its next round. */
@@ -213,6 +245,7 @@ export class NatsClients implements Fitters {
         kept: now,
         durable,
         wanted: [...this.#options.wanted],
+        masking: (await this.#secure?.masking(fit)) ?? null,
       };
       const answer = await this.#request(start, { client, round }, asking, signal);
       const { update, norm, kept, sent, told } = await this.#received(start, { client, round }, answer, signal);
@@ -240,7 +273,8 @@ export class NatsClients implements Fitters {
     const live = this.#live(client);
     return receivedUpdate(answer, {
       ...{ nats, job, maxNorm, wanted, version, round, from: live, session: this.session, sizes: this },
-      deadlineMs: () => Math.max(1, this.#until - performance.now()),
+      masked: this.#secure !== null,
+      deadlineMs: () => Math.max(1, this.#until(this.#secure ? MASKED_UPDATES_BY : 1) - performance.now()),
       signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
       onBytes: (bytes) => {
         this.#bytes.up += bytes;
@@ -250,11 +284,7 @@ export class NatsClients implements Fitters {
 
   /** Asks one client, until it answers or the round is over. */
   async #request(start: SharedStart, { client, round }: Who, asking: Asking, signal?: AbortSignal): Promise<unknown> {
-    const { job } = this.#options;
-    const live = this.#live(client);
     const sent = this.#starts.of(start);
-    const deadlineMs = this.#until - performance.now();
-    if (deadlineMs <= 0) throw new Error('the deadline of the round had passed');
     const { session } = this;
     const { version } = start;
     const message = {
@@ -265,9 +295,17 @@ export class NatsClients implements Fitters {
       version,
       start: sent.start.parcel,
       vectors: sent.vectors,
-    } as ToClient;
+    } as ClientRequest;
     this.#bytes.down += bytesOf(sent.vectors);
-    return this.#requester.request(clientSubject(job, live.name, live.id), message, {
+    return this.#command(message, this.#until(this.#secure ? MASKED_UPDATES_BY : 1), signal);
+  }
+
+  /** Tells one client something until it answers, or it is `until`. */
+  async #command(message: ClientRequest, until: number, signal: AbortSignal | undefined): Promise<unknown> {
+    const live = this.#live(message.client);
+    const deadlineMs = until - performance.now();
+    if (deadlineMs <= 0) throw new Error('the deadline of the round had passed');
+    return this.#requester.request(clientSubject(this.#options.job, live.name, live.id), message, {
       deadlineMs,
       signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
     });
@@ -291,6 +329,11 @@ export class NatsClients implements Fitters {
         }
       }),
     );
+  }
+
+  /** When a part of the time of the round that is under way has passed. */
+  #until(part: number): number {
+    return this.#began + part * this.#options.deadlineMs;
   }
 
   #live(client: number): LiveClient {

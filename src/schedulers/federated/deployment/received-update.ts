@@ -21,6 +21,8 @@ export interface ExpectedUpdate {
   readonly maxNorm: number | null;
   /** Names of what the client keeps that the strategy wants to see. */
   readonly wanted: readonly string[];
+  /** Whether it is to come under masks: then nothing of it can be checked but its length, and nothing else comes with it. */
+  readonly masked: boolean;
   /** Milliseconds that are left. */
   readonly deadlineMs: () => number;
   readonly signal: AbortSignal;
@@ -42,10 +44,9 @@ export interface ReceivedUpdate {
  * Fetches and checks what a client answers to a fit: nothing of it is used before all of it is as it must be.
  * @throws BadUpdate saying what is wrong with it; or what fetching throws
  */
-export async function receivedUpdate(
-  answer: unknown,
-  { nats, job, from, session, round, version, sizes, maxNorm, wanted, deadlineMs, signal, onBytes }: ExpectedUpdate,
-): Promise<ReceivedUpdate> {
+export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate): Promise<ReceivedUpdate> {
+  const { nats, job, from, session, round, version, sizes, maxNorm, wanted, masked, deadlineMs, signal, onBytes } =
+    expected;
   const parsed = fitAnswerSchema.safeParse(answer);
   if (!parsed.success) throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
   const told: FitAnswer = parsed.data;
@@ -66,7 +67,12 @@ export async function receivedUpdate(
   const { parcel, vectors: list } = told.update;
   const size = sizes.paramsSize + sizes.stateSize;
   const [first] = list;
-  if (first?.name !== 'update' || first.length !== size)
+  if (masked && (first?.name !== 'masked' || list.length !== 1))
+    throw new BadUpdate(
+      `it sends "${list.map(({ name }) => name).join('", "')}", and only "masked" was asked for`,
+      true,
+    );
+  if ((!masked && first?.name !== 'update') || first?.length !== size)
     throw new BadUpdate(`its update has ${first?.length ?? 0} numbers, ${size} were expected`, true);
   if (bytesOf(list) > 4 * MAX_VECTORS * (size + 1024))
     throw new BadUpdate(`it sends ${bytesOf(list)} bytes, which is too much for a model of ${size} numbers`, true);
@@ -79,6 +85,7 @@ export async function receivedUpdate(
   });
   onBytes(bytes.length);
   const vectors = splitVectors(bytes, list);
+  if (masked) return { update: vectors.get('masked') as Float32Array, norm: Number.NaN, kept: {}, sent: {}, told };
   const update = vectors.get('update') as Float32Array;
   const norm = checkUpdate(update, { params: sizes.paramsSize, state: sizes.stateSize, maxNorm });
   const kept: Record<string, Float32Array> = {};

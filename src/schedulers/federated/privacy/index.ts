@@ -11,4 +11,5 @@ export * from './secagg-client.ts';
 export * from './secagg-error.ts';
 export * from './secagg-round.ts';
 export * from './secagg-server.ts';
+export * from './secagg-sum.ts';
 export * from './shamir.ts';

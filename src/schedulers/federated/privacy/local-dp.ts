@@ -19,6 +19,8 @@ export type LocalDpConfig = z.output<typeof localDpSchema>;
  * The Algorithmic Foundations of Differential Privacy, 2014, appendix A). Any two updates below the bound are at most twice the
  * bound apart, and it is known who takes part, so that the budget is that of noise of half the multiplier, without sampling, as often
  * as the client was asked that was asked most often.
+ * @param clients those that are counted one by one; any with a higher number count as one with the last of them, which can only make
+ *   the budget that is told too large
  */
 export function localPrivacy(
   inner: FederatedServer,
@@ -37,7 +39,8 @@ export function localPrivacy(
     weight: () => 1,
     clipNorm: () => config.clip_norm,
     noise: (client) => {
-      asked[client] = (asked[client] as number) + 1;
+      const at = Math.min(client, clients - 1);
+      asked[at] = (asked[at] as number) + 1;
       return config.noise_multiplier * config.clip_norm;
     },
     epsilon,

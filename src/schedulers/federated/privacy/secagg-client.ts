@@ -37,8 +37,6 @@ export interface Unmasking {
 export interface SecAggTerms {
   /** Told apart from all other aggregations, so that no mask is used twice. */
   readonly id: string;
-  /** Shares that are needed to put a secret together. */
-  readonly threshold: number;
   /** Numbers in a vector. */
   readonly length: number;
 }
@@ -64,6 +62,8 @@ export class SecAggClient {
   readonly #neighbours = new Map<number, PublicKeys>();
   readonly #channels = new Map<number, Channel>();
   readonly #received = new Map<number, { readonly seed: SecretShare; readonly key: SecretShare }>();
+  /** Shares that are needed to put a secret together. */
+  #threshold = 0;
   #masked = false;
   #unmasked = false;
 
@@ -83,14 +83,18 @@ export class SecAggClient {
 
   /**
    * Second step: shares of this client's secrets for its neighbours, encrypted for each.
-   * @throws SecAggError if there are too few neighbours for the threshold: a server must not be able to ask for that
+   * @param threshold shares that are needed to put a secret together
+   * @throws SecAggError if there are too few neighbours for the threshold: a server must not be able to ask for that; Error if
+   *   it has shared them before
    */
-  share(neighbours: readonly PublicKeys[]): SealedShares[] {
-    const { threshold } = this.#terms;
+  share(neighbours: readonly PublicKeys[], threshold: number): SealedShares[] {
+    if (this.#threshold > 0)
+      throw new Error(`client ${this.client} has shared its secrets of aggregation ${this.#terms.id} already`);
     if (neighbours.length < threshold || threshold <= neighbours.length / 2)
       throw new SecAggError(
         `client ${this.client} was given ${neighbours.length} neighbours with a threshold of ${threshold}; it must be more than half of them, and no more`,
       );
+    this.#threshold = threshold;
     for (const keys of neighbours) this.#neighbours.set(keys.client, keys);
     const seeds = splitSecret(this.#seed, neighbours.length, threshold);
     const keys = splitSecret(this.#mask.rawPrivate, neighbours.length, threshold);
@@ -125,9 +129,16 @@ export class SecAggClient {
     return masked;
   }
 
-  /** The masks of the third step by themselves, for adding them elsewhere. Once only: two vectors must not have the same. */
+  /**
+   * The masks of the third step by themselves, for adding them elsewhere. Once only: two vectors must not have the same.
+   * @throws SecAggError if fewer neighbours than the threshold have shared their secrets; Error if it was asked before
+   */
   masks(): Mask[] {
     const { id } = this.#terms;
+    if (this.#received.size < Math.max(1, this.#threshold))
+      throw new SecAggError(
+        `client ${this.client} has the shares of ${this.#received.size} neighbours in aggregation ${id}, and needs ${this.#threshold}: its mask could not be taken off`,
+      );
     if (this.#masked) throw new Error(`client ${this.client} has masked a vector in aggregation ${id} already`);
     this.#masked = true;
     const own: Mask = { seed: this.#seed, purpose: ownPurpose(id), sign: 1 };
@@ -144,7 +155,8 @@ export class SecAggClient {
    * @throws SecAggError if too few of its neighbours survived; Error if it was asked before
    */
   unmask(survivors: readonly number[]): Unmasking {
-    const { id, threshold } = this.#terms;
+    const { id } = this.#terms;
+    const threshold = this.#threshold;
     if (this.#unmasked) throw new Error(`client ${this.client} has helped to unmask aggregation ${id} already`);
     const left = survivors.filter((other) => this.#received.has(other)).length;
     if (left < threshold)

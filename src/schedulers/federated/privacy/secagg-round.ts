@@ -1,13 +1,14 @@
 import { setImmediate } from 'node:timers/promises';
 import * as z from 'zod';
-import { createRng, type Rng } from '../../../tensor/index.ts';
+import { createRng } from '../../../tensor/index.ts';
 import type { Beginning, Collector } from '../collector.ts';
 import type { ClientUpdate } from '../strategy.ts';
 import { type MaskJob, maskedIn, maskUpdate } from './mask-update.ts';
-import { dequantiseSum, levelsFor, type QuantiseOptions, roundingKey } from './quantise.ts';
+import { levelsFor, type QuantiseOptions, roundingKey } from './quantise.ts';
 import { SecAggClient, type Unmasking } from './secagg-client.ts';
 import { SecAggError } from './secagg-error.ts';
-import { SecAggServer, secAggGraph, secAggThreshold } from './secagg-server.ts';
+import { SecAggServer, secAggGraph } from './secagg-server.ts';
+import { outsideRange, takeMasksOff } from './secagg-sum.ts';
 
 const range = z
   .number()
@@ -42,8 +43,12 @@ export const secureAggregationSchema = z
 /** Settings of secure aggregation. */
 export type SecureAggregationConfig = NonNullable<z.output<typeof secureAggregationSchema>>;
 
-/** Bytes of two public keys; of sealed shares (two of 32 bytes, where they lie, nonce and tag); of a share that is told. */
-const [KEYS, SEALED, SHARE] = [64, 93, 33];
+/** Bytes of two public keys. */
+export const KEYS_BYTES = 64;
+/** Bytes of sealed shares: two of 32, where they lie, nonce and tag. */
+export const SEALED_BYTES = 93;
+/** Bytes of a share that is told: its own, and where it lies. */
+export const SHARE_BYTES = 33;
 
 /** How a secure aggregation of rounds is made. */
 export interface SecureCollectorOptions {
@@ -63,9 +68,7 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
   return {
     begin: async (beginning) => {
       const { round, members } = beginning;
-      const rng = createRng(seed).fork('secure aggregation', round);
-      const neighbours = config.name === 'secagg' ? members.length - 1 : config.neighbours;
-      const graph = secAggGraph(members, neighbours, rng.fork('graph'));
+      const graph = roundGraph(config, seed, round, members);
       const ready = await attempt(() => agree(beginning, graph));
       return {
         collect: async ({ updates, clipNorm }) => {
@@ -77,10 +80,10 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
           const levels = { range, levels: levelsFor(members.length) };
           const result =
             sending.length < 2
-              ? `${sending.length} of ${members.length} clients sent an update: a sum of fewer than two hides nothing`
+              ? tooFew(sending.length, members.length)
               : typeof ready === 'string'
                 ? ready
-                : await attempt(() => aggregate(ready, sending, levels, rng));
+                : await attempt(() => aggregate(ready, sending, levels));
           if (typeof result === 'string') return { sum: null, weight, reports, failure: result, down: 0, up: 0 };
           return { ...result, weight, reports, failure: null };
         },
@@ -92,16 +95,13 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
     { beginning, server, clients, edges }: Agreement,
     sending: readonly ClientUpdate[],
     levels: QuantiseOptions,
-    rng: Rng,
   ) {
-    const { members, mask = async (job: MaskJob) => maskUpdate(job) } = beginning;
-    // Weights go in as shares of the largest one, so that nothing leaves the range.
-    const largest = Math.max(...sending.map(({ report }) => report.weight));
+    const { round, members, largest, mask = async (job: MaskJob) => maskUpdate(job) } = beginning;
     const masked = sending.map(({ update, report }) =>
       mask({
         update,
         levels: { ...levels, share: report.weight / largest },
-        roundingKey: roundingKey(rng.fork('rounding', report.client)),
+        roundingKey: roundingKeyOf(seed, round, report.client),
         masks: (clients.get(report.client) as SecAggClient).masks(),
       }),
     );
@@ -111,16 +111,33 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
     server.addAllMasked(arrived);
     const survivors = server.survivors();
     const answers: Unmasking[] = survivors.map((member) => (clients.get(member) as SecAggClient).unmask(survivors));
-    const sum = dequantiseSum(server.finish(answers), survivors.length, levels);
-    if (largest !== 1) for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) * largest;
+    const sum = takeMasksOff(server, answers, levels, largest);
     const told = answers.reduce((total, { shares }) => total + shares.length, 0);
     return {
       sum,
-      down: edges * (KEYS + SEALED) + 4 * survivors.length * survivors.length,
-      up: members.length * KEYS + edges * SEALED + told * SHARE,
+      down: edges * (KEYS_BYTES + SEALED_BYTES) + 4 * survivors.length * survivors.length,
+      up: members.length * KEYS_BYTES + edges * SEALED_BYTES + told * SHARE_BYTES,
     };
   }
 }
+
+/** Who is whose neighbour in a round. */
+export function roundGraph(
+  config: SecureAggregationConfig,
+  seed: number,
+  round: number,
+  members: readonly number[],
+): ReadonlyMap<number, readonly number[]> {
+  const neighbours = config.name === 'secagg' ? members.length - 1 : config.neighbours;
+  return secAggGraph(members, neighbours, ofRound(seed, round).fork('graph'));
+}
+
+/** What a client of a round rounds its update with. */
+export function roundingKeyOf(seed: number, round: number, client: number): Uint8Array {
+  return roundingKey(ofRound(seed, round).fork('rounding', client));
+}
+
+const ofRound = (seed: number, round: number) => createRng(seed).fork('secure aggregation', round);
 
 /** A round whose clients have keys, and shares of each other's secrets. */
 interface Agreement {
@@ -133,14 +150,16 @@ interface Agreement {
 
 /** The first two steps, in which clients' updates play no part. In between others get the thread: clients train meanwhile. */
 async function agree(beginning: Beginning, graph: ReadonlyMap<number, readonly number[]>): Promise<Agreement> {
+  // (Whoever trains has yet to be told to.)
+  await setImmediate();
   const { round, members, length } = beginning;
   const degree = graph.get(members[0] as number)?.length ?? 0;
-  const terms = { id: `round ${round}`, threshold: secAggThreshold(degree), length };
+  const terms = { id: `round ${round}`, length };
   const server = new SecAggServer(terms, graph);
   const clients = new Map(members.map((member) => [member, new SecAggClient(member, terms)]));
   for (const client of clients.values()) server.addKeys(client.keys());
   for (const client of clients.values()) {
-    server.addShares(client.client, client.share(server.neighboursOf(client.client)));
+    server.addShares(client.client, client.share(server.neighboursOf(client.client), server.threshold));
     await setImmediate();
   }
   for (const client of clients.values()) {
@@ -150,8 +169,13 @@ async function agree(beginning: Beginning, graph: ReadonlyMap<number, readonly n
   return { beginning, server, clients, edges: members.length * degree };
 }
 
+/** Why so few updates are not added up. */
+export function tooFew(sending: number, members: number): string {
+  return `${sending} of ${members} clients sent an update: a sum of fewer than two hides nothing`;
+}
+
 /** What comes of it, or why an aggregation cannot go on. (Anything else that is thrown is a fault of ours.) */
-async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
+export async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
   try {
     return await run();
   } catch (error) {
@@ -161,23 +185,7 @@ async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
 }
 
 /** A client whose update cannot be written as integers of the ring does not send it. */
-function withinRange(given: ClientUpdate, range: number): ClientUpdate {
-  if (given.report.problem !== null) return given;
-  const largest = largestOf(given.update);
-  // (A clipped norm may be above its bound by a rounding.)
-  if (largest <= range * (1 + 1e-6)) return given;
-  const problem = `its update changes a value by ${largest.toPrecision(4)}, the range of secure aggregation is ${range}`;
-  return { update: given.update, report: { ...given.report, problem } };
-}
-
-/** The largest absolute value; NaN if one is. */
-function largestOf({ buffer, byteOffset, length }: Float32Array): number {
-  // Without their signs the bits of floats are in the order of their sizes, and integers are compared in half the time.
-  const bits = new Int32Array(buffer, byteOffset, length);
-  let largest = 0;
-  for (let i = 0; i < length; i++) {
-    const size = (bits[i] as number) & 0x7fffffff;
-    if (size > largest) largest = size;
-  }
-  return new Float32Array(Int32Array.of(largest).buffer)[0] as number;
+function withinRange({ update, report }: ClientUpdate, range: number): ClientUpdate {
+  const problem = report.problem ?? outsideRange(update, range);
+  return problem === report.problem ? { update, report } : { update, report: { ...report, problem } };
 }

@@ -50,6 +50,7 @@ export function secAggThreshold(neighbours: number): number {
  */
 export class SecAggServer {
   readonly #terms: SecAggTerms;
+  readonly #threshold: number;
   readonly #graph: ReadonlyMap<number, readonly number[]>;
   readonly #keys = new Map<number, PublicKeys>();
   readonly #shared = new Map<number, readonly SealedShares[]>();
@@ -59,7 +60,14 @@ export class SecAggServer {
   constructor(terms: SecAggTerms, graph: ReadonlyMap<number, readonly number[]>) {
     this.#terms = terms;
     this.#graph = graph;
+    const [first] = graph.values();
+    this.#threshold = secAggThreshold(first?.length ?? 0);
     this.#sum = new Uint32Array(terms.length);
+  }
+
+  /** Shares that are needed to put a secret together. */
+  get threshold(): number {
+    return this.#threshold;
   }
 
   /** Takes in a client's public keys. */
@@ -115,15 +123,9 @@ export class SecAggServer {
    * @throws SecAggError naming a client of whose secret too few shares came
    */
   finish(answers: readonly Unmasking[]): Uint32Array {
-    const { id, threshold } = this.#terms;
-    const shares = new Map<string, SecretShare[]>();
-    for (const answer of answers)
-      for (const { of, what, share } of answer.shares) {
-        const key = `${what} ${of}`;
-        const known = shares.get(key);
-        if (known) known.push(share);
-        else shares.set(key, [share]);
-      }
+    const { id } = this.#terms;
+    const threshold = this.#threshold;
+    const shares = sharesOf(answers);
     const secretOf = (what: 'seed' | 'key', client: number): Uint8Array => {
       const found = shares.get(`${what} ${client}`) ?? [];
       if (found.length < threshold)
@@ -136,10 +138,7 @@ export class SecAggServer {
     const masks = [...this.#survivors].map(
       (client): Mask => ({ seed: secretOf('seed', client), purpose: ownPurpose(id), sign: -1 }),
     );
-    for (const gone of this.#shared.keys()) {
-      if (this.#survivors.has(gone)) continue;
-      const mates = this.#member(gone).filter((other) => this.#survivors.has(other));
-      if (mates.length === 0) continue;
+    for (const [gone, mates] of this.#gone()) {
       const key = privateKey(secretOf('key', gone), (this.#keys.get(gone) as PublicKeys).mask);
       for (const other of mates) {
         const seed = pairSeed(key, (this.#keys.get(other) as PublicKeys).mask);
@@ -152,9 +151,41 @@ export class SecAggServer {
     return result;
   }
 
+  /** Whether these answers are enough to take the masks off: those that are still to come may be missing. */
+  complete(answers: readonly Unmasking[]): boolean {
+    const shares = sharesOf(answers);
+    const there = (what: 'seed' | 'key', client: number) =>
+      (shares.get(`${what} ${client}`)?.length ?? 0) >= this.#threshold;
+    return (
+      [...this.#survivors].every((client) => there('seed', client)) &&
+      this.#gone().every(([gone]) => there('key', gone))
+    );
+  }
+
+  /** Clients that left after they had shared their secrets, each with those of its neighbours that survived, if there are any. */
+  #gone(): [client: number, mates: number[]][] {
+    return [...this.#shared.keys()]
+      .filter((client) => !this.#survivors.has(client))
+      .map((client): [number, number[]] => [client, this.#member(client).filter((mate) => this.#survivors.has(mate))])
+      .filter(([, mates]) => mates.length > 0);
+  }
+
   #member(client: number): readonly number[] {
     const neighbours = this.#graph.get(client);
     if (!neighbours) throw new RangeError(`client ${client} is not part of aggregation ${this.#terms.id}`);
     return neighbours;
   }
+}
+
+/** Shares by what they are of; two that lie at the same place are one. */
+function sharesOf(answers: readonly Unmasking[]): ReadonlyMap<string, readonly SecretShare[]> {
+  const shares = new Map<string, SecretShare[]>();
+  for (const answer of answers)
+    for (const { of, what, share } of answer.shares) {
+      const key = `${what} ${of}`;
+      const known = shares.get(key);
+      if (!known) shares.set(key, [share]);
+      else if (!known.some(({ x }) => x === share.x)) known.push(share);
+    }
+  return shares;
 }

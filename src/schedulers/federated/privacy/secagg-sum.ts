@@ -1,0 +1,49 @@
+import { dequantiseSum, type QuantiseOptions } from './quantise.ts';
+import type { Unmasking } from './secagg-client.ts';
+import { SecAggError } from './secagg-error.ts';
+import type { SecAggServer } from './secagg-server.ts';
+
+/** Why an update cannot be written as integers of the ring; null if it can. */
+export function outsideRange(update: Float32Array, range: number): string | null {
+  const largest = largestOf(update);
+  // (A clipped norm may be above its bound by a rounding.)
+  if (largest <= range * (1 + 1e-6)) return null;
+  return `its update changes a value by ${largest.toPrecision(4)}, the range of secure aggregation is ${range}`;
+}
+
+/**
+ * The weighted sum of the updates of those who sent one, as real numbers.
+ * @param largest weight that counts as 1 where updates are masked: others go in as parts of it, so that nothing leaves the range
+ * @throws SecAggError if too few shares came, or if the sum is none of vectors within the range: then one of those who sent a vector
+ *   or shares did not do as it should, and nobody can tell which
+ */
+export function takeMasksOff(
+  server: SecAggServer,
+  answers: readonly Unmasking[],
+  levels: QuantiseOptions,
+  largest: number,
+): Float32Array {
+  const integers = server.finish(answers);
+  const count = server.survivors().length;
+  const most = count * levels.levels;
+  const at = integers.findIndex((value) => value > most);
+  if (at >= 0)
+    throw new SecAggError(
+      `number ${at} of the sum of ${count} clients is one that they cannot have sent: one of them sent a wrong vector or wrong shares, and masks hide which`,
+    );
+  const sum = dequantiseSum(integers, count, levels);
+  if (largest !== 1) for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) * largest;
+  return sum;
+}
+
+/** The largest absolute value; NaN if one is. */
+function largestOf({ buffer, byteOffset, length }: Float32Array): number {
+  // Without their signs the bits of floats are in the order of their sizes, and integers are compared in half the time.
+  const bits = new Int32Array(buffer, byteOffset, length);
+  let largest = 0;
+  for (let i = 0; i < length; i++) {
+    const size = (bits[i] as number) & 0x7fffffff;
+    if (size > largest) largest = size;
+  }
+  return new Float32Array(Int32Array.of(largest).buffer)[0] as number;
+}
