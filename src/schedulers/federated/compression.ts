@@ -111,18 +111,36 @@ export interface RoundCompression {
   readonly sent: readonly Run[];
 }
 
-/** The parameters as clients receive them, and the bytes that it takes to send them to one. */
-export function sendParams(
-  params: Float32Array,
-  { config, sent }: RoundCompression,
-): { readonly params: Float32Array; readonly bytes: number } {
+/** Parameters on their way to clients. */
+export interface SentParams {
+  /** As clients receive them. */
+  readonly params: Float32Array;
+  /** What a codec wrote of the places that are sent; null where they go as they are. */
+  readonly encoded: Uint8Array | null;
+  /** Bytes that it takes to send them to one client. */
+  readonly bytes: number;
+}
+
+/** Writes the parameters as few bytes, as the config says. */
+export function sendParams(params: Float32Array, { config, sent }: RoundCompression): SentParams {
   const codec = downloadCodec(config);
-  if (!codec) return { params, bytes: 4 * sizeOfRuns(sent) };
+  if (!codec) return { params, encoded: null, bytes: 4 * sizeOfRuns(sent) };
   const received = params.slice();
   const values = gatherRuns(params, sent).slice();
   const { bytes } = sendUpdate(codec, values, { seed: 0, left: null });
   scatterRuns(values, sent, received);
-  return { params: received, bytes: bytes.length };
+  return { params: received, encoded: bytes, bytes: bytes.length };
+}
+
+/**
+ * Puts what a codec wrote of some places of a vector in these places.
+ * @throws CommProtocolError if the bytes make no sense
+ */
+export function decodeRuns(codec: UpdateCodec, bytes: Uint8Array, runs: readonly Run[], vector: Float32Array): void {
+  const values = new Float32Array(sizeOfRuns(runs));
+  // (What came over the network need not begin at a multiple of four.)
+  codec.decode(bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes), values);
+  scatterRuns(values, runs, vector);
 }
 
 /** Bytes that an update typically takes: what simulated time goes by. */

@@ -36,6 +36,8 @@ export interface CohortSum {
 export interface EachOptions {
   readonly signal?: AbortSignal;
   readonly lend?: boolean;
+  /** Reports have what a codec wrote of the update, if there is one. */
+  readonly encoded?: boolean;
 }
 
 /** Clients whose own models one task measures. */
@@ -156,10 +158,13 @@ export class FitPool {
   async each(
     start: SharedStart,
     cohort: readonly ClientFit[],
-    { signal, lend = false }: EachOptions = {},
+    { signal, lend = false, encoded = false }: EachOptions = {},
   ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
     const results = cohort.map(async (client) => {
-      const { into, reports } = await this.#fit({ start, clients: [client], mode: 'each', into: this.#take() }, signal);
+      const { into, reports } = await this.#fit(
+        { start, clients: [client], mode: 'each', encoded, into: this.#take() },
+        signal,
+      );
       const update = lend ? new Float32Array(into) : new Float32Array(into).slice();
       if (!lend) this.#spare.push(into);
       return { update, report: reports[0] as ClientReport };

@@ -99,8 +99,9 @@ async function roundTraining(
     await readVectors(saved, SERVER, server.vectors ?? {});
     await readClients(saved, store);
   }
+  const compression = compressesUpdates(settings.compression) ? { config: settings.compression, sent } : null;
   const deployed = execution.clients
-    ? await Deployment.open({ execution, pool, saved, server, objective, settings })
+    ? await Deployment.open({ execution, pool, saved, server, objective, compression, settings })
     : null;
   const plan = tasksOf(execution);
   const tasks =
@@ -125,7 +126,7 @@ async function roundTraining(
       local: { epochs: settings.local_epochs, batch: settings.local_batch },
       deadlineSeconds: deployed ? null : settings.round_deadline_s,
       maxNorm: settings.max_norm,
-      compression: compressesUpdates(settings.compression) ? { config: settings.compression, sent } : null,
+      compression,
       collector: deployed ? deployed.clients.collector : secure ? secureCollector({ config: secure, seed }) : null,
     },
     params,

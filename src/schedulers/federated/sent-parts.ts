@@ -18,6 +18,14 @@ export function runsWithout(
   return runs;
 }
 
+/** The places of a vector of `size` elements that are in none of the runs. */
+export function otherRuns(size: number, runs: readonly Run[]): Run[] {
+  return runsWithout(
+    size,
+    runs.map(([from, to]) => ({ offset: from, size: to - from })),
+  );
+}
+
 /** Elements in all runs. */
 export function sizeOfRuns(runs: readonly Run[]): number {
   return runs.reduce((sum, [from, to]) => sum + to - from, 0);

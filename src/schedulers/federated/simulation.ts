@@ -117,7 +117,7 @@ export class RoundSimulation {
     const { fits, dropped, left, seconds } = this.#ask(round);
     const extra = await this.#prepare(round, fits);
     const down = compression ? sendParams(this.params, compression) : null;
-    const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {});
+    const start = pool.publish(down?.params ?? this.params, this.state, server.round?.() ?? {}, down ?? undefined);
     this.#underway = countTrained(pool, fits.length);
     const fitted = this.#fit(start, fits, left, signal).finally(() => {
       this.#underway = null;

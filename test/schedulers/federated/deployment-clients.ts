@@ -29,7 +29,9 @@ export type Fit = (
 
 /** How many parameters there are, and how long a round may take. */
 export interface FederationOptions
-  extends Partial<Pick<NatsClientsOptions, 'deadlineMs' | 'maxNorm' | 'wanted' | 'kept' | 'secure' | 'onArrival'>> {
+  extends Partial<
+    Pick<NatsClientsOptions, 'deadlineMs' | 'maxNorm' | 'wanted' | 'kept' | 'secure' | 'onArrival' | 'compression'>
+  > {
   readonly params: number;
   readonly leaseMs?: number;
   /** Whether clients are told that updates are masked. Default: as `secure` has it. */
@@ -75,7 +77,7 @@ export class Federation {
   /** Starts a server: a new session. */
   async open(): Promise<void> {
     const { params, leaseMs = 10_000, deadlineMs = 20_000, maxNorm = null, wanted = [], kept } = this.#options;
-    const { secure = null, onArrival } = this.#options;
+    const { secure = null, compression = null, onArrival } = this.#options;
     const nats = await this.connect();
     this.roster = await Roster.open({
       file: join(this.folder, 'clients.json'),
@@ -83,7 +85,7 @@ export class Federation {
       news: (each) => this.news.push(each),
     });
     this.server = new NatsClients({
-      ...{ nats, job: 'test', run: 'run', roster: this.roster, deadlineMs, maxNorm, wanted, secure },
+      ...{ nats, job: 'test', run: 'run', roster: this.roster, deadlineMs, maxNorm, wanted, secure, compression },
       ...(onArrival ? { onArrival } : {}),
       description: this.description,
       local: {
@@ -194,7 +196,8 @@ export class Federation {
   get description(): JobDescription {
     return {
       ...{ seed: 1, model: { name: 'mlp', args: {} }, optim: {}, objective: { name: 'control-variates', config: {} } },
-      ...{ batch: 10, engine: 'onnx', data: { section: {}, encoding: {} }, partition: {}, more: {} },
+      ...{ batch: 10, engine: 'onnx', data: { section: {}, encoding: {} }, partition: {} },
+      more: this.#options.compression ? { compression: this.#options.compression.config } : {},
       secure: this.#options.masked ?? (this.#options.secure ?? null) !== null,
     };
   }

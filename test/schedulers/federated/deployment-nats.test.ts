@@ -3,8 +3,25 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { ControlRequester, ControlResponder, watchConnection } from '../../../src/comm/index.ts';
-import { CLIENT_INBOX, type ClientWork, clientSubject, RunningTreeSum } from '../../../src/schedulers/index.ts';
+import {
+  ControlRequester,
+  ControlResponder,
+  sendUpdate,
+  updateCodec,
+  watchConnection,
+} from '../../../src/comm/index.ts';
+import { gatherRuns, scatterRuns } from '../../../src/schedulers/federated/sent-parts.ts';
+import {
+  CLIENT_INBOX,
+  type ClientCompute,
+  type ClientWork,
+  clientSubject,
+  decodeRuns,
+  type RoundCompression,
+  RunningTreeSum,
+  sendParams,
+  updateCompressionSchema,
+} from '../../../src/schedulers/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
 
 const open: Federation[] = [];
@@ -191,7 +208,7 @@ describe('clients over NATS', () => {
     await requester.request('plexus.test.fed.server.in', ready, { deadlineMs: 2000 });
     const responder = new ControlResponder(nats, clientSubject('test', 'b', id), () => ({
       ...{ session: made.server.session, round: 0, version: 1, steps: 1, loss: 1, ms: 1, keeps: false, problem: null },
-      update: { parcel: { bytes: new Uint8Array(200) }, vectors: [{ name: 'update', length: 50 }] },
+      update: { parcel: { bytes: new Uint8Array(200) }, vectors: [{ name: 'update', length: 50 }], encoded: null },
     }));
     const { sum, reports } = await made.round(1);
     expect(reports[1]?.problem).toBe(
@@ -242,6 +259,64 @@ describe('clients over NATS', () => {
     // One that does not count changes nothing for the next.
     const again = await made.round(1);
     expect(again.reports.map(({ kept }) => kept.own?.[0])).toEqual([3, 3]);
+  });
+
+  it('get parameters and send updates in the bytes of a codec, of which what makes no sense is nobody’s', async () => {
+    const config = updateCompressionSchema.parse({ name: 'int8', down: 'int8' });
+    // The places in the middle stay with clients.
+    const compression: RoundCompression = {
+      config,
+      sent: [
+        [0, 300],
+        [400, 1000],
+      ],
+    };
+    const codec = updateCodec({ keep: 'all', values: 'int8' });
+    const made = await federation({ params: 1000, compression });
+    const params = updateOf(3, 1000);
+    const sent = sendParams(params, compression);
+    const seen: Float32Array[] = [];
+    const coded =
+      (change: (bytes: Uint8Array) => Uint8Array | undefined): Partial<ClientCompute>['fit'] =>
+      async (start, work) => {
+        seen.push(start.params);
+        const update = updateOf(work.client, 1000).fill(0, 300, 400);
+        const values = gatherRuns(update, compression.sent);
+        const { bytes } = sendUpdate(codec, values, { seed: 0, left: null });
+        scatterRuns(values, compression.sent, update);
+        const about = { client: work.client, examples: 10, steps: 1, weight: 1, loss: 1, norm: 1, kept: {}, ms: 1 };
+        const encoded = change(bytes);
+        return { update, report: { ...about, problem: null, ...(encoded ? { encoded } : {}) } };
+      };
+    const kinds = [
+      (bytes: Uint8Array) => bytes,
+      (bytes: Uint8Array) => bytes,
+      (bytes: Uint8Array) => bytes.subarray(4),
+      () => undefined,
+    ];
+    for (const [i, change] of kinds.entries()) await made.client(names[i] as string, honest, { fit: coded(change) });
+    made.server.begin();
+    const start = made.server.publish(sent.params, new Float32Array(0), {}, sent);
+    const { sum, reports } = await made.server.sum(start, made.fits(0));
+    expect(reports.map(({ problem }) => problem)).toEqual([
+      null,
+      null,
+      expect.stringMatching(/^its update: an update of 900 values takes \d+ bytes with this codec, but \d+ came/),
+      'its update is not written by the codec that was asked for',
+    ]);
+    expect(seen).toHaveLength(4);
+    for (const each of seen) expect(each).toEqual(sent.params);
+    const tree = new RunningTreeSum(4);
+    for (let i = 0; i < 4; i++) {
+      const update = updateOf(i, 1000).fill(0, 300, 400);
+      decodeRuns(codec, codec.encode(gatherRuns(update, compression.sent), 0), compression.sent, update);
+      tree.add(i + 1, i < 2 ? update.map((value) => value * (i + 1)) : null);
+    }
+    expect(sum).toEqual(tree.total());
+    // A quarter of the 900 places, a scale for each 256, and the 100 others as they are, on the way down only.
+    const encoded = codec.typicalBytes(900);
+    expect(encoded).toBeLessThan(950);
+    expect(made.server.bytes).toEqual({ down: 4 * (encoded + 400), up: 2 * encoded + (encoded - 4) });
   });
 
   it('draw the noise that they are asked for from secrets of their own, never the same twice', async () => {

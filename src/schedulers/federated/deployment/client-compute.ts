@@ -25,6 +25,7 @@ export interface ClientCompute {
   readonly examples: number;
   readonly paramsSize: number;
   readonly stateSize: number;
+  /** The report has what the job's codec wrote of the update, if it has one. */
   fit(start: StartVectors, work: ClientWork): Promise<{ readonly update: Float32Array; readonly report: ClientReport }>;
   /** Masks an update. @returns it as it may leave the client, in memory of its own */
   mask(job: MaskJob): Promise<Float32Array>;
@@ -67,7 +68,7 @@ export async function startCompute(job: JobDescription, options: ComputeOptions)
     paramsSize: pool.paramsSize,
     stateSize: pool.stateSize,
     fit: async (start, work) => {
-      const [done] = await pool.each(publish(start), [{ ...work, examples, weight: 1 }]);
+      const [done] = await pool.each(publish(start), [{ ...work, examples, weight: 1 }], { encoded: true });
       return done as { update: Float32Array; report: ClientReport };
     },
     mask: async (job) => {

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import type { BlobServer } from '../../../comm/index.ts';
+import { decodeRuns, downloadCodec, type UpdateCompression, updateCompressionSchema } from '../compression.ts';
 import type { ClientReport } from '../fit-task.ts';
+import { otherRuns, type Run, scatterRuns, sizeOfRuns } from '../sent-parts.ts';
 import { type AllowList, checkFit, checkTask, checkWanted } from './allow-list.ts';
 import type { ClientCompute, ClientWork, StartVectors } from './client-compute.ts';
 import type { ClientState } from './client-state.ts';
@@ -100,10 +102,10 @@ export async function answerRequest(
 function startOf(
   options: FederatedClientOptions,
   session: ClientSession,
-  { version, start, vectors }: AboutVectors,
+  { version, start, vectors, encoded }: AboutVectors,
 ): Promise<StartVectors> {
   if (session.start?.version === version) return session.start.vectors;
-  const fetched = fetchStart(options, session, start, vectors);
+  const fetched = fetchStart(options, session, start, vectors, encoded);
   session.start = { version, vectors: fetched };
   fetched.catch(() => {
     if (session.start?.vectors === fetched) session.start = null;
@@ -116,22 +118,54 @@ async function fetchStart(
   { welcome, compute }: ClientSession,
   parcel: AboutVectors['start'],
   list: VectorList,
+  encoded: AboutVectors['encoded'],
 ): Promise<StartVectors> {
-  const expected = { params: compute.paramsSize, state: compute.stateSize };
+  const codec = encoded && downloadCodec(compressionOf(welcome.job));
+  if (encoded && !codec) throw new ClientRefusal('the server sends parameters by a codec that the job does not name');
+  const places = encoded ? otherRuns(compute.paramsSize, checkedRuns(encoded.runs, compute.paramsSize)) : null;
+  const expected = {
+    params: places ? sizeOfRuns(places) : compute.paramsSize,
+    state: compute.stateSize,
+  };
   for (const [i, name] of (['params', 'state'] as const).entries())
     if (list[i]?.name !== name || list[i]?.length !== expected[name])
       throw new ClientRefusal(
         `the server sends ${list[i]?.length ?? 'no'} numbers of ${name}, ${expected[name]} were expected`,
       );
-  const most = 64 * (expected.params + expected.state) + 2 ** 20;
-  if (bytesOf(list) > 4 * most) throw new ClientRefusal(`the server sends ${bytesOf(list)} bytes, which is too much`);
+  const most = 64 * (compute.paramsSize + expected.state) + 2 ** 20;
+  const length = bytesOf(list) + (encoded?.bytes ?? 0);
+  if (length > 4 * most) throw new ClientRefusal(`the server sends ${length} bytes, which is too much`);
   const owner = `fed-${welcome.session}`;
   const bytes = await take(parcel, {
-    ...{ nats, job, owner, secret: welcome.secret, length: bytesOf(list), deadlineMs: FETCH_MS, signal },
+    ...{ nats, job, owner, secret: welcome.secret, length, deadlineMs: FETCH_MS, signal },
   });
-  const vectors = splitVectors(bytes, list);
-  const { params, state, ...round } = Object.fromEntries(vectors);
-  return { params: params as Float32Array, state: state as Float32Array, round };
+  const { params: numbers, state, ...round } = Object.fromEntries(splitVectors(bytes, list, encoded?.bytes));
+  if (!encoded || !codec || !places) return { params: numbers as Float32Array, state: state as Float32Array, round };
+  const params = new Float32Array(compute.paramsSize);
+  scatterRuns(numbers as Float32Array, places, params);
+  try {
+    decodeRuns(codec, bytes.subarray(0, encoded.bytes), encoded.runs, params);
+  } catch (error) {
+    throw new ClientRefusal(`the parameters that the server sends: ${(error as Error).message}`, { cause: error });
+  }
+  return { params, state: state as Float32Array, round };
+}
+
+/** How the job's parameters and updates travel. */
+function compressionOf(job: JobDescription): UpdateCompression {
+  const { compression } = unpacked(job.more) as { readonly compression?: unknown };
+  return updateCompressionSchema.parse(compression);
+}
+
+/** Places that do not overlap, in order, inside the parameters. @throws ClientRefusal */
+function checkedRuns(runs: readonly Run[], size: number): readonly Run[] {
+  let at = 0;
+  for (const [from, to] of runs) {
+    if (from < at || to < from || to > size)
+      throw new ClientRefusal(`the server writes places ${from} to ${to} of ${size} parameters`);
+    at = to;
+  }
+  return runs;
 }
 
 async function answerFit(
@@ -169,12 +203,13 @@ async function answerFit(
   if (problem !== null) return { ...told, update: null };
   // On the disk before the server can count on it.
   await state.write(run, round, report.kept, [request.kept, request.durable]);
-  const { bytes, list } = joinVectors(await sentVectors(session, request, update, report));
+  const { vectors, encoded } = await sentVectors(session, request, update, report);
+  const { bytes, list } = joinVectors(vectors, encoded);
   // The server has asked for something else, so it does not want the last one any more.
   session.answer?.withdraw();
   const owner = clientOwner(state.identity.id);
   session.answer = offer(session.blobs, owner, `update ${request.session} ${version}`, bytes);
-  return { ...told, update: { parcel: session.answer.parcel, vectors: list } };
+  return { ...told, update: { parcel: session.answer.parcel, vectors: list, encoded: encoded?.length ?? null } };
 }
 
 /** What the server gets of a fit: the update and what belongs to it, or the update under masks alone. */
@@ -183,9 +218,13 @@ async function sentVectors(
   request: FitRequest,
   update: Float32Array,
   report: ClientReport,
-): Promise<[string, Float32Array][]> {
+): Promise<{ readonly vectors: [string, Float32Array][]; readonly encoded: Uint8Array | null }> {
   const { masking, wanted } = request;
-  if (masking) return [['masked', await compute.mask(secure.masking(request, masking, update, report.norm))]];
+  if (masking) {
+    const masked = await compute.mask(secure.masking(request, masking, update, report.norm));
+    return { vectors: [['masked', masked]], encoded: null };
+  }
+  const { encoded = null } = report;
   const sent = Object.entries(report.sent ?? {}).map(([name, values]): [string, Float32Array] => [
     `sent/${name}`,
     values,
@@ -194,7 +233,9 @@ async function sentVectors(
     const values = report.kept[name];
     return values ? [[`kept/${name}`, values]] : [];
   });
-  return [['update', update], ...sent, ...kept];
+  // (Of the parameters the server decodes what this client's copy of the update is already.)
+  const numbers = encoded ? update.subarray(compute.paramsSize) : update;
+  return { vectors: [['update', numbers], ...sent, ...kept], encoded };
 }
 
 /** Where updates are to be masked none leaves without, and nothing else does. @throws ClientRefusal */

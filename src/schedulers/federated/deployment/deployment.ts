@@ -3,7 +3,7 @@ import type { Execution } from '../../../coordinator/index.ts';
 import { distinct, encodingOf, type Partition } from '../../../data/index.ts';
 import { createRng, type HostTensor } from '../../../tensor/index.ts';
 import type { ClientBehaviour } from '../behaviour.ts';
-import type { UpdateCompression } from '../compression.ts';
+import type { RoundCompression, UpdateCompression } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { ProtectionConfig } from '../protection.ts';
 import type { RoundConfig } from '../round-schema.ts';
@@ -32,6 +32,8 @@ export interface DeploymentParts {
   readonly saved: SavedTensors | null;
   readonly server: FederatedServer;
   readonly objective: { readonly name: string; readonly config: unknown };
+  /** How parameters and updates travel as fewer bytes; null: as they are. */
+  readonly compression: RoundCompression | null;
   readonly settings: RoundConfig &
     Pick<ProtectionConfig, 'secure_aggregation'> & { readonly compression?: UpdateCompression };
 }
@@ -85,6 +87,7 @@ export class Deployment {
       beatMs: leaseMs / 5,
       maxNorm: settings.max_norm,
       wanted: server.reads ?? [],
+      compression: parts.compression,
       secure: settings.secure_aggregation ? { config: settings.secure_aggregation, seed: config.seed } : null,
       kept: (client) => ({ now: this.#kept.get(client) ?? null, durable: this.#durable.get(client) ?? null }),
       warn: (message) => this.#emit({ type: 'warning', message }),

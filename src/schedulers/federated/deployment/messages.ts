@@ -126,6 +126,11 @@ const asked = {
   start: parcelSchema,
   /** Vectors in the parcel: `params`, `state`, and the objective's `round` tensors. */
   vectors: vectorsSchema,
+  /**
+   * Where a codec has written some places of the parameters: `bytes` of that are first in the parcel, `runs` are the places
+   * [from, to), and `params` has the others only.
+   */
+  encoded: z.object({ bytes: whole, runs: z.array(z.tuple([whole, whole])).max(4096) }).nullable(),
 };
 
 /** Others that a client shares masks with, at most: as many as a secret has shares. */
@@ -232,9 +237,10 @@ export const fitAnswerSchema = z.object({
   problem: z.string().max(2000).nullable(),
   /**
    * `update`, then vectors that are sent (`sent/NAME`) and kept ones that are wanted (`kept/NAME`); or `masked` alone, integers in
-   * the memory of float32 numbers. Null with a problem.
+   * the memory of float32 numbers. `encoded`: bytes of the parameters as the job's codec wrote them, first in the parcel; then
+   * `update` is that of the module state alone. Null with a problem.
    */
-  update: z.object({ parcel: parcelSchema, vectors: vectorsSchema }).nullable(),
+  update: z.object({ parcel: parcelSchema, vectors: vectorsSchema, encoded: whole.nullable() }).nullable(),
 });
 
 /** The answer to `fit`. */

@@ -2,6 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
 import type { Collector } from '../collector.ts';
+import { decodeRuns, type RoundCompression, type SentParams, uploadCodec } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, SharedStart } from '../fit-task.ts';
 import type { Fitters } from '../fitters.ts';
@@ -19,7 +20,7 @@ import {
   type ToClient,
 } from './messages.ts';
 import { bytesOf, packed, unpacked } from './payload.ts';
-import { receivedUpdate } from './received-update.ts';
+import { type ExpectedUpdate, receivedUpdate } from './received-update.ts';
 import type { LiveClient, Roster } from './roster.ts';
 import { MASKED_UPDATES_BY, SecureClients, type SecureClientsOptions } from './secure-clients.ts';
 import { SentStarts } from './sent-starts.ts';
@@ -48,6 +49,8 @@ export interface NatsClientsOptions {
   readonly wanted: readonly string[];
   /** Round after which what a client keeps counts, now and as of the newest checkpoint; null: nothing. */
   readonly kept: (client: number) => { readonly now: number | null; readonly durable: number | null };
+  /** How parameters and updates travel as fewer bytes; absent or null: as they are. */
+  readonly compression?: RoundCompression | null;
   /** How updates are added up in secret, and the run's seed; null: they come as they are. */
   readonly secure?: { readonly config: SecureAggregationConfig; readonly seed: number } | null;
   /** With `secure`: called with everything that arrives of a client's update. */
@@ -56,7 +59,7 @@ export interface NatsClientsOptions {
 }
 
 /** A request that is about to be sent, without what all have in common. */
-type Asking = DistributiveOmit<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors'>;
+type Asking = DistributiveOmit<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors' | 'encoded'>;
 
 /**
  * Clients elsewhere, over NATS, as rounds ask for them. Whatever they do, what they are asked ends by the round's deadline; what
@@ -76,6 +79,8 @@ export class NatsClients implements Fitters {
   readonly #starts: SentStarts;
   readonly #blame: Blame;
   readonly #secure: SecureClients | null;
+  /** Reads what a codec wrote of an update; null where updates come as they are. */
+  readonly #decode: ExpectedUpdate['decode'];
   readonly #keeping = new Set<number>();
   /** When the round that is under way began. */
   #began = 0;
@@ -83,7 +88,7 @@ export class NatsClients implements Fitters {
   #trained = 0;
 
   constructor(options: NatsClientsOptions) {
-    const { nats, job, local, secure = null, maxNorm, onArrival } = options;
+    const { nats, job, local, secure = null, compression, maxNorm, onArrival } = options;
     this.#options = options;
     this.#blame = new Blame(options.roster);
     this.paramsSize = local.paramsSize;
@@ -93,6 +98,8 @@ export class NatsClients implements Fitters {
     this.#requester = new ControlRequester(nats);
     this.#blobs = new BlobServer({ nats, job, owner: `fed-${this.session}`, secret: this.#secret, listen: null });
     this.#starts = new SentStarts(this.#blobs, `fed-${this.session}`);
+    const codec = compression ? uploadCodec(compression.config) : null;
+    this.#decode = codec && ((bytes, params) => decodeRuns(codec, bytes, compression?.sent ?? [], params));
     this.#secure = secure
       ? new SecureClients({
           ...{ ...secure, session: this.session, maxNorm },
@@ -135,8 +142,16 @@ export class NatsClients implements Fitters {
     return { ...this.#bytes };
   }
 
-  publish(params: Float32Array, state: Float32Array, round: Readonly<Record<string, Float32Array>> = {}): SharedStart {
-    return this.#options.local.publish(params, state, round);
+  publish(
+    params: Float32Array,
+    state: Float32Array,
+    round: Readonly<Record<string, Float32Array>> = {},
+    sent?: SentParams,
+  ): SharedStart {
+    const start = this.#options.local.publish(params, state, round);
+    const { compression } = this.#options;
+    if (sent?.encoded && compression) this.#starts.encode(start, sent.encoded, compression.sent);
+    return start;
   }
 
   async sum(
@@ -274,6 +289,7 @@ export class NatsClients implements Fitters {
     return receivedUpdate(answer, {
       ...{ nats, job, maxNorm, wanted, version, round, from: live, session: this.session, sizes: this },
       masked: this.#secure !== null,
+      decode: this.#decode,
       deadlineMs: () => Math.max(1, this.#until(this.#secure ? MASKED_UPDATES_BY : 1) - performance.now()),
       signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
       onBytes: (bytes) => {
@@ -295,8 +311,9 @@ export class NatsClients implements Fitters {
       version,
       start: sent.start.parcel,
       vectors: sent.vectors,
+      encoded: sent.encoded,
     } as ClientRequest;
-    this.#bytes.down += bytesOf(sent.vectors);
+    this.#bytes.down += bytesOf(sent.vectors) + (sent.encoded?.bytes ?? 0);
     return this.#command(message, this.#until(this.#secure ? MASKED_UPDATES_BY : 1), signal);
   }
 

@@ -6,14 +6,18 @@ import type { Parcel, VectorList } from './messages.ts';
 /** Bytes that travel inside a message; more go as a blob, in chunks that are asked for. */
 const INLINE_BYTES = 32 * 1024;
 
-/** Vectors one behind another, little-endian. */
-export function joinVectors(vectors: readonly (readonly [name: string, values: Float32Array])[]): {
+/** What a codec wrote, if there is something, then vectors one behind another, little-endian. */
+export function joinVectors(
+  vectors: readonly (readonly [name: string, values: Float32Array])[],
+  encoded: Uint8Array | null = null,
+): {
   readonly bytes: Uint8Array;
   readonly list: VectorList;
 } {
-  const total = vectors.reduce((sum, [, { byteLength }]) => sum + byteLength, 0);
+  let at = encoded?.length ?? 0;
+  const total = vectors.reduce((sum, [, { byteLength }]) => sum + byteLength, at);
   const bytes = new Uint8Array(total);
-  let at = 0;
+  if (encoded) bytes.set(encoded);
   for (const [, values] of vectors) {
     bytes.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), at);
     at += values.byteLength;
@@ -21,13 +25,17 @@ export function joinVectors(vectors: readonly (readonly [name: string, values: F
   return { bytes, list: vectors.map(([name, { length }]) => ({ name, length })) };
 }
 
-/** The vectors of a parcel, each in memory of its own. @throws RangeError if there are more or fewer bytes */
-export function splitVectors(bytes: Uint8Array, list: VectorList): Map<string, Float32Array> {
-  const expected = bytesOf(list);
+/**
+ * The vectors of a parcel, each in memory of its own.
+ * @param from bytes before the first of them, which a codec wrote
+ * @throws RangeError if there are more or fewer bytes
+ */
+export function splitVectors(bytes: Uint8Array, list: VectorList, from = 0): Map<string, Float32Array> {
+  const expected = from + bytesOf(list);
   if (bytes.length !== expected)
     throw new RangeError(`${bytes.length} bytes came, ${expected} were expected for ${list.length} vectors`);
   const vectors = new Map<string, Float32Array>();
-  let at = 0;
+  let at = from;
   for (const { name, length } of list) {
     // (A copy: what came over the network need not begin at a multiple of four.)
     vectors.set(name, new Float32Array(copied(bytes.subarray(at, at + 4 * length))));

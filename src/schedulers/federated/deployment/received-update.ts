@@ -23,6 +23,8 @@ export interface ExpectedUpdate {
   readonly wanted: readonly string[];
   /** Whether it is to come under masks: then nothing of it can be checked but its length, and nothing else comes with it. */
   readonly masked: boolean;
+  /** Reads what a codec wrote of the parameters' update, where one did. @throws CommProtocolError if it makes no sense */
+  readonly decode: ((bytes: Uint8Array, params: Float32Array) => void) | null;
   /** Milliseconds that are left. */
   readonly deadlineMs: () => number;
   readonly signal: AbortSignal;
@@ -45,8 +47,22 @@ export interface ReceivedUpdate {
  * @throws BadUpdate saying what is wrong with it; or what fetching throws
  */
 export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate): Promise<ReceivedUpdate> {
-  const { nats, job, from, session, round, version, sizes, maxNorm, wanted, masked, deadlineMs, signal, onBytes } =
-    expected;
+  const {
+    nats,
+    job,
+    from,
+    session,
+    round,
+    version,
+    sizes,
+    maxNorm,
+    wanted,
+    masked,
+    decode,
+    deadlineMs,
+    signal,
+    onBytes,
+  } = expected;
   const parsed = fitAnswerSchema.safeParse(answer);
   if (!parsed.success) throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
   const told: FitAnswer = parsed.data;
@@ -64,29 +80,40 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
       told: { ...told, problem: told.problem ?? 'it sent no update' },
     };
   if (!Number.isFinite(told.loss)) throw new BadUpdate(`its loss is ${told.loss}`, true);
-  const { parcel, vectors: list } = told.update;
+  const { parcel, vectors: list, encoded } = told.update;
   const size = sizes.paramsSize + sizes.stateSize;
+  if ((encoded === null) !== (decode === null))
+    throw new BadUpdate(
+      encoded === null
+        ? 'its update is not written by the codec that was asked for'
+        : 'its update is written by a codec, and none was asked for',
+      true,
+    );
+  const numbers = encoded === null ? size : sizes.stateSize;
   const [first] = list;
   if (masked && (first?.name !== 'masked' || list.length !== 1))
     throw new BadUpdate(
       `it sends "${list.map(({ name }) => name).join('", "')}", and only "masked" was asked for`,
       true,
     );
-  if ((!masked && first?.name !== 'update') || first?.length !== size)
-    throw new BadUpdate(`its update has ${first?.length ?? 0} numbers, ${size} were expected`, true);
-  if (bytesOf(list) > 4 * MAX_VECTORS * (size + 1024))
-    throw new BadUpdate(`it sends ${bytesOf(list)} bytes, which is too much for a model of ${size} numbers`, true);
+  if ((!masked && first?.name !== 'update') || first?.length !== numbers)
+    throw new BadUpdate(`its update has ${first?.length ?? 0} numbers, ${numbers} were expected`, true);
+  const length = bytesOf(list) + (encoded ?? 0);
+  if (length > 4 * MAX_VECTORS * (size + 1024))
+    throw new BadUpdate(`it sends ${length} bytes, which is too much for a model of ${size} numbers`, true);
   const bytes = await take(parcel, {
-    ...{ nats, job, secret: from.secret, owner: clientOwner(from.id), length: bytesOf(list) },
+    ...{ nats, job, secret: from.secret, owner: clientOwner(from.id), length },
     deadlineMs: deadlineMs(),
     signal,
   }).catch((error: Error) => {
     throw error instanceof RangeError ? new BadUpdate(`its update: ${error.message}`, true) : error;
   });
   onBytes(bytes.length);
-  const vectors = splitVectors(bytes, list);
+  const vectors = splitVectors(bytes, list, encoded ?? 0);
   if (masked) return { update: vectors.get('masked') as Float32Array, norm: Number.NaN, kept: {}, sent: {}, told };
-  const update = vectors.get('update') as Float32Array;
+  const update = decode
+    ? decoded(decode, bytes.subarray(0, encoded ?? 0), vectors.get('update') as Float32Array, sizes.paramsSize)
+    : (vectors.get('update') as Float32Array);
   const norm = checkUpdate(update, { params: sizes.paramsSize, state: sizes.stateSize, maxNorm });
   const kept: Record<string, Float32Array> = {};
   const sent: Record<string, Float32Array> = {};
@@ -104,4 +131,21 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
       true,
     );
   return { update, norm, kept, sent, told };
+}
+
+/** An update of which a codec has written the parameters. @throws BadUpdate if what it wrote makes no sense */
+function decoded(
+  decode: NonNullable<ExpectedUpdate['decode']>,
+  bytes: Uint8Array,
+  state: Float32Array,
+  params: number,
+): Float32Array {
+  const update = new Float32Array(params + state.length);
+  update.set(state, params);
+  try {
+    decode(bytes, update.subarray(0, params));
+  } catch (error) {
+    throw new BadUpdate(`its update: ${(error as Error).message}`, true);
+  }
+  return update;
 }

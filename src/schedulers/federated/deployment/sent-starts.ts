@@ -1,5 +1,6 @@
 import type { BlobServer } from '../../../comm/index.ts';
 import type { SharedStart } from '../fit-task.ts';
+import { gatherRuns, otherRuns, type Run } from '../sent-parts.ts';
 import type { VectorList } from './messages.ts';
 import { joinVectors, type Offered, offer } from './payload.ts';
 
@@ -10,12 +11,16 @@ const KEPT = 4;
 export interface SentStart {
   readonly start: Offered;
   readonly vectors: VectorList;
+  /** What a codec has written of the parameters, first in the parcel; null where they go as they are. */
+  readonly encoded: { readonly bytes: number; readonly runs: [from: number, to: number][] } | null;
 }
 
 /** Parameters on their way to clients: each version is made once, however many clients get it, and the last few are kept. */
 export class SentStarts {
   readonly #blobs: BlobServer;
   readonly #owner: string;
+  /** What codecs wrote of parameters. */
+  readonly #encoded = new WeakMap<SharedStart, { readonly bytes: Uint8Array; readonly runs: readonly Run[] }>();
   /** Newest last. */
   readonly #sent = new Map<SharedStart, SentStart>();
 
@@ -25,16 +30,32 @@ export class SentStarts {
     this.#owner = owner;
   }
 
+  /** Tells what a codec has written of some places of a version's parameters: it goes in their stead. */
+  encode(start: SharedStart, bytes: Uint8Array, runs: readonly Run[]): void {
+    this.#encoded.set(start, { bytes, runs });
+  }
+
   /** A version as it travels; offered from now on. */
   of(start: SharedStart): SentStart {
     const known = this.#sent.get(start);
     if (known) return known;
-    const { bytes, list } = joinVectors([
-      ['params', new Float32Array(start.params)],
+    const encoded = this.#encoded.get(start) ?? null;
+    const params = new Float32Array(start.params);
+    const rest = encoded ? gatherRuns(params, otherRuns(params.length, encoded.runs)) : params;
+    const vectors = [
+      ['params', rest],
       ['state', new Float32Array(start.state)],
       ...Object.entries(start.round).map(([name, values]) => [name, new Float32Array(values)] as const),
-    ]);
-    const made = { start: offer(this.#blobs, this.#owner, `start ${start.version}`, bytes), vectors: list };
+    ] as const;
+    const { bytes, list } = joinVectors(vectors, encoded?.bytes ?? null);
+    const made = {
+      start: offer(this.#blobs, this.#owner, `start ${start.version}`, bytes),
+      vectors: list,
+      encoded: encoded && {
+        bytes: encoded.bytes.length,
+        runs: encoded.runs.map(([from, to]): [number, number] => [from, to]),
+      },
+    };
     this.#sent.set(start, made);
     for (const [oldest, { start: offered }] of this.#sent) {
       if (this.#sent.size <= KEPT) break;
