@@ -48,7 +48,7 @@ export function humanView(
   let progress = new ProgressLine(streams.err, 'tok', run.quiet);
   let steps = 0;
   let federated: FederatedStart | null = null;
-  let simulated = 0;
+  let simulated: number | null = null;
   let unit: 'tokens' | 'examples' = 'tokens';
   let sample: Extract<RunEvent, { type: 'sampled' }> | null = null;
   return {
@@ -81,12 +81,12 @@ export function humanView(
           return;
         }
         case 'step':
-          simulated += Number(event.metrics.simulated_s ?? 0);
+          if (simulated !== null) simulated += Number(event.metrics.simulated_s ?? 0);
           return progress.step({
             done: event.step,
             steps,
             loss: event.loss,
-            ...(federated ? { simulated } : {}),
+            ...(simulated === null ? {} : { simulated }),
             rate: federated ? (1000 * Number(event.metrics.clients ?? 0)) / event.stepMs : event.perSecond,
             stepMs: event.stepMs,
             stretch: event.stretch,

@@ -25,8 +25,8 @@ export interface FederatedStart {
   /** Registered clients, and those that train at a time. */
   readonly clients: number;
   readonly width: number;
-  /** Simulated time before this start, of a run that goes on. */
-  readonly simulatedSeconds: number;
+  /** Simulated time before this start, of a run that goes on; null where clients are not simulated. */
+  readonly simulatedSeconds: number | null;
   /** Path of a picture of who has which data; null where clients are elsewhere and say nothing of theirs. */
   readonly picture: string | null;
 }

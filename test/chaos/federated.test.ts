@@ -199,5 +199,8 @@ describe('five clients in processes of their own', () => {
     // What really travelled is what a simulation says, in rounds in which nobody was asked twice.
     const bytes = (of: string) => on.lines(of).map(({ bytes_down, bytes_up }) => `${bytes_down} ${bytes_up}`);
     expect(bytes(run).at(-1)).toBe(bytes(simulated).at(-1));
+    // Real clients take real time.
+    expect(on.lines(run).some((line) => 'simulated_s' in line)).toBe(false);
+    expect(on.lines(simulated).every((line) => 'simulated_s' in line)).toBe(true);
   }, 120_000);
 });

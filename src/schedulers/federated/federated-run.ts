@@ -114,7 +114,7 @@ export async function* runFederated(
         steps: plan.steps ?? 'rounds',
         clients: partition.clients,
         width: Math.min(plan.width, partition.clients),
-        simulatedSeconds: totals.seconds,
+        simulatedSeconds: execution.clients ? null : totals.seconds,
         picture: picture === '' ? null : picture,
       },
       startMs: performance.now() - began,
@@ -176,7 +176,7 @@ export async function* runFederated(
       step += 1;
       totals = {
         samples: totals.samples + report.examples,
-        seconds: totals.seconds + report.seconds,
+        seconds: totals.seconds + (report.seconds ?? 0),
         bytes: totals.bytes + report.bytes,
       };
       const last = step >= train.steps;
@@ -196,6 +196,7 @@ export async function* runFederated(
           log: metrics,
           step,
           totals,
+          simulated: !execution.clients,
           wall: wall(),
           evaluation,
           saved,

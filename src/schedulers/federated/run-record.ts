@@ -15,8 +15,8 @@ export interface FederatedStep {
   /** Examples that clients trained on, each pass counted. */
   readonly examples: number;
   readonly ms: number;
-  /** Simulated seconds that it took. */
-  readonly seconds: number;
+  /** Simulated seconds that it took; null where clients are not simulated. */
+  readonly seconds: number | null;
   /** Bytes that went between clients and server, or among clients. */
   readonly bytes: number;
   /** Numbers for metrics.jsonl and for whoever watches. */
@@ -57,7 +57,8 @@ export async function recorded(
   evaluation: Readonly<Record<string, unknown>> = {},
 ): Promise<RunEvent> {
   const perSecond = (report.examples * 1000) / report.ms;
-  const metrics = { loss: report.loss, ...report.metrics, simulated_s: report.seconds };
+  const { seconds } = report;
+  const metrics = { loss: report.loss, ...report.metrics, ...(seconds === null ? {} : { simulated_s: seconds }) };
   await log.append({
     step,
     ...metrics,
@@ -95,6 +96,8 @@ export async function summarise(known: {
   readonly log: MetricsLog;
   readonly step: number;
   readonly totals: Totals;
+  /** Whether its seconds are simulated ones. */
+  readonly simulated: boolean;
   readonly wall: number;
   readonly evaluation: { readonly loss: number; readonly accuracy: number | null } | null;
   readonly saved: { readonly path: string } | null;
@@ -117,7 +120,7 @@ export async function summarise(known: {
       samples_seen: known.totals.samples,
       recoveries: 0,
       comm_bytes: known.totals.bytes,
-      simulated_s: known.totals.seconds,
+      ...(known.simulated ? { simulated_s: known.totals.seconds } : {}),
       ...known.more,
     };
   } finally {

@@ -184,7 +184,7 @@ function stepOf(
     loss: report.loss,
     examples: report.examples,
     ms: report.ms,
-    seconds: report.seconds,
+    seconds: more.seconds === undefined ? report.seconds : more.seconds,
     bytes: down + report.bytesUp,
     metrics: {
       clients: report.completed,

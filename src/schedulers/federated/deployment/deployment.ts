@@ -161,9 +161,10 @@ export class Deployment {
   }
 
   /** For the line of metrics of the round that was run last: with it, the round can be computed again by a simulation. */
-  told(): Pick<FederatedStep, 'metrics' | 'notes'> {
+  told(): Pick<FederatedStep, 'seconds' | 'metrics' | 'notes'> {
     const { ready, quarantined } = this.#roster;
     return {
+      seconds: null,
       metrics: { clients_there: ready, quarantined, retries: this.#retries },
       notes: { cohort: this.#cohort },
     };
@@ -209,11 +210,11 @@ export class Deployment {
     return `round ${round} does not count: ${uncounted ?? 'too few answered'}${who.length > 0 ? ` (${who.slice(0, 5).join('; ')})` : ''}`;
   }
 
-  /** A report with names, and with what really travelled and passed. */
+  /** A report with names, and with what really travelled. */
   #measured(report: RoundReport): RoundReport {
     const { down, up } = this.clients.bytes;
     const dropped = report.dropped.map((each) => ({ ...each, name: this.#roster.nameOf(each.client) }));
-    return { ...report, dropped, seconds: report.ms / 1000, bytesDown: down, bytesUp: up };
+    return { ...report, dropped, bytesDown: down, bytesUp: up };
   }
 
   #emit(event: Parameters<NonNullable<Execution['clients']>['emit']>[0]): void {
