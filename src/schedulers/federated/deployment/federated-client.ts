@@ -10,6 +10,7 @@ import {
   clientOwner,
   clientSubject,
   FEDERATED_PROTOCOL,
+  type OmitFromEach,
   serverSubject,
   type ToServer,
   toClientSchema,
@@ -186,7 +187,7 @@ export class FederatedClient {
   }
 
   #tell(
-    message: DistributiveOmit<ToServer, 'id' | 'token' | 'name'>,
+    message: OmitFromEach<ToServer, 'id' | 'token' | 'name'>,
     deadlineMs = 10_000,
     signal = this.#options.signal.aborted ? undefined : this.#options.signal,
   ): Promise<unknown> {
@@ -239,5 +240,3 @@ export class FederatedClient {
     throw new ClientRefusal(`it takes part in ${this.#session ? 'another' : 'no'} session (any more)`);
   }
 }
-
-type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;

@@ -245,3 +245,6 @@ export const fitAnswerSchema = z.object({
 
 /** The answer to `fit`. */
 export type FitAnswer = z.output<typeof fitAnswerSchema>;
+
+/** Each kind of message of a union without some of its keys. */
+export type OmitFromEach<T, K extends string> = T extends unknown ? Omit<T, K> : never;

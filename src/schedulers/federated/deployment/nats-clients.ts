@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
+import { BlobServer, ControlResponder } from '../../../comm/index.ts';
 import type { Collector } from '../collector.ts';
 import { decodeRuns, type RoundCompression, type SentParams, uploadCodec } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
@@ -13,15 +13,16 @@ import { RoundsFailed } from './errors.ts';
 import { GatheredSum } from './gathered-sum.ts';
 import {
   type ClientRequest,
-  clientSubject,
   type JobDescription,
   lossSchema,
+  type OmitFromEach,
   serverSubject,
   type ToClient,
 } from './messages.ts';
 import { bytesOf, packed, unpacked } from './payload.ts';
 import { type ExpectedUpdate, receivedUpdate } from './received-update.ts';
-import type { LiveClient, Roster } from './roster.ts';
+import type { Roster } from './roster.ts';
+import { RoundCalls } from './round-calls.ts';
 import { MASKED_UPDATES_BY, SecureClients, type SecureClientsOptions } from './secure-clients.ts';
 import { SentStarts } from './sent-starts.ts';
 import { replyTo } from './server-replies.ts';
@@ -59,7 +60,7 @@ export interface NatsClientsOptions {
 }
 
 /** A request that is about to be sent, without what all have in common. */
-type Asking = DistributiveOmit<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors' | 'encoded'>;
+type Asking = OmitFromEach<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors' | 'encoded'>;
 
 /**
  * Clients elsewhere, over NATS, as rounds ask for them. Whatever they do, what they are asked ends by the round's deadline; what
@@ -73,7 +74,7 @@ export class NatsClients implements Fitters {
   readonly sentSize: number;
   readonly #options: NatsClientsOptions;
   readonly #secret = randomBytes(32).toString('hex');
-  readonly #requester: ControlRequester;
+  readonly #calls: RoundCalls;
   readonly #responder: ControlResponder;
   readonly #blobs: BlobServer;
   readonly #starts: SentStarts;
@@ -82,9 +83,6 @@ export class NatsClients implements Fitters {
   /** Reads what a codec wrote of an update; null where updates come as they are. */
   readonly #decode: ExpectedUpdate['decode'];
   readonly #keeping = new Set<number>();
-  /** When the round that is under way began. */
-  #began = 0;
-  #bytes = { down: 0, up: 0 };
   #trained = 0;
 
   constructor(options: NatsClientsOptions) {
@@ -95,20 +93,16 @@ export class NatsClients implements Fitters {
     this.stateSize = local.stateSize;
     this.receivedSize = local.receivedSize;
     this.sentSize = local.sentSize;
-    this.#requester = new ControlRequester(nats);
+    this.#calls = new RoundCalls(options);
     this.#blobs = new BlobServer({ nats, job, owner: `fed-${this.session}`, secret: this.#secret, listen: null });
     this.#starts = new SentStarts(this.#blobs, `fed-${this.session}`);
     const codec = compression ? uploadCodec(compression.config) : null;
     this.#decode = codec && ((bytes, params) => decodeRuns(codec, bytes, compression?.sent ?? [], params));
+    const { session } = this;
+    const blame = this.#blame.add.bind(this.#blame);
     this.#secure = secure
       ? new SecureClients({
-          ...{ ...secure, session: this.session, maxNorm },
-          request: (message, until, signal) => this.#command(message, this.#until(until), signal),
-          blame: (client, why) => this.#blame.add(client, why),
-          onBytes: ({ down, up }) => {
-            this.#bytes.down += down;
-            this.#bytes.up += up;
-          },
+          ...{ ...secure, session, maxNorm, blame, calls: this.#calls },
           ...(onArrival ? { onArrival } : {}),
         })
       : null;
@@ -118,8 +112,7 @@ export class NatsClients implements Fitters {
 
   /** Begins a round: from now on its deadline runs. */
   begin(): void {
-    this.#began = performance.now();
-    this.#bytes = { down: 0, up: 0 };
+    this.#calls.begin();
   }
 
   /** How updates of rounds are added up in secret; null where they come as they are. */
@@ -139,7 +132,7 @@ export class NatsClients implements Fitters {
 
   /** Bytes of vectors that went to clients, and came from them, since the round began. */
   get bytes(): { readonly down: number; readonly up: number } {
-    return { ...this.#bytes };
+    return this.#calls.bytes;
   }
 
   publish(
@@ -212,19 +205,7 @@ export class NatsClients implements Fitters {
   /** Tells the clients that this session is over, and lets go of everything. */
   async close(reason: string): Promise<void> {
     this.#responder.close();
-    const { roster, job } = this.#options;
-    const { session } = this;
-    await Promise.all(
-      roster.all().map(({ id, name }) =>
-        this.#requester
-          .request(clientSubject(job, name, id), { type: 'end', session, reason } satisfies ToClient, {
-            deadlineMs: 1000,
-          })
-          // (Who does not hear it notices that nobody answers it any more.)
-          .catch(() => undefined),
-      ),
-    );
-    this.#requester.close();
+    await this.#calls.close(this.session, reason);
     await this.#blobs.close();
   }
 
@@ -285,47 +266,29 @@ export class NatsClients implements Fitters {
   /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
   #received({ version }: SharedStart, { client, round }: Who, answer: unknown, signal: AbortSignal | undefined) {
     const { nats, job, maxNorm, wanted } = this.#options;
-    const live = this.#live(client);
+    const from = this.#calls.live(client);
     return receivedUpdate(answer, {
-      ...{ nats, job, maxNorm, wanted, version, round, from: live, session: this.session, sizes: this },
-      masked: this.#secure !== null,
-      decode: this.#decode,
-      deadlineMs: () => Math.max(1, this.#until(this.#secure ? MASKED_UPDATES_BY : 1) - performance.now()),
-      signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
-      onBytes: (bytes) => {
-        this.#bytes.up += bytes;
-      },
+      ...{ nats, job, maxNorm, wanted, version, round, from, session: this.session, sizes: this },
+      ...{ masked: this.#secure !== null, decode: this.#decode },
+      deadlineMs: () => Math.max(1, this.#calls.left(this.#fitsBy)),
+      signal: this.#calls.gone(client, signal),
+      onBytes: (up) => this.#calls.count({ up }),
     });
   }
 
-  /** Asks one client, until it answers or the round is over. */
+  /** Asks one client something about parameters, until it answers or it is too late for the round. */
   async #request(start: SharedStart, { client, round }: Who, asking: Asking, signal?: AbortSignal): Promise<unknown> {
-    const sent = this.#starts.of(start);
+    const { start: offered, vectors, encoded } = this.#starts.of(start);
     const { session } = this;
     const { version } = start;
-    const message = {
-      ...asking,
-      session,
-      round,
-      client,
-      version,
-      start: sent.start.parcel,
-      vectors: sent.vectors,
-      encoded: sent.encoded,
-    } as ClientRequest;
-    this.#bytes.down += bytesOf(sent.vectors) + (sent.encoded?.bytes ?? 0);
-    return this.#command(message, this.#until(this.#secure ? MASKED_UPDATES_BY : 1), signal);
+    const message = { ...asking, session, round, client, version, start: offered.parcel, vectors, encoded };
+    this.#calls.count({ down: bytesOf(vectors) + (encoded?.bytes ?? 0) });
+    return this.#calls.ask(message as ClientRequest, this.#fitsBy, signal);
   }
 
-  /** Tells one client something until it answers, or it is `until`. */
-  async #command(message: ClientRequest, until: number, signal: AbortSignal | undefined): Promise<unknown> {
-    const live = this.#live(message.client);
-    const deadlineMs = until - performance.now();
-    if (deadlineMs <= 0) throw new Error('the deadline of the round had passed');
-    return this.#requester.request(clientSubject(this.#options.job, live.name, live.id), message, {
-      deadlineMs,
-      signal: signal ? AbortSignal.any([live.gone.signal, signal]) : live.gone.signal,
-    });
+  /** The part of a round's time by whose end fits have to be there. */
+  get #fitsBy(): number {
+    return this.#secure ? MASKED_UPDATES_BY : 1;
   }
 
   /** Asks all of them, and fails if one does not answer: an answer without it would be another's. */
@@ -347,20 +310,7 @@ export class NatsClients implements Fitters {
       }),
     );
   }
-
-  /** When a part of the time of the round that is under way has passed. */
-  #until(part: number): number {
-    return this.#began + part * this.#options.deadlineMs;
-  }
-
-  #live(client: number): LiveClient {
-    const live = this.#options.roster.live(client);
-    if (!live) throw new Error('it left');
-    return live;
-  }
 }
 
 /** Which client, and for which round. */
 type Who = Pick<ClientFit, 'client' | 'round'>;
-
-type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;

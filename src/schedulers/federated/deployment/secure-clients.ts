@@ -2,11 +2,11 @@ import type * as z from 'zod';
 import type { Answers, Beginning, Collected, Collection, Collector } from '../collector.ts';
 import type { ClientFit } from '../fit-task.ts';
 import {
-  attempt,
   KEYS_BYTES,
   levelsFor,
   maskedIn,
   type PublicKeys,
+  resultOrReason,
   roundGraph,
   SEALED_BYTES,
   SecAggServer,
@@ -18,16 +18,17 @@ import {
 } from '../privacy/index.ts';
 import { BadUpdate } from './check-update.ts';
 import {
-  type ClientRequest,
   keysSchema,
   type Masking,
+  type OmitFromEach,
   sharesSchema,
   type ToClient,
   unmaskingSchema,
 } from './messages.ts';
+import type { RoundCalls } from './round-calls.ts';
 
 /** What a client is told about an aggregation, without what says of which one. */
-export type SecureRequest = DistributiveOmit<
+export type SecureRequest = OmitFromEach<
   Extract<ToClient, { readonly aggregation: string }>,
   'session' | 'round' | 'client' | 'aggregation'
 >;
@@ -40,20 +41,18 @@ export interface SecureClientsOptions {
   readonly session: string;
   /** Norm above which a client is not to send its update; null for no bound. */
   readonly maxNorm: number | null;
-  /** Asks a client. `until`: the part of the round's time by whose end it must have answered. */
-  readonly request: (message: ClientRequest, until: number, signal?: AbortSignal) => Promise<unknown>;
+  readonly calls: RoundCalls;
   /** Something that a client answered, other than its update, cannot be used. */
   readonly blame: (client: number, why: BadUpdate) => void;
-  readonly onBytes: (bytes: { readonly down: number; readonly up: number }) => void;
   /** Called with everything that arrives at the server of a client's update. */
   readonly onArrival?: (client: number, masked: Uint32Array) => void;
 }
 
-/** Parts of a round's time by whose ends clients have said their keys, shared their secrets, and sent their updates. */
-const [KEYS_BY, SHARES_BY, UPDATES_BY] = [0.1, 0.2, 0.85];
+/** Parts of a round's time by whose ends clients have said their keys, and shared their secrets. */
+const [KEYS_BY, SHARES_BY] = [0.1, 0.2];
 
 /** The part of a round's time by whose end updates must be there, so that some is left to take masks off. */
-export const MASKED_UPDATES_BY = UPDATES_BY;
+export const MASKED_UPDATES_BY = 0.85;
 
 /**
  * Secure aggregation over messages: what `secureCollector` plays with simulated clients, with real ones. The server sees public keys,
@@ -99,7 +98,7 @@ class SecureRound {
     this.#options = options;
     this.#beginning = beginning;
     this.#id = id;
-    this.#agreed = attempt(() => this.#agree());
+    this.#agreed = resultOrReason(() => this.#agree());
     // (Awaited by everybody who wants something of it.)
     this.#agreed.catch(() => undefined);
   }
@@ -112,7 +111,7 @@ class SecureRound {
     const { config, maxNorm } = this.#options;
     const { members, largest } = this.#beginning;
     const shares = server.sharesFor(client).map(({ from, sealed }) => ({ from, sealed }));
-    this.#options.onBytes({ down: shares.length * SEALED_BYTES, up: 0 });
+    this.#options.calls.count({ down: shares.length * SEALED_BYTES });
     // (With noise of their own clients go beyond what they were clipped to.)
     const range = (noise ? null : clipNorm) ?? config.range;
     return { aggregation: this.#id, shares, members: members.length, range, share: weight / largest, maxNorm };
@@ -128,7 +127,7 @@ class SecureRound {
         ? server
         : sending.length < 2
           ? tooFew(sending.length, this.#beginning.members.length)
-          : await attempt(async () => {
+          : await resultOrReason(async () => {
               const arrived = sending.map(({ update, report }) => ({
                 client: report.client,
                 vector: maskedIn(update),
@@ -145,11 +144,11 @@ class SecureRound {
 
   /** Keys, then shares of secrets. @throws SecAggError where that makes no aggregation */
   async #agree(): Promise<SecAggServer> {
-    const { config, seed, onBytes } = this.#options;
+    const { config, seed, calls } = this.#options;
     const { round, members, length } = this.#beginning;
     const keys = await this.#all(members, async (client): Promise<PublicKeys> => {
       const told = await this.#ask(client, { type: 'keys' }, keysSchema, KEYS_BY);
-      onBytes({ down: 0, up: KEYS_BYTES });
+      calls.count({ up: KEYS_BYTES });
       return { client, ...told };
     });
     const present = [...keys.keys()];
@@ -158,12 +157,12 @@ class SecureRound {
     const shared = await this.#all(present, async (client) => {
       const neighbours = server.neighboursOf(client);
       const { threshold } = server;
-      onBytes({ down: neighbours.length * KEYS_BYTES, up: 0 });
+      calls.count({ down: neighbours.length * KEYS_BYTES });
       const told = await this.#ask(client, { type: 'shares', threshold, neighbours }, sharesSchema, SHARES_BY);
       const complete = new Set(told.map(({ to }) => to)).size === told.length && told.length === neighbours.length;
       if (!complete || neighbours.some((each) => !told.some(({ to }) => to === each.client)))
         throw new BadUpdate(`it has no shares for some of its ${neighbours.length} neighbours`, true);
-      onBytes({ down: 0, up: told.length * SEALED_BYTES });
+      calls.count({ up: told.length * SEALED_BYTES });
       return told.map(({ to, sealed }) => ({ from: client, to, sealed }));
     });
     for (const [client, shares] of shared) server.addShares(client, shares);
@@ -172,16 +171,17 @@ class SecureRound {
 
   /** What takes the masks off; as soon as it is enough, nobody is waited for any more. */
   async #unmaskings(server: SecAggServer): Promise<Unmasking[]> {
+    const { calls } = this.#options;
     const survivors = server.survivors();
     const enough = new AbortController();
     const answers: Unmasking[] = [];
     const ask = async (client: number): Promise<void> => {
-      this.#options.onBytes({ down: 4 * survivors.length, up: 0 });
+      calls.count({ down: 4 * survivors.length });
       const told = await this.#ask(client, { type: 'unmask', survivors }, unmaskingSchema, 1, enough.signal);
       const shares = told.map(({ x, share: bytes, ...rest }) => ({ ...rest, share: { x, bytes } }));
       if (new Set(shares.map(({ of }) => of)).size < shares.length)
         throw new BadUpdate('it gives two shares of one client, of which no client gives more than one', true);
-      this.#options.onBytes({ down: 0, up: shares.length * SHARE_BYTES });
+      calls.count({ up: shares.length * SHARE_BYTES });
       answers.push({ client, shares });
       if (server.complete(answers)) enough.abort();
     };
@@ -216,19 +216,17 @@ class SecureRound {
     client: number,
     request: SecureRequest,
     schema: T,
-    until: number,
+    part: number,
     signal?: AbortSignal,
   ): Promise<z.output<T>> {
     const { round } = this.#beginning;
-    const { session } = this.#options;
+    const { session, calls } = this.#options;
     const message = { ...request, session, round, client, aggregation: this.#id } as Extract<
       ToClient,
       { readonly aggregation: string }
     >;
-    const parsed = schema.safeParse(await this.#options.request(message, until, signal));
+    const parsed = schema.safeParse(await calls.ask(message, part, signal));
     if (parsed.success) return parsed.data;
     throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
   }
 }
-
-type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;

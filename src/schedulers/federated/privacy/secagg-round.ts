@@ -69,7 +69,7 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
     begin: async (beginning) => {
       const { round, members } = beginning;
       const graph = roundGraph(config, seed, round, members);
-      const ready = await attempt(() => agree(beginning, graph));
+      const ready = await resultOrReason(() => agree(beginning, graph));
       return {
         collect: async ({ updates, clipNorm }) => {
           const range = clipNorm ?? config.range;
@@ -83,7 +83,7 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
               ? tooFew(sending.length, members.length)
               : typeof ready === 'string'
                 ? ready
-                : await attempt(() => aggregate(ready, sending, levels));
+                : await resultOrReason(() => aggregate(ready, sending, levels));
           if (typeof result === 'string') return { sum: null, weight, reports, failure: result, down: 0, up: 0 };
           return { ...result, weight, reports, failure: null };
         },
@@ -175,7 +175,7 @@ export function tooFew(sending: number, members: number): string {
 }
 
 /** What comes of it, or why an aggregation cannot go on. (Anything else that is thrown is a fault of ours.) */
-export async function attempt<T>(run: () => Promise<T>): Promise<T | string> {
+export async function resultOrReason<T>(run: () => Promise<T>): Promise<T | string> {
   try {
     return await run();
   } catch (error) {
