@@ -7,11 +7,14 @@ import {
   ClientStore,
   clientBehaviour,
   FitPool,
+  fedbuff,
   federatedStrategies,
   partOf,
   RoundSimulation,
   type SecureAggregationConfig,
+  type SharedStart,
   secureCollector,
+  VersionBuffer,
   vectorLayout,
 } from '../../src/schedulers/index.ts';
 
@@ -21,11 +24,13 @@ export interface PlayedRound {
   readonly dropped_clients: readonly { readonly client: number }[];
 }
 
-/**
- * Runs the rounds of a deployment of five clients with iid parts again, as a simulation in which the same clients are asked, and
- * the same ones do not answer. @returns `weights_sha256` of what comes out
- */
-export async function replayed(rounds: readonly PlayedRound[], run: string): Promise<string> {
+/** What a version was, as metrics.jsonl has it. */
+export interface PlayedVersion {
+  readonly answers?: readonly { readonly client: number; readonly fit: number; readonly version: number }[];
+}
+
+/** What a run of five clients with iid parts began with. */
+async function opened(run: string) {
   const config = resolveConfig(join(run, 'config.yaml'));
   const settings = config.scheduler as unknown as {
     readonly clients: number;
@@ -33,6 +38,10 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
     readonly local_batch: number;
     readonly behaviour: never;
     readonly secure_aggregation: SecureAggregationConfig | null;
+    /** Of those without rounds. */
+    readonly buffer: number;
+    readonly server_lr: number;
+    readonly staleness_exponent: number;
   };
   const data = await prepareData(config.data);
   const dataset = openDataset(data);
@@ -42,9 +51,7 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
   const vector = new Float32Array(params.size);
   const drawn = initParams(modelParams(model), seed);
   for (const place of params.places) partOf(vector, place).set(drawn[place.path]?.data as Float32Array);
-  const strategy = federatedStrategies().get('fedavg');
-  if (!strategy) throw new Error('there is no fedavg');
-  const { clients, local_batch: batch, local_epochs: epochs } = settings;
+  const { clients, local_batch: batch } = settings;
   const pool = await FitPool.start({
     job: {
       ...{ seed, model: config.model, optim: config.optim, data, objective: { name: 'none', config: {} }, batch },
@@ -52,8 +59,27 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
     },
     threads: 1,
   });
+  const split = dataset.split('train');
+  const partition = iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed });
+  const digest = () => {
+    const hash = createHash('sha256');
+    for (const place of [...params.places].sort((a, b) => (a.path < b.path ? -1 : 1)))
+      hash.update(new Uint8Array(partOf(vector, place).slice().buffer));
+    return hash.digest('hex');
+  };
+  return { settings, seed, params, vector, pool, partition, digest };
+}
+
+/**
+ * Runs the rounds of a deployment of five clients with iid parts again, as a simulation in which the same clients are asked, and
+ * the same ones do not answer. @returns `weights_sha256` of what comes out
+ */
+export async function replayed(rounds: readonly PlayedRound[], run: string): Promise<string> {
+  const { settings, seed, params, vector, pool, partition, digest } = await opened(run);
+  const strategy = federatedStrategies().get('fedavg');
+  if (!strategy) throw new Error('there is no fedavg');
+  const { clients, local_batch: batch, local_epochs: epochs } = settings;
   try {
-    const split = dataset.split('train');
     let at = 0;
     const absent = (client: number) => rounds[at]?.dropped_clients.some((each) => each.client === client);
     const simulation = new RoundSimulation(
@@ -73,7 +99,7 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
                 : { update, report },
             ),
         }) as FitPool,
-        partition: iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed }),
+        partition,
         server: strategy.server({} as never, { params, state: vectorLayout([]), clients, seed }),
         store: new ClientStore(),
         behaviour: clientBehaviour(settings.behaviour, seed),
@@ -87,10 +113,35 @@ export async function replayed(rounds: readonly PlayedRound[], run: string): Pro
       new Float32Array(0),
     );
     for (at = 0; at < rounds.length; at++) await simulation.next();
-    const hash = createHash('sha256');
-    for (const place of [...params.places].sort((a, b) => (a.path < b.path ? -1 : 1)))
-      hash.update(new Uint8Array(partOf(vector, place).slice().buffer));
-    return hash.digest('hex');
+    return digest();
+  } finally {
+    await pool.close();
+  }
+}
+
+/**
+ * Makes the versions of a FedBuff deployment of five clients again, out of the answers that each was made of, in their order.
+ * @returns `weights_sha256` of what comes out
+ */
+export async function remade(versions: readonly PlayedVersion[], run: string): Promise<string> {
+  const { settings, vector, pool, partition, digest } = await opened(run);
+  const { buffer, server_lr: serverLr, staleness_exponent: exponent, local_epochs: epochs } = settings;
+  const state = new Float32Array(0);
+  const starts = [pool.publish(vector, state)];
+  try {
+    for (const [now, { answers = [] }] of versions.entries()) {
+      const made = new VersionBuffer(fedbuff({ buffer, serverLr, exponent }), vector, state);
+      for (const { client, fit, version } of answers) {
+        const start = starts[version] as SharedStart;
+        const asked = { client, round: fit, examples: partition.examples(client).slice(), epochs };
+        const own = { maxSteps: null, firstStep: 0, weight: 1, clipNorm: null, kept: {} };
+        const [answer] = await pool.each(start, [{ ...asked, ...own }]);
+        if (answer) made.add({ ...answer, start, staleness: now - version });
+      }
+      made.apply();
+      starts.push(pool.publish(vector, state));
+    }
+    return digest();
   } finally {
     await pool.close();
   }

@@ -2,7 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
-import { replayed } from './federated-replay.ts';
+import { remade, replayed } from './federated-replay.ts';
 import { NatsServers } from './nats.ts';
 import { builtCli, type Proc, Processes, root } from './processes.ts';
 
@@ -27,6 +27,8 @@ interface Line {
   readonly step: number;
   readonly counted: boolean;
   readonly cohort?: number[];
+  readonly answers?: { readonly client: number; readonly fit: number; readonly version: number }[];
+  readonly staleness?: number;
   readonly quarantined?: number;
   readonly bytes_down: number;
   readonly bytes_up: number;
@@ -202,5 +204,65 @@ describe('five clients in processes of their own', () => {
     // Real clients take real time.
     expect(on.lines(run).some((line) => 'simulated_s' in line)).toBe(false);
     expect(on.lines(simulated).every((line) => 'simulated_s' in line)).toBe(true);
+  }, 120_000);
+
+  const buffered = (steps: number, concurrency: number, extra = '') =>
+    config({ scheduler: 'fedbuff', steps, extra }).replace(
+      /^ {2}cohort: .*$/m,
+      `  concurrency: ${concurrency}\n  buffer: 2`,
+    );
+
+  it('FedBuff: one killed and started again, one that lies; what it was made of makes the same weights again', async () => {
+    const on = await World.start();
+    const file = join(on.folder, 'config.yaml');
+    writeFileSync(file, buffered(120, CLIENTS, 'local_epochs: 15\n  max_norm: 100\n  fit_deadline_s: 20'));
+    for (const part of [1, 2, 3]) on.client(part);
+    const victim = on.client(4);
+    on.liar('nan');
+    const server = on.train(file, '--nats', on.url, '--min-clients', '5');
+    await on.reached(3);
+    await victim.kill();
+    await on.processes.until('the server misses it', 30_000, () =>
+      on.events.some(({ type, what, client }) => type === 'client' && what === 'gone' && /part-4/.test(String(client))),
+    );
+    const missed = Math.max(...on.events.flatMap(({ type, step }) => (type === 'step' ? [step as number] : [])));
+    on.client(4);
+    const { code } = await on.processes.exitOf(server, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const [run] = on.runs() as [string];
+    const lines = on.lines(run);
+    expect(lines.map(({ answers = [] }) => answers.length)).toEqual(Array(120).fill(2));
+    // Nobody waited for who was gone, and it took part again when it was back.
+    const gone = lines.flatMap(({ dropped_clients: each }) => each);
+    expect(gone).toContainEqual({ client: 4, name: 'liar-nan', reason: 'number 0 of its update is NaN' });
+    expect(lines.at(-1)?.quarantined).toBe(1);
+    expect(missed).toBeGreaterThan(3);
+    expect(lines.slice(missed).some(({ answers = [] }) => answers.some(({ client }) => client === 3))).toBe(true);
+    // Several train at a time, so that answers are of versions before the newest.
+    expect(lines.some(({ staleness = 0 }) => staleness > 0)).toBe(true);
+    expect(on.weights(run)).toBe(await remade(lines, run));
+  }, 120_000);
+
+  it('FedBuff with one client at a time is the simulation, to the bit, also when server and client are killed', async () => {
+    const on = await World.start();
+    const file = join(on.folder, 'config.yaml');
+    writeFileSync(file, buffered(8, 1));
+    const clients = Array.from({ length: CLIENTS }, (_, i) => on.client(i + 1));
+    const first = on.train(file, '--nats', on.url, '--min-clients', '5');
+    await on.reached(3);
+    await first.kill();
+    await clients[1]?.kill();
+    on.client(2);
+    const [run] = on.runs() as [string];
+    on.events.length = 0;
+    const second = on.train('--resume', run, '--nats', on.url, '--min-clients', '5');
+    const { code } = await on.processes.exitOf(second, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const alone = on.train(file);
+    expect((await on.processes.exitOf(alone, 60_000)).code).toBe(0);
+    const [, simulated] = on.runs() as [string, string];
+    expect(on.lines(run).map(({ step }) => step)).toEqual(Array.from({ length: 8 }, (_, i) => i + 1));
+    expect(on.weights(run)).toBe(on.weights(simulated));
+    expect(on.lines(run).map(({ staleness }) => staleness)).toEqual(Array(8).fill(0));
   }, 120_000);
 });

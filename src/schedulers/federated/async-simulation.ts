@@ -6,10 +6,10 @@ import type { ClientBehaviour } from './behaviour.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientReport, SharedStart } from './fit-task.ts';
 import type { Dropped, LocalWork } from './simulation.ts';
-import { addUpdate } from './strategy.ts';
+import { type AnswerBounds, type NewVersion, refusedAnswer, VersionBuffer } from './version-buffer.ts';
 
 /** What a simulation without rounds is made of. */
-export interface AsyncSimulationOptions {
+export interface AsyncSimulationOptions extends AnswerBounds {
   readonly pool: FitPool;
   readonly partition: Partition;
   readonly server: AsyncServer;
@@ -18,25 +18,14 @@ export interface AsyncSimulationOptions {
   /** Clients that train at the same time. */
   readonly concurrency: number;
   readonly local: LocalWork;
-  /** Versions after which an update is too old to be used; null or absent for no bound. */
-  readonly maxStaleness?: number | null;
-  /** Norm above which an update is not used and its client named; null or absent for no bound. */
-  readonly maxNorm?: number | null;
+  /** Simulated seconds after which nobody waits for a client any more; null or absent waits for all that will answer. */
+  readonly deadlineSeconds?: number | null;
 }
 
-/** A new version of the parameters. */
-export interface VersionReport {
-  /** Number of the version, from 1. */
-  readonly version: number;
-  readonly reports: readonly ClientReport[];
-  readonly dropped: readonly Dropped[];
-  /** Clients that were sent parameters meanwhile. */
-  readonly begun: number;
-  /** Mean number of versions that passed while the updates were made. */
-  readonly staleness: number;
+/** A new version of the parameters, in simulated time. */
+export interface VersionReport extends NewVersion {
   /** Simulated time at which it was made, in seconds. */
   readonly time: number;
-  readonly loss: number;
 }
 
 /** A client that trains: all that its fit follows from, besides the seed and the version that it began with. */
@@ -64,7 +53,8 @@ export interface AsyncState {
 
 interface Flight extends FlightRecord {
   readonly start: SharedStart;
-  readonly result: Promise<{ readonly update: Float32Array; readonly report: ClientReport } | null>;
+  /** What comes of it, or why nothing does. */
+  readonly result: Promise<{ readonly update: Float32Array; readonly report: ClientReport } | string>;
 }
 
 /**
@@ -137,11 +127,9 @@ export class AsyncSimulation {
   async next(): Promise<VersionReport> {
     const { server, pool, concurrency } = this.#options;
     const began = this.#started;
-    const reports: ClientReport[] = [];
     const dropped: Dropped[] = [];
-    const mean = new Float32Array(this.params.length + this.state.length);
-    let staleness = 0;
-    while (reports.length < server.buffer) {
+    const buffer = new VersionBuffer(server, this.params, this.state);
+    while (!buffer.full) {
       while (this.#flights.length < concurrency) {
         const away = this.#launch();
         if (away) dropped.push(away);
@@ -150,32 +138,21 @@ export class AsyncSimulation {
       const flight = this.#land();
       this.#time = flight.until;
       const result = await flight.result;
-      const passed = this.#version - flight.version;
-      const reason = this.#refusal(result?.report ?? null, passed);
-      if (!result || reason !== null) {
+      const staleness = this.#version - flight.version;
+      const reason = typeof result === 'string' ? result : refusedAnswer(result.report, staleness, this.#options);
+      if (typeof result === 'string' || reason !== null) {
         dropped.push({ client: flight.client, reason: reason ?? '' });
         this.#giveUp(dropped);
         continue;
       }
-      reports.push(result.report);
-      this.#answered = reports.length;
-      staleness += passed;
-      this.#add(mean, result.update, flight.start, server.weight(passed) / server.buffer);
+      buffer.add({ ...result, start: flight.start, staleness });
+      this.#answered = buffer.answers;
     }
-    addUpdate(mean, this.params, this.state, server.serverLr);
+    const made = buffer.apply();
     this.#version += 1;
     this.#answered = 0;
     this.#start = pool.publish(this.params, this.state);
-    const examples = reports.reduce((sum, report) => sum + report.examples, 0);
-    return {
-      version: this.#version,
-      reports,
-      dropped,
-      begun: this.#started - began,
-      staleness: staleness / reports.length,
-      time: this.#time,
-      loss: reports.reduce((sum, report) => sum + report.loss * report.examples, 0) / examples,
-    };
+    return { version: this.#version, ...made, dropped, begun: this.#started - began, time: this.#time };
   }
 
   /** Waits for the fits that are still under way, whose results are not wanted. */
@@ -183,50 +160,39 @@ export class AsyncSimulation {
     await Promise.allSettled(this.#flights.map(({ result }) => result));
   }
 
-  /** Why an answer is not used; null if it is. */
-  #refusal(report: ClientReport | null, staleness: number): string | null {
-    const { maxNorm = null, maxStaleness = null } = this.#options;
-    if (!report) return 'it left while it trained';
-    if (report.problem !== null) return report.problem;
-    if (maxNorm !== null && report.norm > maxNorm)
-      return `the norm of its update is ${report.norm.toPrecision(4)}, the bound ${maxNorm}`;
-    if (maxStaleness !== null && staleness > maxStaleness)
-      return `it began ${staleness} versions ago, the bound is ${maxStaleness}`;
-    return null;
-  }
-
   #giveUp(dropped: readonly Dropped[]): void {
     if (dropped.length > 1000 * this.#options.server.buffer)
       throw new Error(`none of the last ${dropped.length} clients gave an update: ${dropped.at(-1)?.reason}`);
   }
 
-  #add(mean: Float32Array, update: Float32Array, start: SharedStart, share: number): void {
-    if (this.#options.server.mixes === 'update') {
-      for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + share * (update[i] as number);
-      return;
-    }
-    const [first, firstState] = [new Float32Array(start.params), new Float32Array(start.state)];
-    const size = this.params.length;
-    for (let i = 0; i < mean.length; i++) {
-      const theirs = ((i < size ? first[i] : firstState[i - size]) as number) + (update[i] as number);
-      const ours = (i < size ? this.params[i] : this.state[i - size]) as number;
-      mean[i] = (mean[i] as number) + share * (theirs - ours);
-    }
-  }
-
   /** A client that is not busy begins with the newest version. Returns one that could not be reached, if that is who was drawn. */
   #launch(): Dropped | null {
-    const { pool, partition, behaviour, local, seed } = this.#options;
+    const { partition, behaviour, seed } = this.#options;
     const number = this.#started++;
     const rng = createRng(seed).fork('async client', number);
     let client = rng.integer(partition.clients);
     while (this.#busy.has(client)) client = rng.integer(partition.clients);
     if (!behaviour.available(client, number)) return { client, reason: 'it could not be reached' };
     if (partition.size(client) === 0) return { client, reason: 'it has no examples' };
-    const bytes = 8 * (pool.paramsSize + pool.stateSize);
-    const until = this.#time + behaviour.seconds(client, { examples: partition.size(client) * local.epochs, bytes });
-    this.#fly({ client, number, version: this.#version, until }, this.#start);
+    const takes = Math.min(this.#takes(client), this.#options.deadlineSeconds ?? Number.POSITIVE_INFINITY);
+    this.#fly({ client, number, version: this.#version, until: this.#time + takes }, this.#start);
     return null;
+  }
+
+  /** Simulated seconds from being asked to the answer's arrival. */
+  #takes(client: number): number {
+    const { pool, partition, behaviour, local } = this.#options;
+    const bytes = 8 * (pool.paramsSize + pool.stateSize);
+    return behaviour.seconds(client, { examples: partition.size(client) * local.epochs, bytes });
+  }
+
+  /** Why no answer comes of a client's fit; null if one does. */
+  #absence(client: number, number: number): string | null {
+    const { behaviour, deadlineSeconds = null } = this.#options;
+    if (behaviour.leaves(client, number)) return 'it left while it trained';
+    const takes = this.#takes(client);
+    if (deadlineSeconds === null || takes <= deadlineSeconds) return null;
+    return `it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`;
   }
 
   /** Begins a client's fit: a function of the flight's record, its start and the seed. */
@@ -245,8 +211,11 @@ export class AsyncSimulation {
       kept: {},
       attack: behaviour.attack?.(client, number) ?? null,
     };
-    const leaves = behaviour.leaves(client, number);
-    const result = leaves ? Promise.resolve(null) : pool.each(start, [fit]).then(([only]) => only ?? null);
+    const absence = this.#absence(client, number);
+    const result =
+      absence === null
+        ? pool.each(start, [fit]).then(([only]) => only as { update: Float32Array; report: ClientReport })
+        : Promise.resolve(absence);
     // Looked at when its time has come; until then a failure must not count as unhandled.
     result.catch(() => undefined);
     this.#busy.add(client);

@@ -37,7 +37,7 @@ export async function* runFederated(
     : await shareOut(execution, settings, sharedExamples);
   const plan = planned(layouts, partition.clients);
   if (execution.clients && !plan.remote) {
-    const message = `scheduler ${config.scheduler.name} has no rounds, and only simulates clients: leave --nats out`;
+    const message = `scheduler ${config.scheduler.name} has no server, and only simulates clients: leave --nats out`;
     throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
   }
   // What a client's examples are depends on the task, where there are tasks.

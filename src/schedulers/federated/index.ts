@@ -36,3 +36,4 @@ export * from './strategy.ts';
 export * from './tasks/index.ts';
 export * from './topology.ts';
 export * from './tree-sum.ts';
+export * from './version-buffer.ts';

@@ -2,12 +2,14 @@ import * as z from 'zod';
 import type { Execution, RunEvent } from '../../coordinator/index.ts';
 import { float32, type HostTensor } from '../../tensor/index.ts';
 import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';
-import { AsyncSimulation, type AsyncState, type FlightRecord, type VersionReport } from './async-simulation.ts';
+import { AsyncSimulation, type AsyncState, type FlightRecord } from './async-simulation.ts';
 import { clientBehaviour } from './behaviour.ts';
-import type { FederatedParts, FederatedTraining } from './federated-plan.ts';
+import { AsyncDeployment, notDeployable } from './deployment/index.ts';
+import type { FederatedParts, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
 import { roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
+import type { NewVersion } from './version-buffer.ts';
 
 const { clients, local_epochs, local_batch, behaviour, max_norm, threads } = roundShape;
 
@@ -30,6 +32,12 @@ const asyncShape = {
     .min(0)
     .default(0.5)
     .describe('a in (1 + staleness)^-a, the weight of an update that began so many versions ago'),
+  fit_deadline_s: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('seconds after which nobody waits for a client any more; null waits for all (real clients: ten minutes)'),
   threads,
 } as const;
 
@@ -68,11 +76,20 @@ export function runFedasync(
 }
 
 function runAsync(execution: Execution, settings: AsyncConfig, server: AsyncServer): AsyncGenerator<RunEvent, void> {
+  const { config } = execution.prepared;
+  const refused = execution.clients && notDeployable(execution, 0);
+  if (refused) {
+    const message = `scheduler ${config.scheduler.name}: ${refused}`;
+    throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
+  }
+  const objective = { name: 'none', config: {} };
   return runFederated(execution, settings, () => ({
     width: settings.concurrency,
     steps: 'versions',
-    objective: { name: 'none', config: {} },
-    make: (parts) => asyncTraining(parts, server, settings),
+    objective,
+    remote: true,
+    make: (parts) =>
+      execution.clients ? deployedTraining(parts, server, settings, objective) : asyncTraining(parts, server, settings),
   }));
 }
 
@@ -96,6 +113,7 @@ async function asyncTraining(
       local: { epochs: settings.local_epochs, batch: settings.local_batch },
       maxStaleness: settings.max_staleness,
       maxNorm: settings.max_norm,
+      deadlineSeconds: settings.fit_deadline_s,
     },
     params,
     state,
@@ -108,7 +126,7 @@ async function asyncTraining(
       const before = simulation.time;
       const report = await simulation.next();
       return {
-        ...told(report, bytes, settings.local_epochs),
+        ...told(report, { down: bytes * report.begun, up: bytes * report.reports.length }, settings.local_epochs),
         seconds: report.time - before,
         ms: performance.now() - began,
       };
@@ -120,8 +138,56 @@ async function asyncTraining(
   };
 }
 
-function told({ reports, dropped, begun, staleness, loss }: VersionReport, bytes: number, epochs: number) {
-  const [down, up] = [bytes * begun, bytes * reports.length];
+/** With real clients. What they are at is not kept: a run that goes on asks them anew, with its newest version. */
+async function deployedTraining(
+  { execution, pool, seed, params, state, saved }: FederatedParts,
+  server: AsyncServer,
+  settings: AsyncConfig,
+  objective: FederatedPlan['objective'],
+): Promise<FederatedTraining> {
+  const from = saved ? await readState(saved) : undefined;
+  const deployment = await AsyncDeployment.open(
+    {
+      ...{ execution, pool, settings, server, seed, objective },
+      concurrency: settings.concurrency,
+      clients: settings.clients,
+      local: { epochs: settings.local_epochs, batch: settings.local_batch },
+      maxStaleness: settings.max_staleness,
+      maxNorm: settings.max_norm,
+      deadlineSeconds: settings.fit_deadline_s,
+    },
+    params,
+    state,
+    from,
+  );
+  return {
+    next: async () => {
+      const began = performance.now();
+      const report = await deployment.next();
+      if (report === null) return null;
+      const { ready, quarantined } = deployment.there;
+      const step = told(report, report, settings.local_epochs);
+      return {
+        ...step,
+        metrics: { ...step.metrics, clients_there: ready, quarantined },
+        // With it the version can be computed again by a simulation.
+        notes: { ...step.notes, answers: report.answers },
+        seconds: null,
+        ms: performance.now() - began,
+      };
+    },
+    underway: () => deployment.underway,
+    model: () => ({ params, state }),
+    tensors: () => stateTensors({ ...deployment.progress, time: from?.time ?? 0, flights: [], starts: new Map() }),
+    close: () => deployment.close(),
+  };
+}
+
+function told(
+  { reports, dropped, staleness, loss }: NewVersion,
+  { down, up }: { readonly down: number; readonly up: number },
+  epochs: number,
+) {
   return {
     loss,
     examples: epochs * reports.reduce((sum, { examples }) => sum + examples, 0),

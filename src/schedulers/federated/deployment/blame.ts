@@ -22,10 +22,9 @@ export class Blame {
   }
 }
 
-/** Why a client's answer could not be had, as reports say it. */
-export function problemOf({ name, message }: Error, deadlineMs: number): string {
-  if (name === 'ControlTimeout' || name === 'BlobTimeout')
-    return `no answer within the ${deadlineMs / 1000} s of a round`;
+/** Why a client's answer could not be had, as reports say it. `time`: what it had for it, as in "the 60 s of a round". */
+export function problemOf({ name, message }: Error, time: string): string {
+  if (name === 'ControlTimeout' || name === 'BlobTimeout') return `no answer within ${time}`;
   // (Which subject it was asked on says nothing to a reader.)
   return name === 'ControlError' ? message.replace(/^plexus\.\S+: /, '') : message;
 }

@@ -1,4 +1,5 @@
 export * from './allow-list.ts';
+export * from './async-deployment.ts';
 export * from './check-update.ts';
 export * from './client-compute.ts';
 export * from './client-state.ts';
@@ -9,6 +10,7 @@ export * from './gathered-sum.ts';
 export * from './local-data.ts';
 export * from './messages.ts';
 export * from './nats-clients.ts';
+export * from './participants.ts';
 export * from './roster.ts';
 export * from './run-client.ts';
 export * from './secure-clients.ts';

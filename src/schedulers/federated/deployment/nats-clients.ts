@@ -183,6 +183,20 @@ export class NatsClients implements Fitters {
     return this.#options.local.add(updates);
   }
 
+  /**
+   * One client's fit outside of rounds, with time of its own. Never rejects for what the client does: that is the report's problem.
+   * @param deadlineMs milliseconds that it may take
+   */
+  fit(
+    start: SharedStart,
+    fit: ClientFit,
+    { deadlineMs, signal }: { readonly deadlineMs: number; readonly signal: AbortSignal },
+  ): Promise<{ readonly update: Float32Array | null; readonly report: ClientReport }> {
+    const end = performance.now() + deadlineMs;
+    const time = `the ${deadlineMs / 1000} s that a fit may take`;
+    return this.#fit(start, fit, signal, { left: () => end - performance.now(), time });
+  }
+
   /** @throws RoundsFailed naming the client that did not answer, since the others' answers are of no use without it */
   ask(start: SharedStart, clients: readonly Who[], task: string, config: unknown): Promise<unknown[]> {
     return this.#all(clients, async (who) =>
@@ -216,8 +230,10 @@ export class NatsClients implements Fitters {
     start: SharedStart,
     fit: ClientFit,
     signal: AbortSignal | undefined,
+    clock: Clock = this.#round,
   ): Promise<{ readonly update: Float32Array | null; readonly report: ClientReport }> {
     const began = performance.now();
+    const release = this.#starts.hold(start);
     const {
       client,
       round,
@@ -243,8 +259,9 @@ export class NatsClients implements Fitters {
         wanted: [...this.#options.wanted],
         masking: (await this.#secure?.masking(fit)) ?? null,
       };
-      const answer = await this.#request(start, { client, round }, asking, signal);
-      const { update, norm, kept, sent, told } = await this.#received(start, { client, round }, answer, signal);
+      const who = { client, round };
+      const answer = await this.#request(start, who, asking, clock, signal);
+      const { update, norm, kept, sent, told } = await this.#received(start, who, answer, clock, signal);
       const { steps, loss, lr, problem, keeps } = told;
       if (keeps) this.#keeping.add(client);
       const ms = performance.now() - began;
@@ -253,42 +270,56 @@ export class NatsClients implements Fitters {
     } catch (error) {
       if (signal?.aborted) throw error;
       if (error instanceof BadUpdate) this.#blame.add(client, error);
-      const problem = problemOf(error as Error, this.#options.deadlineMs);
+      const problem = problemOf(error as Error, clock.time);
       return {
         update: null,
         report: { ...base, steps: 0, loss: Number.NaN, norm: 0, ms: performance.now() - began, problem },
       };
     } finally {
+      release();
       this.#trained += 1;
     }
   }
 
   /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
-  #received({ version }: SharedStart, { client, round }: Who, answer: unknown, signal: AbortSignal | undefined) {
+  #received(
+    { version }: SharedStart,
+    { client, round }: Who,
+    answer: unknown,
+    { left }: Clock,
+    signal: AbortSignal | undefined,
+  ) {
     const { nats, job, maxNorm, wanted } = this.#options;
     const from = this.#calls.live(client);
     return receivedUpdate(answer, {
       ...{ nats, job, maxNorm, wanted, version, round, from, session: this.session, sizes: this },
       ...{ masked: this.#secure !== null, decode: this.#decode },
-      deadlineMs: () => Math.max(1, this.#calls.left(this.#fitsBy)),
+      deadlineMs: () => Math.max(1, left()),
       signal: this.#calls.gone(client, signal),
       onBytes: (up) => this.#calls.count({ up }),
     });
   }
 
-  /** Asks one client something about parameters, until it answers or it is too late for the round. */
-  async #request(start: SharedStart, { client, round }: Who, asking: Asking, signal?: AbortSignal): Promise<unknown> {
+  /** Asks one client something about parameters, until it answers or it is too late. */
+  async #request(
+    start: SharedStart,
+    { client, round }: Who,
+    asking: Asking,
+    clock: Clock = this.#round,
+    signal?: AbortSignal,
+  ): Promise<unknown> {
     const { start: offered, vectors, encoded } = this.#starts.of(start);
     const { session } = this;
     const { version } = start;
     const message = { ...asking, session, round, client, version, start: offered.parcel, vectors, encoded };
     this.#calls.count({ down: bytesOf(vectors) + (encoded?.bytes ?? 0) });
-    return this.#calls.ask(message as ClientRequest, this.#fitsBy, signal);
+    return this.#calls.ask(message as ClientRequest, clock.left(), signal);
   }
 
-  /** The part of a round's time by whose end fits have to be there. */
-  get #fitsBy(): number {
-    return this.#secure ? MASKED_UPDATES_BY : 1;
+  /** The time that fits of a round have. */
+  get #round(): Clock {
+    const part = this.#secure ? MASKED_UPDATES_BY : 1;
+    return { left: () => this.#calls.left(part), time: `the ${this.#options.deadlineMs / 1000} s of a round` };
   }
 
   /** Asks all of them, and fails if one does not answer: an answer without it would be another's. */
@@ -301,7 +332,7 @@ export class NatsClients implements Fitters {
           if (error instanceof BadUpdate) this.#blame.add(who.client, error);
           const name = this.#options.roster.nameOf(who.client);
           throw new RoundsFailed(
-            `client ${name} did not answer a question of round ${who.round}: ${problemOf(error as Error, this.#options.deadlineMs)}`,
+            `client ${name} did not answer a question of round ${who.round}: ${problemOf(error as Error, this.#round.time)}`,
             {
               cause: error,
             },
@@ -310,6 +341,12 @@ export class NatsClients implements Fitters {
       }),
     );
   }
+}
+
+/** How long something may take: milliseconds that are left of it, and how messages call it. */
+interface Clock {
+  readonly left: () => number;
+  readonly time: string;
 }
 
 /** Which client, and for which round. */

@@ -236,6 +236,12 @@ export class Roster {
     });
   }
 
+  /** Calls `changed` whenever clients come, leave or are not asked any more, until what it returns is called. */
+  watch(changed: () => void): () => void {
+    this.#watchers.add(changed);
+    return () => this.#watchers.delete(changed);
+  }
+
   /** Waits until the file is as it should be, and forgets who is there. */
   async close(): Promise<void> {
     clearInterval(this.#timer);

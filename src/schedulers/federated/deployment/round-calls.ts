@@ -61,12 +61,11 @@ export class RoundCalls {
 
   /**
    * Asks one client, until it answers.
-   * @param part of the round's time by whose end it has to
+   * @param deadlineMs milliseconds that it has; what is `left` of a round's time, where there are rounds
    * @throws Error if it is not there, the time has passed or `signal` is raised; ControlTimeout, ControlError
    */
-  async ask(message: ClientRequest, part: number, signal?: AbortSignal): Promise<unknown> {
+  async ask(message: ClientRequest, deadlineMs: number, signal?: AbortSignal): Promise<unknown> {
     const { name, id } = this.live(message.client);
-    const deadlineMs = this.left(part);
     if (deadlineMs <= 0) throw new Error('the deadline of the round had passed');
     return this.#requester.request(clientSubject(this.#options.job, name, id), message, {
       deadlineMs,

@@ -225,7 +225,7 @@ class SecureRound {
       ToClient,
       { readonly aggregation: string }
     >;
-    const parsed = schema.safeParse(await calls.ask(message, part, signal));
+    const parsed = schema.safeParse(await calls.ask(message, calls.left(part), signal));
     if (parsed.success) return parsed.data;
     throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
   }

@@ -4,7 +4,7 @@ import { gatherRuns, otherRuns, type Run } from '../sent-parts.ts';
 import type { VectorList } from './messages.ts';
 import { joinVectors, type Offered, offer } from './payload.ts';
 
-/** Versions of the parameters that clients may still be fetching. */
+/** Versions of the parameters that are kept at least, since they may be asked for again. */
 const KEPT = 4;
 
 /** Parameters as they travel: where they are fetched, and which vectors they are. */
@@ -15,7 +15,10 @@ export interface SentStart {
   readonly encoded: { readonly bytes: number; readonly runs: [from: number, to: number][] } | null;
 }
 
-/** Parameters on their way to clients: each version is made once, however many clients get it, and the last few are kept. */
+/**
+ * Parameters on their way to clients: each version is made once, however many clients get it. The last few are kept, and those that
+ * somebody trains on: a client that was started again fetches them again.
+ */
 export class SentStarts {
   readonly #blobs: BlobServer;
   readonly #owner: string;
@@ -23,6 +26,8 @@ export class SentStarts {
   readonly #encoded = new WeakMap<SharedStart, { readonly bytes: Uint8Array; readonly runs: readonly Run[] }>();
   /** Newest last. */
   readonly #sent = new Map<SharedStart, SentStart>();
+  /** How many train on it. */
+  readonly #holds = new Map<SharedStart, number>();
 
   /** @param owner of the blobs, as `blobs` knows itself */
   constructor(blobs: BlobServer, owner: string) {
@@ -57,11 +62,27 @@ export class SentStarts {
       },
     };
     this.#sent.set(start, made);
+    this.#withdraw();
+    return made;
+  }
+
+  /** Keeps a version until what it returns is called. */
+  hold(start: SharedStart): () => void {
+    const holds = (change: number) => (this.#holds.get(start) ?? 0) + change;
+    this.#holds.set(start, holds(1));
+    return () => {
+      if (holds(-1) > 0) this.#holds.set(start, holds(-1));
+      else this.#holds.delete(start);
+      this.#withdraw();
+    };
+  }
+
+  #withdraw(): void {
     for (const [oldest, { start: offered }] of this.#sent) {
-      if (this.#sent.size <= KEPT) break;
+      if (this.#sent.size <= KEPT) return;
+      if (this.#holds.has(oldest)) continue;
       offered.withdraw();
       this.#sent.delete(oldest);
     }
-    return made;
   }
 }

@@ -1,0 +1,289 @@
+import { createRng } from '../../../tensor/index.ts';
+import type { AsyncServer } from '../async-server.ts';
+import type { FederatedPlan } from '../federated-plan.ts';
+import type { ClientFit, ClientReport, SharedStart } from '../fit-task.ts';
+import type { Dropped, LocalWork } from '../simulation.ts';
+import { type AnswerBounds, type NewVersion, refusedAnswer, VersionBuffer } from '../version-buffer.ts';
+import { RoundsFailed } from './errors.ts';
+import { Participants, type ParticipantsOptions } from './participants.ts';
+
+/** Seconds that a fit may take where the config does not say. */
+export const FIT_DEADLINE_S = 600;
+/** Times that clients which gave nothing for a version are asked again for it. */
+const ATTEMPTS = 5;
+
+/** What real clients take part in that nobody waits for. */
+export interface AsyncDeploymentParts
+  extends AnswerBounds,
+    Pick<ParticipantsOptions, 'execution' | 'pool' | 'settings'> {
+  readonly objective: FederatedPlan['objective'];
+  readonly server: AsyncServer;
+  readonly seed: number;
+  /** Clients that train at the same time, at most. */
+  readonly concurrency: number;
+  readonly clients: number;
+  readonly local: LocalWork;
+  /** Seconds that a fit may take; null for ten minutes. */
+  readonly deadlineSeconds: number | null;
+}
+
+/** Where a run is, between two versions. What clients are at is not part of it: who goes on asks them anew. */
+export interface AsyncProgress {
+  readonly version: number;
+  /** Fits that have begun. */
+  readonly started: number;
+}
+
+/** One of the answers that a version was made of, in their order: with them it can be computed again. */
+export interface AnswerRecord {
+  readonly client: number;
+  /** Number of the fit, which its randomness is drawn by. */
+  readonly fit: number;
+  /** The version that it began with. */
+  readonly version: number;
+}
+
+/** A new version of the parameters, and what it was made of. */
+export interface DeployedVersion extends NewVersion {
+  readonly answers: readonly AnswerRecord[];
+  /** Bytes of vectors that went to clients, and came from them. */
+  readonly down: number;
+  readonly up: number;
+}
+
+/** A client that trains. */
+interface Flight extends AnswerRecord {
+  readonly start: SharedStart;
+}
+
+interface Landed extends Flight {
+  readonly update: Float32Array | null;
+  readonly report: ClientReport;
+}
+
+/**
+ * Real clients of which nobody waits for the slowest: whoever is there and idle begins with the newest parameters, and a new version
+ * is made of as many answers as the server wants, in the order in which they come. With one client at a time, and all of them
+ * there, it is the simulation with the same settings, to the bit; with more, the order is the world's.
+ */
+export class AsyncDeployment {
+  readonly params: Float32Array;
+  readonly state: Float32Array;
+  readonly #parts: AsyncDeploymentParts;
+  readonly #participants: Participants;
+  readonly #unwatch: () => void;
+  /** Ends what clients are at. */
+  readonly #stop = new AbortController();
+  /** Who trains, by client. */
+  readonly #flights = new Map<number, Promise<void>>();
+  readonly #landed: Landed[] = [];
+  /** Who gave nothing for the version under way: others are asked first. */
+  readonly #failed = new Set<number>();
+  /** A fault of ours. */
+  #fault: { readonly error: unknown } | null = null;
+  /** Bytes at the last version. */
+  #bytes = { down: 0, up: 0 };
+  #wake: (() => void) | null = null;
+  #version: number;
+  #started: number;
+  #start: SharedStart;
+  #answered = 0;
+  #attempt = 0;
+
+  private constructor(
+    parts: AsyncDeploymentParts,
+    participants: Participants,
+    params: Float32Array,
+    state: Float32Array,
+    from: AsyncProgress,
+  ) {
+    this.#parts = parts;
+    this.#participants = participants;
+    this.params = params;
+    this.state = state;
+    this.#version = from.version;
+    this.#started = from.started;
+    this.#start = participants.clients.publish(params, state);
+    this.#unwatch = participants.roster.watch(() => this.#wake?.());
+  }
+
+  /** Begins to listen to clients. `params` and `state` are those of the server, and are changed. */
+  static async open(
+    parts: AsyncDeploymentParts,
+    params: Float32Array,
+    state: Float32Array,
+    from: AsyncProgress = { version: 0, started: 0 },
+  ): Promise<AsyncDeployment> {
+    const participants = await Participants.open({
+      ...parts,
+      deadlineMs: deadlineMs(parts),
+      wanted: [],
+      kept: () => ({ now: null, durable: null }),
+      compression: null,
+      secure: null,
+    });
+    return new AsyncDeployment(parts, participants, params, state, from);
+  }
+
+  /** How far the next version is: answers that it has, of those that make one. */
+  get underway() {
+    return { done: this.#answered, of: this.#parts.server.buffer };
+  }
+
+  get progress(): AsyncProgress {
+    return { version: this.#version, started: this.#started };
+  }
+
+  /** Clients that are there, and that are not asked any more. */
+  get there(): { readonly ready: number; readonly quarantined: number } {
+    const { ready, quarantined } = this.#participants.roster;
+    return { ready, quarantined };
+  }
+
+  /**
+   * Lets clients train until there is a new version.
+   * @returns it, or null if the run was stopped before
+   * @throws RoundsFailed if there are no clients, or they give nothing again and again
+   */
+  async next(): Promise<DeployedVersion | null> {
+    const { server } = this.#parts;
+    const { clients, signal } = this.#participants;
+    const began = this.#started;
+    const dropped: Dropped[] = [];
+    const answers: AnswerRecord[] = [];
+    const buffer = new VersionBuffer(server, this.params, this.state);
+    this.#failed.clear();
+    this.#attempt = 0;
+    this.#answered = 0;
+    while (!buffer.full) {
+      if (this.#fault) throw this.#fault.error;
+      // (Answers that are there first: they may make the version that the next clients begin with.)
+      const landed = this.#landed.shift();
+      if (!landed) {
+        if (!(await this.#busy(dropped))) return null;
+        await this.#news(signal);
+        continue;
+      }
+      const { client, fit, version, start, update, report } = landed;
+      const staleness = this.#version - version;
+      const reason = refusedAnswer(report, staleness, this.#parts);
+      if (update === null || reason !== null) {
+        dropped.push({ client, reason: reason ?? 'it sent no update' });
+        if (report.problem !== null) this.#failed.add(client);
+        continue;
+      }
+      buffer.add({ update, report, start, staleness });
+      answers.push({ client, fit, version });
+      this.#answered = buffer.answers;
+    }
+    const made = buffer.apply();
+    this.#version += 1;
+    this.#start = clients.publish(this.params, this.state);
+    const { roster } = this.#participants;
+    const named = dropped.map((each) => ({ ...each, name: roster.nameOf(each.client) }));
+    const begun = this.#started - began;
+    const { down, up } = clients.bytes;
+    const travelled = { down: down - this.#bytes.down, up: up - this.#bytes.up };
+    this.#bytes = { down, up };
+    return { version: this.#version, ...made, dropped: named, begun, answers, ...travelled };
+  }
+
+  /** Lets the clients go. */
+  async close(): Promise<void> {
+    this.#unwatch();
+    this.#stop.abort(new Error('the run is over'));
+    await Promise.all(this.#flights.values());
+    await this.#participants.close();
+  }
+
+  /** Asks whoever can be asked, now that all answers have been seen. @returns whether somebody trains; false if the run was stopped */
+  async #busy(dropped: readonly Dropped[]): Promise<boolean> {
+    const { concurrency, clients } = this.#parts;
+    for (;;) {
+      if (this.#participants.signal.aborted) return false;
+      if (this.#flights.size === 0) {
+        const first = Math.min(concurrency, clients);
+        const hint = '--min-clients';
+        if (!(await this.#participants.enough({ need: 1, first, what: 'a version', hint }))) return false;
+      }
+      this.#launch();
+      if (this.#flights.size > 0) return true;
+      // All that are there gave nothing for this version.
+      this.#attempt += 1;
+      const last = dropped.at(-1);
+      if (this.#attempt >= ATTEMPTS)
+        throw new RoundsFailed(
+          `version ${this.#version + 1} cannot be made: nobody who is there gives an update for it` +
+            (last ? ` (${this.#participants.roster.nameOf(last.client)}: ${last.reason})` : '') +
+            `. They were asked ${ATTEMPTS} times; the checkpoint has all versions before it (--resume)`,
+        );
+      this.#failed.clear();
+    }
+  }
+
+  /** Lets as many clients as may train at a time begin with the newest version. */
+  #launch(): void {
+    const { concurrency, seed } = this.#parts;
+    const there = this.#participants.roster.numbers();
+    const free = there.filter((client) => !this.#flights.has(client) && !this.#failed.has(client));
+    while (this.#flights.size < concurrency && free.length > 0) {
+      const number = this.#started++;
+      // (As the simulation draws them: among all, until it is one who is free.)
+      const rng = createRng(seed).fork('async client', number);
+      let client = there[rng.integer(there.length)] as number;
+      while (!free.includes(client)) client = there[rng.integer(there.length)] as number;
+      free.splice(free.indexOf(client), 1);
+      this.#fly({ client, fit: number, version: this.#version, start: this.#start });
+    }
+  }
+
+  #fly(flight: Flight): void {
+    const { local } = this.#parts;
+    const { roster, clients } = this.#participants;
+    const fit: ClientFit = {
+      client: flight.client,
+      round: flight.fit,
+      // Their own numbers of their own examples: which they are, they alone know.
+      examples: new Int32Array(roster.examples(flight.client)),
+      epochs: local.epochs,
+      maxSteps: null,
+      firstStep: 0,
+      weight: 1,
+      clipNorm: null,
+      kept: {},
+    };
+    const { signal } = this.#stop;
+    const done = clients.fit(flight.start, fit, { deadlineMs: deadlineMs(this.#parts), signal }).then(
+      (answer) => {
+        this.#landed.push({ ...flight, ...answer });
+      },
+      (error: unknown) => {
+        if (!signal.aborted) this.#fault = { error };
+      },
+    );
+    this.#flights.set(
+      flight.client,
+      done.finally(() => {
+        this.#flights.delete(flight.client);
+        this.#wake?.();
+      }),
+    );
+  }
+
+  /** Waits until a client has answered, or others are there, or the run is to stop. */
+  async #news(signal: AbortSignal): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const wake = () => {
+        signal.removeEventListener('abort', wake);
+        this.#wake = null;
+        resolve();
+      };
+      this.#wake = wake;
+      signal.addEventListener('abort', wake, { once: true });
+      if (signal.aborted || this.#fault || this.#landed.length > 0) wake();
+    });
+  }
+}
+
+const deadlineMs = ({ deadlineSeconds }: Pick<AsyncDeploymentParts, 'deadlineSeconds'>): number =>
+  (deadlineSeconds ?? FIT_DEADLINE_S) * 1000;
