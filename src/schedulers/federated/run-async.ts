@@ -4,7 +4,7 @@ import { float32, type HostTensor } from '../../tensor/index.ts';
 import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';
 import { AsyncSimulation, type AsyncState, type FlightRecord } from './async-simulation.ts';
 import { clientBehaviour } from './behaviour.ts';
-import { AsyncDeployment, notDeployable } from './deployment/index.ts';
+import { AsyncDeployment, notDeployable, Participants } from './deployment/index.ts';
 import type { FederatedParts, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
 import { roundShape, runShape } from './round-schema.ts';
@@ -93,6 +93,9 @@ function runAsync(execution: Execution, settings: AsyncConfig, server: AsyncServ
   }));
 }
 
+/** Seconds that a real client's fit may take where the config does not say. */
+const FIT_DEADLINE_S = 600;
+
 /** Prefix of what only asynchronous runs keep among the tensors of a checkpoint. */
 const ASYNC = 'async/';
 const startName = (version: number) => `${ASYNC}start/${version}`;
@@ -146,15 +149,19 @@ async function deployedTraining(
   objective: FederatedPlan['objective'],
 ): Promise<FederatedTraining> {
   const from = saved ? await readState(saved) : undefined;
-  const deployment = await AsyncDeployment.open(
+  const deadlineMs = (settings.fit_deadline_s ?? FIT_DEADLINE_S) * 1000;
+  const participants = await Participants.open({
+    ...{ execution, pool, settings, objective, deadlineMs, compression: null, secure: null },
+    wanted: [],
+    kept: () => ({ now: null, durable: null }),
+  });
+  const deployment = new AsyncDeployment(
     {
-      ...{ execution, pool, settings, server, seed, objective },
-      concurrency: settings.concurrency,
-      clients: settings.clients,
+      ...{ participants, server, seed, deadlineMs },
+      concurrency: Math.min(settings.concurrency, settings.clients),
       local: { epochs: settings.local_epochs, batch: settings.local_batch },
       maxStaleness: settings.max_staleness,
       maxNorm: settings.max_norm,
-      deadlineSeconds: settings.fit_deadline_s,
     },
     params,
     state,

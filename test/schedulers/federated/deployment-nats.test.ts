@@ -23,6 +23,7 @@ import {
   updateCompressionSchema,
 } from '../../../src/schedulers/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
+import { latch } from './latch.ts';
 
 const open: Federation[] = [];
 afterEach(async () => {
@@ -61,13 +62,11 @@ describe('clients over NATS', () => {
       await made.client(name, async (start, about) => {
         // The later clients answer first.
         const before = last;
-        let done: () => void = () => undefined;
-        last = new Promise((resolve) => {
-          done = resolve;
-        });
+        const done = latch();
+        last = done.opened;
         if (about.client < 4) await before;
         answered.push(about.client);
-        done();
+        done.open();
         expect(start[5]).toBe(2);
         return honest(start, about);
       });
@@ -139,15 +138,12 @@ describe('clients over NATS', () => {
 
   it('a round ends by its deadline, without those that have not answered; what they send later is nobody’s', async () => {
     const made = await federation({ params: 50, deadlineMs: 400 });
-    let late: () => void = () => undefined;
-    const waiting = new Promise<void>((resolve) => {
-      late = resolve;
-    });
+    const late = latch();
     let asked = 0;
     await made.client('a', honest);
     await made.client('b', async (start, about) => {
       asked += 1;
-      if (about.round === 0) await waiting;
+      if (about.round === 0) await late.opened;
       return honest(start, about);
     });
     const began = performance.now();
@@ -155,7 +151,7 @@ describe('clients over NATS', () => {
     expect(performance.now() - began).toBeLessThan(2000);
     expect(reports[1]?.problem).toBe('no answer within the 0.4 s of a round');
     expect(sum).toEqual(treeSum([0], 2, 50));
-    late();
+    late.open();
     // The next round is not confused by it.
     const next = await made.round(1);
     expect(next.reports.map(({ problem }) => problem)).toEqual([null, null]);
@@ -166,26 +162,19 @@ describe('clients over NATS', () => {
   it('one that leaves in the middle of a round is named at once', async () => {
     const made = await federation({ params: 50, deadlineMs: 30_000 });
     await made.client('a', honest);
-    let asked: () => void = () => undefined;
-    const wasAsked = new Promise<void>((resolve) => {
-      asked = resolve;
-    });
-    let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => {
-      release = resolve;
-    });
+    const [asked, go] = [latch(), latch()];
     const leaver = await made.client('b', async (start, about) => {
-      asked();
-      await held;
+      asked.open();
+      await go.opened;
       return honest(start, about);
     });
     const round = made.round(0);
-    await wasAsked;
+    await asked.opened;
     const left = leaver.stop();
     const { sum, reports } = await round;
     expect(reports[1]?.problem).toBe('it left: stopped by the test');
     expect(sum).toEqual(treeSum([0], 2, 50));
-    release();
+    go.open();
     await left;
   });
 

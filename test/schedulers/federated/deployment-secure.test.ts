@@ -8,6 +8,7 @@ import {
 } from '../../../src/schedulers/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
+import { latch } from './latch.ts';
 
 const SIZE = 400;
 const SEED = 1;
@@ -92,32 +93,25 @@ describe('secure aggregation with clients over NATS', () => {
     // Each has six neighbours, of whom four are needed.
     const made = await federation({ secure: { config: { name: 'secagg', range: 8 }, seed: SEED } });
     const clients = [];
-    let begun: () => void = () => undefined;
-    const training = new Promise<void>((resolve) => {
-      begun = resolve;
-    });
-    let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => {
-      release = resolve;
-    });
+    const [begun, go] = [latch(), latch()];
     for (const name of [...names, 'f', 'g'])
       clients.push(
         await made.client(name, async (start, about) => {
           if (about.client === 1) {
-            begun();
-            await held;
+            begun.open();
+            await go.opened;
           }
           return honest(start, about);
         }),
       );
     const round = trained(made, 0);
-    await training;
+    await begun.opened;
     const left = clients[1]?.stop();
     const { collection, updates, problems } = await round;
     expect(problems).toEqual([null, 'it left: stopped by the test', null, null, null, null, null]);
     await clients[3]?.stop();
     const { sum, failure } = await collection.collect({ updates, clipNorm: null });
-    release();
+    go.open();
     await left;
     expect(failure).toBeNull();
     expect(sum).toEqual(await simulated(0, [0, 2, 3, 4, 5, 6], 7));

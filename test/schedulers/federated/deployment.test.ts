@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BlobServer } from '../../../src/comm/index.ts';
 import { dataSchema, encodingOf, openDataset, prepareData } from '../../../src/data/index.ts';
 import { packed, splitVectors, unpacked } from '../../../src/schedulers/federated/deployment/payload.ts';
+import { SentStarts } from '../../../src/schedulers/federated/deployment/sent-starts.ts';
 import {
   allowSchema,
   type BadUpdate,
@@ -98,6 +100,34 @@ describe('updates', () => {
       true,
       null,
     ]);
+  });
+});
+
+describe('versions of the parameters on their way', () => {
+  it('are there while somebody trains on them, and the last few besides', () => {
+    const there = new Set<string>();
+    const offer = (name: string) => {
+      there.add(name);
+      return () => there.delete(name);
+    };
+    const sent = new SentStarts({ offer } as unknown as BlobServer, 'server');
+    const publish = (version: number) => {
+      // (More than travels in a message.)
+      const start = { version, params: new SharedArrayBuffer(40_000), state: new SharedArrayBuffer(0), round: {} };
+      const release = sent.hold(start);
+      sent.of(start);
+      return release;
+    };
+    const [first, second, ...others] = Array.from({ length: 10 }, (_, version) => publish(version));
+    for (const release of others) release();
+    const versions = () => [...there].map((name) => Number(name.split(' ')[1]));
+    expect(versions()).toEqual([0, 1, 8, 9]);
+    second?.();
+    publish(10)();
+    expect(versions()).toEqual([0, 8, 9, 10]);
+    first?.();
+    publish(11)();
+    expect(versions()).toEqual([8, 9, 10, 11]);
   });
 });
 

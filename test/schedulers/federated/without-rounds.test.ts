@@ -62,6 +62,17 @@ describe('a run without rounds, or without a server', () => {
       expect(dropped.some(({ reason }: { reason: string }) => why.test(reason))).toBe(true);
   });
 
+  it('waits for nobody longer than it is told to', async () => {
+    const scheduler = { name: 'fedbuff', concurrency: 8, buffer: 4, behaviour: { speed_spread: 100 } };
+    await run('patient', scheduler);
+    expect(metricsOf('patient').flatMap((line) => line.dropped_clients)).toEqual([]);
+    const { summary } = await run('deadline', { ...scheduler, fit_deadline_s: 0.1 });
+    const dropped = metricsOf('deadline').flatMap((line) => line.dropped_clients);
+    expect(dropped.length).toBeGreaterThan(0);
+    for (const { reason } of dropped) expect(reason).toMatch(/it would have taken [\d.]+ s, the deadline is 0.1 s/);
+    expect(summary?.weights_sha256).toMatch(/^[0-9a-f]{64}$/);
+  });
+
   it('refuses what cannot be', async () => {
     await expect(run('bad', { name: 'fedbuff', concurrency: 9 })).rejects.toThrow(ConfigError);
     await expect(run('bad', { name: 'fedbuff', concurrency: 9 })).rejects.toThrow(/scheduler.concurrency 9 is more/);

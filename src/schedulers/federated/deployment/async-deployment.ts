@@ -1,30 +1,28 @@
 import { createRng } from '../../../tensor/index.ts';
 import type { AsyncServer } from '../async-server.ts';
-import type { FederatedPlan } from '../federated-plan.ts';
 import type { ClientFit, ClientReport, SharedStart } from '../fit-task.ts';
 import type { Dropped, LocalWork } from '../simulation.ts';
 import { type AnswerBounds, type NewVersion, refusedAnswer, VersionBuffer } from '../version-buffer.ts';
 import { RoundsFailed } from './errors.ts';
-import { Participants, type ParticipantsOptions } from './participants.ts';
+import type { Participants } from './participants.ts';
 
-/** Seconds that a fit may take where the config does not say. */
-export const FIT_DEADLINE_S = 600;
 /** Times that clients which gave nothing for a version are asked again for it. */
 const ATTEMPTS = 5;
 
-/** What real clients take part in that nobody waits for. */
-export interface AsyncDeploymentParts
-  extends AnswerBounds,
-    Pick<ParticipantsOptions, 'execution' | 'pool' | 'settings'> {
-  readonly objective: FederatedPlan['objective'];
+/** Who takes part, as far as it matters here. */
+type Clients = Pick<Participants, 'roster' | 'clients' | 'signal' | 'enough' | 'close'>;
+
+/** What real clients take part in of which nobody waits for the slowest. */
+export interface AsyncDeploymentOptions extends AnswerBounds {
+  /** Its own from now on. */
+  readonly participants: Clients;
   readonly server: AsyncServer;
   readonly seed: number;
   /** Clients that train at the same time, at most. */
   readonly concurrency: number;
-  readonly clients: number;
   readonly local: LocalWork;
-  /** Seconds that a fit may take; null for ten minutes. */
-  readonly deadlineSeconds: number | null;
+  /** Milliseconds that a fit may take. */
+  readonly deadlineMs: number;
 }
 
 /** Where a run is, between two versions. What clients are at is not part of it: who goes on asks them anew. */
@@ -69,8 +67,8 @@ interface Landed extends Flight {
 export class AsyncDeployment {
   readonly params: Float32Array;
   readonly state: Float32Array;
-  readonly #parts: AsyncDeploymentParts;
-  readonly #participants: Participants;
+  readonly #options: AsyncDeploymentOptions;
+  readonly #participants: Clients;
   readonly #unwatch: () => void;
   /** Ends what clients are at. */
   readonly #stop = new AbortController();
@@ -90,14 +88,15 @@ export class AsyncDeployment {
   #answered = 0;
   #attempt = 0;
 
-  private constructor(
-    parts: AsyncDeploymentParts,
-    participants: Participants,
+  /** `params` and `state` are those of the server, and are changed. */
+  constructor(
+    options: AsyncDeploymentOptions,
     params: Float32Array,
     state: Float32Array,
-    from: AsyncProgress,
+    from: AsyncProgress = { version: 0, started: 0 },
   ) {
-    this.#parts = parts;
+    const { participants } = options;
+    this.#options = options;
     this.#participants = participants;
     this.params = params;
     this.state = state;
@@ -107,27 +106,9 @@ export class AsyncDeployment {
     this.#unwatch = participants.roster.watch(() => this.#wake?.());
   }
 
-  /** Begins to listen to clients. `params` and `state` are those of the server, and are changed. */
-  static async open(
-    parts: AsyncDeploymentParts,
-    params: Float32Array,
-    state: Float32Array,
-    from: AsyncProgress = { version: 0, started: 0 },
-  ): Promise<AsyncDeployment> {
-    const participants = await Participants.open({
-      ...parts,
-      deadlineMs: deadlineMs(parts),
-      wanted: [],
-      kept: () => ({ now: null, durable: null }),
-      compression: null,
-      secure: null,
-    });
-    return new AsyncDeployment(parts, participants, params, state, from);
-  }
-
   /** How far the next version is: answers that it has, of those that make one. */
   get underway() {
-    return { done: this.#answered, of: this.#parts.server.buffer };
+    return { done: this.#answered, of: this.#options.server.buffer };
   }
 
   get progress(): AsyncProgress {
@@ -146,7 +127,7 @@ export class AsyncDeployment {
    * @throws RoundsFailed if there are no clients, or they give nothing again and again
    */
   async next(): Promise<DeployedVersion | null> {
-    const { server } = this.#parts;
+    const { server } = this.#options;
     const { clients, signal } = this.#participants;
     const began = this.#started;
     const dropped: Dropped[] = [];
@@ -166,7 +147,7 @@ export class AsyncDeployment {
       }
       const { client, fit, version, start, update, report } = landed;
       const staleness = this.#version - version;
-      const reason = refusedAnswer(report, staleness, this.#parts);
+      const reason = refusedAnswer(report, staleness, this.#options);
       if (update === null || reason !== null) {
         dropped.push({ client, reason: reason ?? 'it sent no update' });
         if (report.problem !== null) this.#failed.add(client);
@@ -198,13 +179,12 @@ export class AsyncDeployment {
 
   /** Asks whoever can be asked, now that all answers have been seen. @returns whether somebody trains; false if the run was stopped */
   async #busy(dropped: readonly Dropped[]): Promise<boolean> {
-    const { concurrency, clients } = this.#parts;
+    const { concurrency } = this.#options;
     for (;;) {
       if (this.#participants.signal.aborted) return false;
       if (this.#flights.size === 0) {
-        const first = Math.min(concurrency, clients);
-        const hint = '--min-clients';
-        if (!(await this.#participants.enough({ need: 1, first, what: 'a version', hint }))) return false;
+        const enough = { need: 1, first: concurrency, what: 'a version', hint: '--min-clients' };
+        if (!(await this.#participants.enough(enough))) return false;
       }
       this.#launch();
       if (this.#flights.size > 0) return true;
@@ -223,7 +203,7 @@ export class AsyncDeployment {
 
   /** Lets as many clients as may train at a time begin with the newest version. */
   #launch(): void {
-    const { concurrency, seed } = this.#parts;
+    const { concurrency, seed } = this.#options;
     const there = this.#participants.roster.numbers();
     const free = there.filter((client) => !this.#flights.has(client) && !this.#failed.has(client));
     while (this.#flights.size < concurrency && free.length > 0) {
@@ -238,7 +218,7 @@ export class AsyncDeployment {
   }
 
   #fly(flight: Flight): void {
-    const { local } = this.#parts;
+    const { local, deadlineMs } = this.#options;
     const { roster, clients } = this.#participants;
     const fit: ClientFit = {
       client: flight.client,
@@ -253,7 +233,7 @@ export class AsyncDeployment {
       kept: {},
     };
     const { signal } = this.#stop;
-    const done = clients.fit(flight.start, fit, { deadlineMs: deadlineMs(this.#parts), signal }).then(
+    const done = clients.fit(flight.start, fit, { deadlineMs, signal }).then(
       (answer) => {
         this.#landed.push({ ...flight, ...answer });
       },
@@ -284,6 +264,3 @@ export class AsyncDeployment {
     });
   }
 }
-
-const deadlineMs = ({ deadlineSeconds }: Pick<AsyncDeploymentParts, 'deadlineSeconds'>): number =>
-  (deadlineSeconds ?? FIT_DEADLINE_S) * 1000;

@@ -2,25 +2,18 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { BlobServer, ControlResponder } from '../../../comm/index.ts';
 import type { Collector } from '../collector.ts';
-import { decodeRuns, type RoundCompression, type SentParams, uploadCodec } from '../compression.ts';
+import type { RoundCompression, SentParams } from '../compression.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, SharedStart } from '../fit-task.ts';
 import type { Fitters } from '../fitters.ts';
 import type { SecureAggregationConfig } from '../privacy/index.ts';
 import { Blame, problemOf } from './blame.ts';
 import { BadUpdate } from './check-update.ts';
+import { ClientFits, type Clock, type Who } from './client-fits.ts';
 import { RoundsFailed } from './errors.ts';
 import { GatheredSum } from './gathered-sum.ts';
-import {
-  type ClientRequest,
-  type JobDescription,
-  lossSchema,
-  type OmitFromEach,
-  serverSubject,
-  type ToClient,
-} from './messages.ts';
-import { bytesOf, packed, unpacked } from './payload.ts';
-import { type ExpectedUpdate, receivedUpdate } from './received-update.ts';
+import { type JobDescription, lossSchema, serverSubject } from './messages.ts';
+import { packed, unpacked } from './payload.ts';
 import type { Roster } from './roster.ts';
 import { RoundCalls } from './round-calls.ts';
 import { MASKED_UPDATES_BY, SecureClients, type SecureClientsOptions } from './secure-clients.ts';
@@ -59,9 +52,6 @@ export interface NatsClientsOptions {
   readonly warn: (message: string) => void;
 }
 
-/** A request that is about to be sent, without what all have in common. */
-type Asking = OmitFromEach<ToClient, 'session' | 'round' | 'client' | 'version' | 'start' | 'vectors' | 'encoded'>;
-
 /**
  * Clients elsewhere, over NATS, as rounds ask for them. Whatever they do, what they are asked ends by the round's deadline; what
  * one of them sends is checked before it is added to what others sent, and sums have the bits of the simulation's.
@@ -80,13 +70,10 @@ export class NatsClients implements Fitters {
   readonly #starts: SentStarts;
   readonly #blame: Blame;
   readonly #secure: SecureClients | null;
-  /** Reads what a codec wrote of an update; null where updates come as they are. */
-  readonly #decode: ExpectedUpdate['decode'];
-  readonly #keeping = new Set<number>();
-  #trained = 0;
+  readonly #fits: ClientFits;
 
   constructor(options: NatsClientsOptions) {
-    const { nats, job, local, secure = null, compression, maxNorm, onArrival } = options;
+    const { nats, job, local, secure = null, maxNorm, onArrival } = options;
     this.#options = options;
     this.#blame = new Blame(options.roster);
     this.paramsSize = local.paramsSize;
@@ -96,8 +83,6 @@ export class NatsClients implements Fitters {
     this.#calls = new RoundCalls(options);
     this.#blobs = new BlobServer({ nats, job, owner: `fed-${this.session}`, secret: this.#secret, listen: null });
     this.#starts = new SentStarts(this.#blobs, `fed-${this.session}`);
-    const codec = compression ? uploadCodec(compression.config) : null;
-    this.#decode = codec && ((bytes, params) => decodeRuns(codec, bytes, compression?.sent ?? [], params));
     const { session } = this;
     const blame = this.#blame.add.bind(this.#blame);
     this.#secure = secure
@@ -106,6 +91,10 @@ export class NatsClients implements Fitters {
           ...(onArrival ? { onArrival } : {}),
         })
       : null;
+    this.#fits = new ClientFits({
+      ...{ ...options, session, sizes: this, calls: this.#calls, starts: this.#starts, secure: this.#secure },
+      blame,
+    });
     const replies = { ...options, session: this.session, secret: this.#secret, sizes: this };
     this.#responder = new ControlResponder(nats, serverSubject(job), (message) => replyTo(message, replies));
   }
@@ -122,12 +111,12 @@ export class NatsClients implements Fitters {
 
   /** Whether a client, as it last said, keeps something for its next round. */
   keeps(client: number): boolean {
-    return this.#keeping.has(client);
+    return this.#fits.keeps(client);
   }
 
   /** Clients that have answered, or can no longer, in all rounds so far. */
   get trained(): number {
-    return this.#trained;
+    return this.#fits.trained;
   }
 
   /** Bytes of vectors that went to clients, and came from them, since the round began. */
@@ -155,7 +144,7 @@ export class NatsClients implements Fitters {
     const total = new GatheredSum(cohort.length);
     const reports = await Promise.all(
       cohort.map(async (fit, i) => {
-        const { update, report } = await this.#fit(start, fit, options.signal);
+        const { update, report } = await this.#fits.fit(start, fit, this.#round, options.signal);
         // Added as they come: where each belongs in the tree does not depend on that.
         if (update && fit.weight !== 1)
           for (let k = 0; k < update.length; k++) update[k] = (update[k] as number) * fit.weight;
@@ -173,7 +162,7 @@ export class NatsClients implements Fitters {
   ): Promise<{ readonly update: Float32Array; readonly report: ClientReport }[]> {
     return Promise.all(
       cohort.map(async (fit) => {
-        const { update, report } = await this.#fit(start, fit, options.signal);
+        const { update, report } = await this.#fits.fit(start, fit, this.#round, options.signal);
         return { update: update ?? new Float32Array(this.paramsSize + this.stateSize), report };
       }),
     );
@@ -194,13 +183,13 @@ export class NatsClients implements Fitters {
   ): Promise<{ readonly update: Float32Array | null; readonly report: ClientReport }> {
     const end = performance.now() + deadlineMs;
     const time = `the ${deadlineMs / 1000} s that a fit may take`;
-    return this.#fit(start, fit, signal, { left: () => end - performance.now(), time });
+    return this.#fits.fit(start, fit, { left: () => end - performance.now(), time }, signal);
   }
 
   /** @throws RoundsFailed naming the client that did not answer, since the others' answers are of no use without it */
   ask(start: SharedStart, clients: readonly Who[], task: string, config: unknown): Promise<unknown[]> {
     return this.#all(clients, async (who) =>
-      unpacked(await this.#request(start, who, { type: 'ask', task, config: packed(config) })),
+      unpacked(await this.#fits.request(start, who, { type: 'ask', task, config: packed(config) }, this.#round)),
     );
   }
 
@@ -209,7 +198,7 @@ export class NatsClients implements Fitters {
     const [start, , , client] = args;
     if (client === undefined) return this.#options.local.evaluate(...args);
     const [report] = await this.#all([{ client, round: 0 }], async (who) => {
-      const parsed = lossSchema.safeParse(await this.#request(start, who, { type: 'loss' }));
+      const parsed = lossSchema.safeParse(await this.#fits.request(start, who, { type: 'loss' }, this.#round));
       if (parsed.success) return parsed.data;
       throw new BadUpdate(`its loss makes no sense: ${parsed.error.issues[0]?.message}`, true);
     });
@@ -224,97 +213,6 @@ export class NatsClients implements Fitters {
   }
 
   // ---- what clients are asked
-
-  /** One client's fit. Never rejects for what the client does: that is the report's problem. */
-  async #fit(
-    start: SharedStart,
-    fit: ClientFit,
-    signal: AbortSignal | undefined,
-    clock: Clock = this.#round,
-  ): Promise<{ readonly update: Float32Array | null; readonly report: ClientReport }> {
-    const began = performance.now();
-    const release = this.#starts.hold(start);
-    const {
-      client,
-      round,
-      examples,
-      epochs,
-      maxSteps,
-      firstStep,
-      weight,
-      clipNorm,
-      kept: _,
-      attack: __,
-      ...more
-    } = fit;
-    const base = { client, examples: examples.length, weight, kept: {} };
-    try {
-      const { now, durable } = this.#options.kept(client);
-      const asking: Asking = {
-        type: 'fit',
-        ...{ epochs, maxSteps, firstStep, clipNorm },
-        more: packed(more) as Record<string, unknown>,
-        kept: now,
-        durable,
-        wanted: [...this.#options.wanted],
-        masking: (await this.#secure?.masking(fit)) ?? null,
-      };
-      const who = { client, round };
-      const answer = await this.#request(start, who, asking, clock, signal);
-      const { update, norm, kept, sent, told } = await this.#received(start, who, answer, clock, signal);
-      const { steps, loss, lr, problem, keeps } = told;
-      if (keeps) this.#keeping.add(client);
-      const ms = performance.now() - began;
-      const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...(lr === undefined ? {} : { lr }) };
-      return { update, report };
-    } catch (error) {
-      if (signal?.aborted) throw error;
-      if (error instanceof BadUpdate) this.#blame.add(client, error);
-      const problem = problemOf(error as Error, clock.time);
-      return {
-        update: null,
-        report: { ...base, steps: 0, loss: Number.NaN, norm: 0, ms: performance.now() - began, problem },
-      };
-    } finally {
-      release();
-      this.#trained += 1;
-    }
-  }
-
-  /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
-  #received(
-    { version }: SharedStart,
-    { client, round }: Who,
-    answer: unknown,
-    { left }: Clock,
-    signal: AbortSignal | undefined,
-  ) {
-    const { nats, job, maxNorm, wanted } = this.#options;
-    const from = this.#calls.live(client);
-    return receivedUpdate(answer, {
-      ...{ nats, job, maxNorm, wanted, version, round, from, session: this.session, sizes: this },
-      ...{ masked: this.#secure !== null, decode: this.#decode },
-      deadlineMs: () => Math.max(1, left()),
-      signal: this.#calls.gone(client, signal),
-      onBytes: (up) => this.#calls.count({ up }),
-    });
-  }
-
-  /** Asks one client something about parameters, until it answers or it is too late. */
-  async #request(
-    start: SharedStart,
-    { client, round }: Who,
-    asking: Asking,
-    clock: Clock = this.#round,
-    signal?: AbortSignal,
-  ): Promise<unknown> {
-    const { start: offered, vectors, encoded } = this.#starts.of(start);
-    const { session } = this;
-    const { version } = start;
-    const message = { ...asking, session, round, client, version, start: offered.parcel, vectors, encoded };
-    this.#calls.count({ down: bytesOf(vectors) + (encoded?.bytes ?? 0) });
-    return this.#calls.ask(message as ClientRequest, clock.left(), signal);
-  }
 
   /** The time that fits of a round have. */
   get #round(): Clock {
@@ -342,12 +240,3 @@ export class NatsClients implements Fitters {
     );
   }
 }
-
-/** How long something may take: milliseconds that are left of it, and how messages call it. */
-interface Clock {
-  readonly left: () => number;
-  readonly time: string;
-}
-
-/** Which client, and for which round. */
-type Who = Pick<ClientFit, 'client' | 'round'>;
