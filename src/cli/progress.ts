@@ -195,7 +195,9 @@ export class ProgressLine {
     if (layout.includes('bar')) parts.push(paint('cyan', progressBar(step.done / step.steps, 16)));
     parts.push(...this.#within());
     if (step.stretch) parts.push(step.stretch.text);
-    parts.push(step.stretch?.observes ? 'looking at gradients' : `loss ${step.loss.toFixed(4)}`);
+    if (step.stretch?.observes) parts.push('looking at gradients');
+    // (Clients whose updates are under noise tell none.)
+    else if (!Number.isNaN(step.loss)) parts.push(`loss ${step.loss.toFixed(4)}`);
     if (layout.includes('val') && this.#valLoss !== null)
       // Of clients, who differ, people ask how often the model is right.
       parts.push(

@@ -56,7 +56,9 @@ export function formatEnding(ending: Ending): string {
 
 function figures(summary: RunSummary, paint: ReturnType<typeof painter>, federated: FederatedStart | null): string[] {
   const last = federated ? federated.steps.slice(0, -1) : 'step';
-  const rows: [string, string, string][] = [['training loss', summary.loss.toFixed(4), `of the last ${last}`]];
+  const rows: [string, string, string][] = [];
+  // (Clients whose updates are under noise tell none.)
+  if (Number.isFinite(summary.loss)) rows.push(['training loss', summary.loss.toFixed(4), `of the last ${last}`]);
   const { val_loss: loss } = summary;
   if (loss !== null) rows.push(['validation loss', loss.toFixed(4), '']);
   if (summary.accuracy !== undefined) rows.push(['accuracy', `${(summary.accuracy * 100).toFixed(2)} %`, '']);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { connectNats, type NatsServer, startNatsServer } from '../../../src/comm/index.ts';
 import {
+  type AllowList,
   CLIENT_INBOX,
   type ClientCompute,
   type ClientFit,
@@ -105,8 +106,13 @@ export class Federation {
     });
   }
 
-  /** Adds a client with so many examples and waits until it is there. `raw`: what it computes with, whole. */
-  async client(name: string, train: Fit, raw: Partial<ClientCompute> = {}): Promise<{ stop(): Promise<void> }> {
+  /** Adds a client and waits until it is there. `raw`: what it computes with, whole; `allow`: what it lets itself be asked. */
+  async client(
+    name: string,
+    train: Fit,
+    raw: Partial<ClientCompute> = {},
+    allow: Partial<AllowList> = {},
+  ): Promise<{ stop(): Promise<void> }> {
     const state = await ClientState.open(join(this.folder, name));
     const nats = await this.connect(CLIENT_INBOX);
     const stop = new AbortController();
@@ -141,7 +147,7 @@ export class Federation {
       ...raw,
     };
     const client = new FederatedClient({
-      ...{ nats, job: 'test', name, state, allow: defaultAllowList(), part: null, once: false },
+      ...{ nats, job: 'test', name, state, allow: { ...defaultAllowList(), ...allow }, part: null, once: false },
       ...{ compute: async () => compute, log: () => undefined, signal: stop.signal },
     });
     const done = client

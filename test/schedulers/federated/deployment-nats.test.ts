@@ -14,9 +14,11 @@ import { gatherRuns, scatterRuns } from '../../../src/schedulers/federated/sent-
 import {
   CLIENT_INBOX,
   type ClientCompute,
+  type ClientFit,
   type ClientWork,
   clientSubject,
   decodeRuns,
+  epsilonOf,
   type RoundCompression,
   RunningTreeSum,
   sendParams,
@@ -122,6 +124,60 @@ describe('clients over NATS', () => {
       expect(made.roster.numbers()).toEqual([0, 1, 3, 4]);
     },
   );
+
+  it('one whose training diverged says so, and is no liar', async () => {
+    const made = await federation({ params: 50 });
+    const fit: ClientCompute['fit'] = async ({ params }, { client }) => {
+      const report = { client, examples: 10, steps: 3, weight: 1, loss: Number.NaN, norm: 0, kept: {}, ms: 1 };
+      return { update: params, report: { ...report, problem: 'its training diverged: the loss is NaN' } };
+    };
+    await made.client('a', honest, { fit });
+    await made.client('b', honest);
+    const { sum, reports } = await made.round(0);
+    expect(reports.map(({ problem }) => problem)).toEqual(['its training diverged: the loss is NaN', null]);
+    expect(sum).toEqual(treeSum([1], 2, 50));
+    expect(made.roster.quarantined).toBe(0);
+  });
+
+  it('one that bounds what it tells answers under noise, without its loss, until that is spent', async () => {
+    const made = await federation({ params: 50 });
+    await made.client('a', honest, {}, { max_epsilon: 9, delta: 1e-5 });
+    const asked = async (round: number, more: Partial<ClientFit>) => {
+      made.server.begin();
+      const start = made.published(new Float32Array(50), new Float32Array(0), {});
+      const [answer] = await made.server.each(start, [{ ...(made.fits(round)[0] as ClientFit), ...more }]);
+      return answer?.report;
+    };
+    expect((await asked(0, {}))?.problem).toContain('would tell epsilon Infinity of its examples');
+    const noisy = { clipNorm: 1, noise: 3 };
+    let rounds = 0;
+    while (epsilonOf({ noiseMultiplier: 1.5, sampling: 1, rounds: rounds + 1 }, 1e-5) <= 9) {
+      const report = await asked(rounds, noisy);
+      expect([report?.problem, report?.loss]).toEqual([null, Number.NaN]);
+      rounds += 1;
+    }
+    expect(rounds).toBeGreaterThan(1);
+    expect((await asked(rounds, noisy))?.problem).toMatch(/would tell epsilon [\d.]+ .* max_epsilon is 9$/);
+    // Whoever starts again with the same folder has spent the same, and what it is asked besides would be under no noise.
+    made.server.begin();
+    const start = made.published(new Float32Array(50), new Float32Array(0), {});
+    await expect(made.server.ask(start, [{ client: 0, round: 0 }], 'batch-statistics', {})).rejects.toThrow(
+      'its answer to "batch-statistics" would be under no noise',
+    );
+    expect(made.roster.quarantined).toBe(0);
+  });
+
+  it('one that tells no loss where there is no noise is quarantined', async () => {
+    const made = await federation({ params: 50 });
+    const fit: ClientCompute['fit'] = async ({ params }, { client }) => {
+      const report = { client, examples: 10, steps: 3, weight: 1, loss: Number.NaN, norm: 0, kept: {}, ms: 1 };
+      return { update: params, report: { ...report, problem: null } };
+    };
+    await made.client('a', honest, { fit });
+    const { reports } = await made.round(0);
+    expect(reports[0]?.problem).toMatch(/its answer makes no sense|its loss is NaN/);
+    expect(made.roster.quarantined).toBe(1);
+  });
 
   it('one above the norm bound is left out, and quarantined the third time', async () => {
     const made = await federation({ params: 50, maxNorm: 1 });

@@ -11,6 +11,7 @@ import {
   allowSchema,
   type BadUpdate,
   ClientState,
+  checkBare,
   checkExamples,
   checkFit,
   checkJob,
@@ -18,13 +19,18 @@ import {
   checkUpdate,
   checkWanted,
   defaultAllowList,
+  epsilonGiven,
+  epsilonOf,
+  fitsIn,
   GatheredSum,
   type JobDescription,
   localData,
+  newAccount,
   Roster,
   type RosterNews,
   RunningTreeSum,
   readAllowList,
+  withFit,
 } from '../../../src/schedulers/index.ts';
 
 let folder: string;
@@ -147,13 +153,19 @@ describe('an allow-list', () => {
   it('lets built-in things through, and names what it refuses', () => {
     checkJob(allow, asked);
     checkTask(allow, 'batch-statistics');
-    const fit = { epochs: 5, round: 0, clipNorm: 0.1, noise: 0.2 };
-    checkFit(allow, { ...fit, clipNorm: null });
-    checkFit({ ...allow, min_noise: 2 }, fit);
+    const fit = { epochs: 5, clipNorm: 0.1, noise: 0.2 };
+    const none = newAccount();
+    checkFit(allow, { ...fit, clipNorm: null }, none, 'run');
+    checkFit({ ...allow, min_noise: 2 }, fit, none, 'run');
     for (const less of [{ noise: 0.19 }, { noise: null }, { clipNorm: null }])
-      expect(() => checkFit({ ...allow, min_noise: 2 }, { ...fit, ...less })).toThrow(
+      expect(() => checkFit({ ...allow, min_noise: 2 }, { ...fit, ...less }, none, 'run')).toThrow(
         'the allow-list wants 2 (min_noise)',
       );
+    const twice = withFit(withFit(none, 'run', 0), 'run', 0);
+    checkFit({ ...allow, max_rounds: 2 }, fit, twice, 'another run');
+    expect(() => checkFit({ ...allow, max_rounds: 2 }, fit, twice, 'run')).toThrow(
+      "rounds: 3 is more than the allow-list's max_rounds 2",
+    );
     expect(() => checkJob(allow, { ...asked, model: { name: 'tfjs-layers' } })).toThrow(
       'the model "tfjs-layers" is not on the allow-list (models: ',
     );
@@ -165,12 +177,36 @@ describe('an allow-list', () => {
     expect(() => checkJob({ ...allow, secure_aggregation: true }, asked)).toThrow(
       'wants them masked (secure_aggregation)',
     );
-    expect(() => checkFit(allow, { ...fit, epochs: 51 })).toThrow(
+    expect(() => checkFit(allow, { ...fit, epochs: 51 }, none, 'run')).toThrow(
       "local epochs: 51 is more than the allow-list's max_epochs 50",
     );
     expect(() => checkTask({ ...allow, tasks: [] }, 'top-gradients')).toThrow('(tasks: none)');
     expect(() => checkWanted('personal-layers', ['personal'])).toThrow(`"personal" is this client's own`);
     checkWanted('control-variates', ['own']);
+  });
+
+  it('bounds what all answers together tell, by the accountant of local privacy', () => {
+    const bounded = { ...allow, max_epsilon: 8, delta: 1e-6 };
+    const fit = { epochs: 1, clipNorm: 0.1, noise: 1 };
+    let account = newAccount();
+    for (let fits = 1; ; fits++) {
+      const epsilon = epsilonOf({ noiseMultiplier: 5, sampling: 1, rounds: fits }, 1e-6);
+      const check = () => checkFit(bounded, fit, account, `run ${fits}`);
+      if (epsilon > 8) {
+        expect(check).toThrow(`would tell epsilon ${epsilon.toPrecision(4)} of its examples (delta 0.000001), and`);
+        expect(fits).toBeGreaterThan(10);
+        break;
+      }
+      check();
+      account = withFit(account, `run ${fits}`, 10);
+      expect(epsilonGiven(account, 1e-6)).toBeCloseTo(epsilon, 9);
+    }
+    expect(() => checkFit(bounded, fit, withFit(newAccount(), 'run', 0), 'run')).toThrow(
+      '1 fits under no noise before',
+    );
+    expect(() => checkFit(bounded, { ...fit, noise: 0 }, newAccount(), 'run')).toThrow('would tell epsilon Infinity');
+    expect(() => checkBare(bounded, 'its answer')).toThrow('its answer would be under no noise');
+    checkBare(allow, 'its answer');
   });
 
   it('wants enough examples of more than one class', () => {
@@ -262,6 +298,26 @@ describe("a client's state", () => {
     const again = await ClientState.open(path);
     expect(again.identity).toEqual(state.identity);
     await again.close();
+  });
+
+  it('keeps account of what it has answered, over runs', async () => {
+    const path = join(folder, 'account');
+    const state = await ClientState.open(path);
+    expect(state.account).toEqual(newAccount());
+    for (const run of ['one', 'two', 'one']) await state.spend(run, 2);
+    await state.spend('two', 0);
+    await state.close();
+    const again = await ClientState.open(path);
+    expect(fitsIn(again.account, 'one')).toBe(2);
+    expect(again.account).toMatchObject({ noisy: 0.75, bare: 1 });
+    await again.close();
+    writeFileSync(join(path, 'account.json'), '{"runs": 3}');
+    await expect(ClientState.open(path)).rejects.toThrow(
+      /account.json is not the account of what a client has answered/,
+    );
+    // (Nobody holds the folder after that.)
+    writeFileSync(join(path, 'account.json'), JSON.stringify(newAccount()));
+    await (await ClientState.open(path)).close();
   });
 });
 

@@ -4,6 +4,7 @@ import { DataError } from '../../../data/index.ts';
 import { zoo } from '../../../modules/index.ts';
 import { objectiveNames } from '../../local/index.ts';
 import { clientTaskNames } from '../tasks/index.ts';
+import { type ClientAccount, epsilonGiven, fitsIn, withFit } from './client-account.ts';
 import { ClientRefusal } from './errors.ts';
 
 const names = z.array(z.string().min(1)).nullable().default(null);
@@ -16,7 +17,7 @@ export const allowSchema = z.strictObject({
   max_parameters: z.int().min(1).default(50_000_000).describe('parameters of a model at most'),
   max_epochs: z.int().min(1).default(50).describe('passes over its examples in a round at most'),
   max_batch: z.int().min(1).default(4096).describe('examples of a local step at most'),
-  max_rounds: z.int().min(1).default(100_000).describe('rounds of one run that it trains in at most'),
+  max_rounds: z.int().min(1).default(100_000).describe('rounds (or fits) of one run that it answers at most'),
   min_examples: z
     .int()
     .min(1)
@@ -39,6 +40,15 @@ export const allowSchema = z.strictObject({
     .describe(
       'noise that it adds to its update at least (`local-dp`), in multiples of the norm that the update is clipped to',
     ),
+  max_epsilon: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe(
+      'what all that it ever answers may tell of its examples (differential privacy, by its own account); null: no bound. With one it answers under noise only',
+    ),
+  delta: z.number().gt(0).lt(1).default(1e-5).describe('delta of `max_epsilon`'),
   one_class: z.boolean().default(false).describe('whether it takes part with examples of one class only'),
 });
 
@@ -81,24 +91,49 @@ export function checkModelSize(allow: AllowList, parameters: number): void {
   atMost(parameters, allow.max_parameters, 'a model with so many parameters:', 'max_parameters');
 }
 
-/** Checks one fit. @throws ClientRefusal */
-export function checkFit(
-  allow: AllowList,
-  fit: {
-    readonly epochs: number;
-    readonly round: number;
-    readonly clipNorm: number | null;
-    readonly noise?: number | null;
-  },
-): void {
-  const noise = fit.clipNorm === null ? 0 : (fit.noise ?? 0) / fit.clipNorm;
+/** A fit, as far as the allow-list looks at it. */
+export interface AskedFit {
+  readonly epochs: number;
+  readonly clipNorm: number | null;
+  readonly noise?: number | null;
+}
+
+/** Noise on the update of a fit, in multiples of the norm that it is clipped to; 0 for none. */
+export function noiseOf({ clipNorm, noise }: Pick<AskedFit, 'clipNorm' | 'noise'>): number {
+  return clipNorm === null ? 0 : (noise ?? 0) / clipNorm;
+}
+
+/**
+ * Checks one fit of a run.
+ * @param account what the client has answered so far
+ * @throws ClientRefusal
+ */
+export function checkFit(allow: AllowList, fit: AskedFit, account: ClientAccount, run: string): void {
+  const noise = noiseOf(fit);
   // (A part in a million for what dividing may lose.)
   if (noise < allow.min_noise * (1 - 1e-6))
     throw new ClientRefusal(
       `its update would be under noise of ${noise.toPrecision(3)} times the norm it is clipped to, and the allow-list wants ${allow.min_noise} (min_noise)`,
     );
   atMost(fit.epochs, allow.max_epochs, 'local epochs:', 'max_epochs');
-  atMost(fit.round + 1, allow.max_rounds, 'rounds:', 'max_rounds');
+  atMost(fitsIn(account, run) + 1, allow.max_rounds, 'rounds:', 'max_rounds');
+  const { max_epsilon: most, delta } = allow;
+  if (most === null) return;
+  if (account.bare > 0)
+    throw new ClientRefusal(
+      `it has answered ${account.bare} fits under no noise before, which no epsilon bounds, and the allow-list has max_epsilon`,
+    );
+  const epsilon = epsilonGiven(withFit(account, run, noise), delta);
+  if (epsilon > most)
+    throw new ClientRefusal(
+      `all that it has answered would tell epsilon ${epsilon.toPrecision(4)} of its examples (delta ${delta}), and the allow-list's max_epsilon is ${most}`,
+    );
+}
+
+/** Where answers are to be under noise, those that are not are not given. @throws ClientRefusal */
+export function checkBare({ min_noise: noise, max_epsilon: most }: AllowList, what: string): void {
+  if (noise > 0 || most !== null)
+    throw new ClientRefusal(`${what} would be under no noise, and the allow-list has min_noise or max_epsilon`);
 }
 
 /** Checks a question. @throws ClientRefusal */

@@ -108,8 +108,9 @@ export class ClientFits {
       };
       const who = { client, round };
       const answer = await this.request(start, who, asking, clock, signal);
-      const { update, norm, kept, sent, told } = await this.#received(start, who, answer, clock, signal);
-      const { steps, loss, lr, problem, keeps } = told;
+      const { update, norm, kept, sent, told } = await this.#received(start, fit, answer, clock, signal);
+      const { steps, lr, problem, keeps } = told;
+      const loss = told.loss ?? Number.NaN;
       if (keeps) this.#keeping.add(client);
       const ms = performance.now() - began;
       const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...(lr === undefined ? {} : { lr }) };
@@ -131,7 +132,7 @@ export class ClientFits {
   /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
   #received(
     { version }: SharedStart,
-    { client, round }: Who,
+    { client, round, noise = null }: ClientFit,
     answer: unknown,
     { left }: Clock,
     signal: AbortSignal | undefined,
@@ -140,7 +141,7 @@ export class ClientFits {
     const from = calls.live(client);
     return receivedUpdate(answer, {
       ...{ nats, job, maxNorm, wanted, version, round, from, session, sizes },
-      ...{ masked: secure !== null, decode: this.#decode },
+      ...{ masked: secure !== null, noisy: noise !== null, decode: this.#decode },
       deadlineMs: () => Math.max(1, left()),
       signal: calls.gone(client, signal),
       onBytes: (up) => calls.count({ up }),

@@ -4,7 +4,7 @@ import type { BlobServer } from '../../../comm/index.ts';
 import { decodeRuns, downloadCodec, type UpdateCompression, updateCompressionSchema } from '../compression.ts';
 import type { ClientReport } from '../fit-task.ts';
 import { otherRuns, type Run, scatterRuns, sizeOfRuns } from '../sent-parts.ts';
-import { type AllowList, checkFit, checkTask, checkWanted } from './allow-list.ts';
+import { type AllowList, checkBare, checkFit, checkTask, checkWanted, noiseOf } from './allow-list.ts';
 import type { ClientCompute, ClientWork, StartVectors } from './client-compute.ts';
 import type { ClientState } from './client-state.ts';
 import { ClientRefusal } from './errors.ts';
@@ -87,13 +87,12 @@ export async function answerRequest(
     case 'unmask':
       return session.secure.unmask(request);
     case 'fit':
-      checkFit(allow, { ...(unpacked(request.more) as Partial<ClientWork>), ...request });
-      checkWanted(session.welcome.job.objective.name, request.wanted);
-      checkMasked(session.welcome.job.secure, request);
+      return answerFit(options, session, request);
+    case 'ask':
+      checkTask(allow, request.task);
   }
-  if (request.type === 'ask') checkTask(allow, request.task);
+  checkBare(allow, `its answer to ${request.type === 'ask' ? `"${request.task}"` : 'what its loss is'}`);
   const start = await startOf(options, session, request);
-  if (request.type === 'fit') return answerFit(options, session, request, start);
   if (request.type === 'loss') return session.compute.loss(start, client);
   return packed(await session.compute.ask(start, { client, round }, request.task, unpacked(request.config)));
 }
@@ -169,15 +168,20 @@ function checkedRuns(runs: readonly Run[], size: number): readonly Run[] {
 }
 
 async function answerFit(
-  { state, log }: FederatedClientOptions,
+  options: FederatedClientOptions,
   session: ClientSession,
   request: FitRequest,
-  start: StartVectors,
 ): Promise<FitAnswer> {
-  const { run } = session.welcome;
-  const { round, client, epochs, maxSteps, firstStep, clipNorm, version } = request;
-  const kept = request.kept === null ? {} : await state.read(run, request.kept);
+  const { state, log, allow } = options;
+  const { run, job } = session.welcome;
+  const { round, client, epochs, maxSteps, firstStep, clipNorm, version, wanted } = request;
   const more = unpacked(request.more) as Partial<ClientWork>;
+  const noise = noiseOf({ clipNorm, noise: more.noise ?? null });
+  checkFit(allow, { epochs, clipNorm, noise: more.noise ?? null }, state.account, run);
+  checkWanted(job.objective.name, wanted);
+  checkMasked(job.secure, request);
+  const start = await startOf(options, session, request);
+  const kept = request.kept === null ? {} : await state.read(run, request.kept);
   // Noise of its own, never the same twice, or two answers would differ by what it hides.
   const noiseSecret = randomBytes(16).toString('hex');
   const work: ClientWork = { ...more, client, round, epochs, maxSteps, firstStep, clipNorm, kept, noiseSecret };
@@ -194,9 +198,10 @@ async function answerFit(
     round,
     version,
     steps,
-    loss,
+    // (Under noise nothing is told of the examples but what is under it.)
+    loss: noise > 0 || problem !== null ? null : loss,
     ms,
-    problem,
+    problem: noise > 0 && problem !== null ? 'it has no update; its own log says why' : problem,
     keeps: Object.keys(report.kept).length > 0,
     ...(lr === undefined ? {} : { lr }),
   };
@@ -204,6 +209,9 @@ async function answerFit(
   // On the disk before the server can count on it.
   await state.write(run, round, report.kept, [request.kept, request.durable]);
   const { vectors, encoded } = await sentVectors(session, request, update, report);
+  const [, besides] = vectors;
+  if (besides) checkBare(allow, `"${besides[0]}", which it would send besides its update,`);
+  await state.spend(run, noise);
   const { bytes, list } = joinVectors(vectors, encoded);
   // The server has asked for something else, so it does not want the last one any more.
   session.answer?.withdraw();

@@ -1,8 +1,9 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { lockRun } from '../../../coordinator/index.ts';
+import { lockRun, writeFileAtomically } from '../../../coordinator/index.ts';
 import { float32, readSafetensors, writeSafetensors } from '../../../tensor/index.ts';
+import { accountSchema, type ClientAccount, newAccount, withFit } from './client-account.ts';
 import { ClientRefusal } from './errors.ts';
 
 /** Who a client is: what its server knows it by again. */
@@ -14,9 +15,11 @@ export interface ClientIdentity {
 
 /** Runs whose vectors are kept at a time; those of older ones are deleted. */
 const KEPT_RUNS = 8;
+/** Milliseconds after which a count that can wait is on the disk. */
+const SAVE_MS = 1000;
 
 /**
- * What a client keeps on its own disk: its identity, and for each run what its objective keeps (personal layers, control
+ * What a client keeps on its own disk: its identity, an account of what it has answered, and for each run what its objective keeps (personal layers, control
  * variates). Of those there are up to three versions, by the round after which they count: the server says which of them is
  * good, since it may not have used the last answer, or may have come back to an older checkpoint.
  */
@@ -24,10 +27,14 @@ export class ClientState {
   readonly identity: ClientIdentity;
   readonly #folder: string;
   readonly #unlock: () => Promise<void>;
+  #account: ClientAccount;
+  #saving: Promise<void> = Promise.resolve();
+  #later: NodeJS.Timeout | undefined;
 
-  private constructor(folder: string, identity: ClientIdentity, unlock: () => Promise<void>) {
+  private constructor(folder: string, identity: ClientIdentity, account: ClientAccount, unlock: () => Promise<void>) {
     this.#folder = folder;
     this.identity = identity;
+    this.#account = account;
     this.#unlock = unlock;
   }
 
@@ -44,11 +51,41 @@ export class ClientState {
       );
     });
     try {
-      return new ClientState(folder, await identityIn(folder), unlock);
+      return new ClientState(folder, await identityIn(folder), await accountIn(folder), unlock);
     } catch (error) {
       await unlock();
       throw error;
     }
+  }
+
+  /** What it has answered so far. */
+  get account(): ClientAccount {
+    return this.#account;
+  }
+
+  /**
+   * Enters a fit that is about to be answered. What tells of the examples is on the disk before the answer can leave; how many fits
+   * without noise there were, after the first one, within a second.
+   * @param noise on its update, in multiples of the norm that it is clipped to; 0 for none
+   */
+  async spend(run: string, noise: number): Promise<void> {
+    const wasBare = this.#account.bare > 0;
+    this.#account = withFit(this.#account, run, noise);
+    if (noise > 0 || !wasBare) return this.#saveAccount();
+    this.#later ??= setTimeout(() => {
+      // (An error shows when it is closed, or at the next fit that counts.)
+      this.#saveAccount().catch(() => undefined);
+    }, SAVE_MS).unref();
+  }
+
+  #saveAccount(): Promise<void> {
+    clearTimeout(this.#later);
+    this.#later = undefined;
+    // One write after another.
+    this.#saving = this.#saving
+      .catch(() => undefined)
+      .then(() => writeFileAtomically(accountFile(this.#folder), `${JSON.stringify(this.#account)}\n`));
+    return this.#saving;
   }
 
   /** What was kept after a round of a run. @throws ClientRefusal if it is not there */
@@ -87,9 +124,14 @@ export class ClientState {
     await this.#prune();
   }
 
-  /** Lets others use the folder. */
-  close(): Promise<void> {
-    return this.#unlock();
+  /** Lets others use the folder. @throws Error if the account cannot be written */
+  async close(): Promise<void> {
+    try {
+      if (this.#later) await this.#saveAccount();
+      await this.#saving;
+    } finally {
+      await this.#unlock();
+    }
   }
 
   #runFolder(run: string): string {
@@ -107,6 +149,27 @@ export class ClientState {
     const dated = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(runs, name))).mtimeMs })));
     const old = dated.sort((a, b) => b.at - a.at).slice(KEPT_RUNS);
     for (const { name } of old) await rm(join(runs, name), { recursive: true, force: true });
+  }
+}
+
+const accountFile = (folder: string) => join(folder, 'account.json');
+
+/** Reads what a client has answered. @throws ClientRefusal if the file is no account */
+async function accountIn(folder: string): Promise<ClientAccount> {
+  const file = accountFile(folder);
+  const refused = (cause: unknown) =>
+    new ClientRefusal(`${file} is not the account of what a client has answered: put it right, or delete the folder`, {
+      cause,
+    });
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (text === null) return newAccount();
+  try {
+    return accountSchema.parse(JSON.parse(text));
+  } catch (error) {
+    throw refused(error);
   }
 }
 

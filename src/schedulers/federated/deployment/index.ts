@@ -1,6 +1,7 @@
 export * from './allow-list.ts';
 export * from './async-deployment.ts';
 export * from './check-update.ts';
+export * from './client-account.ts';
 export * from './client-compute.ts';
 export * from './client-state.ts';
 export * from './deployment.ts';

@@ -8,7 +8,7 @@ import { SEALED_BYTES } from '../privacy/index.ts';
  */
 
 /** Version of the messages; both ends must have the same. */
-export const FEDERATED_PROTOCOL = 2;
+export const FEDERATED_PROTOCOL = 3;
 
 /** Where clients tell the server that they are there. (Five parts: the subjects of workers have no more than four.) */
 export const serverSubject = (job: string): string => `plexus.${job}.fed.server.in`;
@@ -228,7 +228,8 @@ export const fitAnswerSchema = z.object({
   round: whole,
   version: whole,
   steps: whole,
-  loss: z.number(),
+  /** Of its local steps; null where its update is under noise, and so is not to be seen through it. */
+  loss: z.number().nullable(),
   lr: z.number().optional(),
   ms: z.number(),
   /** Whether it keeps something of this round for its next one. */

@@ -23,6 +23,8 @@ export interface ExpectedUpdate {
   readonly wanted: readonly string[];
   /** Whether it is to come under masks: then nothing of it can be checked but its length, and nothing else comes with it. */
   readonly masked: boolean;
+  /** Whether it was asked to add noise: then it tells no loss. */
+  readonly noisy: boolean;
   /** Reads what a codec wrote of the parameters' update, where one did. @throws CommProtocolError if it makes no sense */
   readonly decode: ((bytes: Uint8Array, params: Float32Array) => void) | null;
   /** Milliseconds that are left. */
@@ -58,6 +60,7 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
     maxNorm,
     wanted,
     masked,
+    noisy,
     decode,
     deadlineMs,
     signal,
@@ -79,7 +82,8 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
       sent: {},
       told: { ...told, problem: told.problem ?? 'it sent no update' },
     };
-  if (!Number.isFinite(told.loss)) throw new BadUpdate(`its loss is ${told.loss}`, true);
+  if (told.loss === null ? !noisy : !Number.isFinite(told.loss))
+    throw new BadUpdate(told.loss === null ? 'it does not tell its loss' : `its loss is ${told.loss}`, true);
   const { parcel, vectors: list, encoded } = told.update;
   const size = sizes.paramsSize + sizes.stateSize;
   if ((encoded === null) !== (decode === null))
