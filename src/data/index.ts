@@ -1,5 +1,6 @@
 export * from './bpe-tokenizer.ts';
 export * from './char-tokenizer.ts';
+export { parseCsv } from './csv.ts';
 export * from './dataset.ts';
 export * from './digest.ts';
 export * from './errors.ts';

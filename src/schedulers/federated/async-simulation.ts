@@ -51,6 +51,9 @@ export interface AsyncState {
   readonly starts: ReadonlyMap<number, Float32Array>;
 }
 
+/** Clients in a row that cannot be reached, by their trace, after which those that are under way are waited for. */
+const MISSES = 100;
+
 interface Flight extends FlightRecord {
   readonly start: SharedStart;
   /** What comes of it, or why nothing does. */
@@ -72,8 +75,8 @@ export class AsyncSimulation {
   #version = 0;
   #time = 0;
   #start: SharedStart;
-  /** Answers that the next version has so far. */
-  #answered = 0;
+  /** What the version under way has so far. */
+  #buffer: VersionBuffer | null = null;
 
   /** `params` and `state` are those of the server, and are changed. `from` is where an earlier simulation was. */
   constructor(options: AsyncSimulationOptions, params: Float32Array, state: Float32Array, from?: AsyncState) {
@@ -106,7 +109,7 @@ export class AsyncSimulation {
 
   /** How far the next version is: answers that it has, of those that make one. */
   get underway(): Underway {
-    return { done: this.#answered, of: this.#options.server.buffer };
+    return { done: this.#buffer?.answers ?? 0, of: this.#options.server.buffer };
   }
 
   /** Where it is. Between calls of `next` only. */
@@ -125,15 +128,23 @@ export class AsyncSimulation {
 
   /** Lets simulated time pass until there is a new version. @throws Error if clients give nothing again and again */
   async next(): Promise<VersionReport> {
-    const { server, pool, concurrency } = this.#options;
+    const { server, pool, concurrency, behaviour, partition } = this.#options;
     const began = this.#started;
     const dropped: Dropped[] = [];
     const buffer = new VersionBuffer(server, this.params, this.state);
+    this.#buffer = buffer;
     while (!buffer.full) {
-      while (this.#flights.length < concurrency) {
+      let misses = 0;
+      while (this.#flights.length < concurrency && misses < MISSES) {
         const away = this.#launch();
         if (away) dropped.push(away);
         this.#giveUp(dropped);
+        misses = away && behaviour.next ? misses + 1 : 0;
+      }
+      if (this.#flights.length === 0) {
+        // Hardly anybody is there: time passes until somebody is.
+        this.#time = behaviour.next?.(Array(partition.clients).keys(), this.#time) ?? this.#time;
+        continue;
       }
       const flight = this.#land();
       this.#time = flight.until;
@@ -146,11 +157,10 @@ export class AsyncSimulation {
         continue;
       }
       buffer.add({ ...result, start: flight.start, staleness });
-      this.#answered = buffer.answers;
     }
     const made = buffer.apply();
     this.#version += 1;
-    this.#answered = 0;
+    this.#buffer = null;
     this.#start = pool.publish(this.params, this.state);
     return { version: this.#version, ...made, dropped, begun: this.#started - began, time: this.#time };
   }
@@ -172,7 +182,7 @@ export class AsyncSimulation {
     const rng = createRng(seed).fork('async client', number);
     let client = rng.integer(partition.clients);
     while (this.#busy.has(client)) client = rng.integer(partition.clients);
-    if (!behaviour.available(client, number)) return { client, reason: 'it could not be reached' };
+    if (!behaviour.available(client, number, this.#time)) return { client, reason: 'it could not be reached' };
     if (partition.size(client) === 0) return { client, reason: 'it has no examples' };
     const takes = Math.min(this.#takes(client), this.#options.deadlineSeconds ?? Number.POSITIVE_INFINITY);
     this.#fly({ client, number, version: this.#version, until: this.#time + takes }, this.#start);
@@ -187,10 +197,12 @@ export class AsyncSimulation {
   }
 
   /** Why no answer comes of a client's fit; null if one does. */
-  #absence(client: number, number: number): string | null {
+  #absence({ client, number, until }: FlightRecord): string | null {
     const { behaviour, deadlineSeconds = null } = this.#options;
-    if (behaviour.leaves(client, number)) return 'it left while it trained';
     const takes = this.#takes(client);
+    const began = until - Math.min(takes, deadlineSeconds ?? Number.POSITIVE_INFINITY);
+    const there = behaviour.until?.(client, began) ?? Number.POSITIVE_INFINITY;
+    if (behaviour.leaves(client, number) || until > there) return 'it left while it trained';
     if (deadlineSeconds === null || takes <= deadlineSeconds) return null;
     return `it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`;
   }
@@ -211,7 +223,7 @@ export class AsyncSimulation {
       kept: {},
       attack: behaviour.attack?.(client, number) ?? null,
     };
-    const absence = this.#absence(client, number);
+    const absence = this.#absence(flight);
     const result =
       absence === null
         ? pool.each(start, [fit]).then(([only]) => only as { update: Float32Array; report: ClientReport })

@@ -33,6 +33,8 @@ export interface FederatedParts {
   readonly state: Float32Array;
   /** Completed steps. */
   readonly step: number;
+  /** Simulated seconds that they took. */
+  readonly seconds: number;
   /** The checkpoint that the run goes on from; open until the training is made. */
   readonly saved: SavedTensors | null;
 }

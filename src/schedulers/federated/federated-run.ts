@@ -88,6 +88,7 @@ export async function* runFederated(
         params,
         state,
         step,
+        seconds: totals.seconds,
         saved: open,
       });
     };

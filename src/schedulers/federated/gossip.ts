@@ -85,7 +85,8 @@ export class Gossip {
   async next(): Promise<GossipReport> {
     const { graph } = this.#options;
     const round = this.#round++;
-    const dropped = this.#away(round);
+    const time = this.#now();
+    const dropped = this.#away(round, time);
     const away = new Set(dropped.map(({ client }) => client));
     const present = graph.flatMap((_, i) => (away.has(i) ? [] : [i]));
     this.#underway = countTrained(this.#options.pool, present.length);
@@ -126,11 +127,23 @@ export class Gossip {
     return Float32Array.from(sum, (value) => value / this.nodes.length);
   }
 
+  /** Simulated time at which a round begins, in seconds, for those that wait for somebody to be there. */
+  #now(): number {
+    const { behaviour, graph } = this.#options;
+    const time = Math.max(...this.#clocks);
+    if (!behaviour?.next) return time;
+    const now = behaviour.next(graph.keys(), time);
+    // (Who could not be reached does nothing before.)
+    for (const node of graph.keys()) if (now > time || behaviour.until?.(node, now) === now) this.#clocks[node] = now;
+    return now;
+  }
+
   /** Nodes that take no part in a round. */
-  #away(round: number): Dropped[] {
+  #away(round: number, time: number): Dropped[] {
     const { behaviour, graph } = this.#options;
     return graph.flatMap((_, client) => {
-      if (behaviour && !behaviour.available(client, round)) return [{ client, reason: 'it could not be reached' }];
+      if (behaviour && !behaviour.available(client, round, time))
+        return [{ client, reason: 'it could not be reached' }];
       if (behaviour?.leaves(client, round)) return [{ client, reason: 'it left in the middle of the round' }];
       return [];
     });

@@ -85,7 +85,7 @@ function uncompressed(
 
 /** Rounds with everything that they keep: the server's vectors, and the clients'. */
 async function roundTraining(
-  { execution, pool, partition, measured, seed, params, state, step, saved }: FederatedParts,
+  { execution, pool, partition, measured, seed, params, state, step, seconds, saved }: FederatedParts,
   strategy: FederatedStrategy,
   server: FederatedServer,
   account: PrivateServer | null,
@@ -132,6 +132,7 @@ async function roundTraining(
     params,
     state,
     step,
+    seconds,
   );
   return {
     next: async () => {

@@ -1,5 +1,6 @@
 import type { Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
+import { type AskedClients, askClients, type Left } from './asked-clients.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { ClientStore } from './client-store.ts';
 import { CohortDraws } from './cohort-draws.ts';
@@ -87,16 +88,22 @@ export class RoundSimulation {
   readonly #options: RoundSimulationOptions;
   readonly #draws: CohortDraws;
   #round: number;
+  /** Simulated seconds so far. */
+  #time: number;
   /** How far the round under way is. */
   #underway: (() => Underway) | null = null;
 
-  /** `params` and `state` are those of the server, and are changed by rounds. */
-  constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0) {
+  /**
+   * `params` and `state` are those of the server, and are changed by rounds.
+   * @param time simulated seconds that the rounds before took
+   */
+  constructor(options: RoundSimulationOptions, params: Float32Array, state: Float32Array, round = 0, time = 0) {
     this.#options = options;
     this.#draws = new CohortDraws(options);
     this.params = params;
     this.state = state;
     this.#round = round;
+    this.#time = time;
   }
 
   /** Completed rounds. */
@@ -146,6 +153,7 @@ export class RoundSimulation {
       for (const { client, kept } of good) store.set(client, kept);
     }
     if (counted || !this.#options.again) this.#round += 1;
+    this.#time += seconds;
     const traffic = server.traffic?.(fits.length, good) ?? this.#traffic(fits.length, reports, down?.bytes ?? null);
     const examples = good.reduce((total, report) => total + report.examples, 0);
     return {
@@ -156,13 +164,23 @@ export class RoundSimulation {
       counted,
       uncounted,
       loss: good.reduce((total, report) => total + report.loss * report.examples, 0) / examples,
-      examples: examples * local.epochs,
+      examples: examples * local.epochs - this.#untouched(fits, good),
       seconds,
       bytesDown: extra.down + traffic.down + secrecy.down,
       bytesUp: extra.up + traffic.up + secrecy.up,
       metrics: server.metrics?.() ?? {},
       ms: performance.now() - began,
     };
+  }
+
+  /** Examples, each pass counted, for which clients that sent what they had had no time. */
+  #untouched(fits: readonly ClientFit[], reports: readonly ClientReport[]): number {
+    const { epochs, batch } = this.#options.local;
+    const short = new Map(fits.flatMap(({ client, maxSteps }) => (maxSteps === null ? [] : [[client, maxSteps]])));
+    return reports.reduce((total, { client, examples }) => {
+      const steps = short.get(client);
+      return steps === undefined ? total : total + Math.max(0, examples * epochs - steps * batch);
+    }, 0);
   }
 
   /** Lets the server ask its clients what it wants to know before they train. */
@@ -212,56 +230,18 @@ export class RoundSimulation {
   }
 
   /** Draws the cohort and finds out who will answer in time. */
-  #ask(round: number): { fits: ClientFit[]; dropped: Dropped[]; left: Left[]; seconds: number } {
-    const { behaviour, cohort, local, server, store, deadlineSeconds } = this.#options;
-    const fits: ClientFit[] = [];
-    const dropped: Dropped[] = [];
-    const left: Left[] = [];
-    let seconds = 0;
-    const bytes = this.#typicalBytes();
-    const weigh = (examples: number) =>
-      server.weight?.({ examples, steps: local.epochs * Math.ceil(examples / local.batch) }) ?? examples;
-    for (const { client, examples } of this.#draws.of(round, this.#options.choose?.(round, cohort))) {
-      const drop = (reason: string) => dropped.push({ client, reason });
-      if (!behaviour.available(client, round)) {
-        drop('it could not be reached');
-        continue;
-      }
-      const size = examples.length;
-      if (size === 0) {
-        drop('it has no examples');
-        continue;
-      }
-      const takes = behaviour.seconds(client, { examples: size * local.epochs, bytes });
-      const late = deadlineSeconds !== null && takes > deadlineSeconds;
-      // Nobody knows that a client has left until the deadline, or until all others are done.
-      seconds = Math.max(seconds, late ? deadlineSeconds : takes);
-      if (behaviour.leaves(client, round)) {
-        drop('it left in the middle of the round');
-        left.push({ client, weight: weigh(size) });
-        continue;
-      }
-      if (late) {
-        drop(`it would have taken ${takes.toPrecision(3)} s, the deadline is ${deadlineSeconds} s`);
-        left.push({ client, weight: weigh(size) });
-        continue;
-      }
-      fits.push({
-        client,
-        round,
-        examples,
-        epochs: local.epochs,
-        maxSteps: null,
-        firstStep: 0,
-        weight: weigh(size),
+  #ask(round: number): AskedClients {
+    const { behaviour, cohort, local, server, store, deadlineSeconds, choose, tell } = this.#options;
+    return askClients(this.#draws.of(round, choose?.(round, cohort)), {
+      ...{ behaviour, local, round, time: this.#time, deadline: deadlineSeconds, bytes: this.#typicalBytes() },
+      weigh: (work) => server.weight?.(work) ?? work.examples,
+      tell: (client) => ({
         clipNorm: server.clipNorm?.() ?? null,
         noise: server.noise?.(client) ?? null,
         kept: store.get(client),
-        attack: behaviour.attack?.(client, round) ?? null,
-        ...this.#options.tell?.(client),
-      });
-    }
-    return { fits, dropped, left, seconds };
+        ...tell?.(client),
+      }),
+    });
   }
 
   async #fit(start: SharedStart, fits: readonly ClientFit[], left: readonly Left[], signal: AbortSignal | undefined) {
@@ -310,9 +290,6 @@ export class RoundSimulation {
     };
   }
 }
-
-/** A client that was asked and will not answer. */
-type Left = Pick<ClientFit, 'client' | 'weight'>;
 
 function weightOf(reports: readonly ClientReport[]): number {
   return reports.reduce((total, { weight, problem }) => total + (problem === null ? weight : 0), 0);

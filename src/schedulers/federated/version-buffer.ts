@@ -54,9 +54,9 @@ export class VersionBuffer {
 
   /** Takes an answer in. */
   add({ update, report, start, staleness }: VersionAnswer): void {
-    const share = this.#server.weight(staleness) / this.#server.buffer;
     this.#reports.push(report);
     this.#staleness += staleness;
+    const share = this.#server.weight(staleness) / this.#server.buffer;
     const mean = this.#mean;
     if (this.#server.mixes === 'update') {
       for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + share * (update[i] as number);

@@ -85,7 +85,8 @@ export class AsyncDeployment {
   #version: number;
   #started: number;
   #start: SharedStart;
-  #answered = 0;
+  /** What the version under way has so far. */
+  #buffer: VersionBuffer | null = null;
   #attempt = 0;
 
   /** `params` and `state` are those of the server, and are changed. */
@@ -108,7 +109,7 @@ export class AsyncDeployment {
 
   /** How far the next version is: answers that it has, of those that make one. */
   get underway() {
-    return { done: this.#answered, of: this.#options.server.buffer };
+    return { done: this.#buffer?.answers ?? 0, of: this.#options.server.buffer };
   }
 
   get progress(): AsyncProgress {
@@ -133,9 +134,9 @@ export class AsyncDeployment {
     const dropped: Dropped[] = [];
     const answers: AnswerRecord[] = [];
     const buffer = new VersionBuffer(server, this.params, this.state);
+    this.#buffer = buffer;
     this.#failed.clear();
     this.#attempt = 0;
-    this.#answered = 0;
     while (!buffer.full) {
       if (this.#fault) throw this.#fault.error;
       // (Answers that are there first: they may make the version that the next clients begin with.)
@@ -155,9 +156,9 @@ export class AsyncDeployment {
       }
       buffer.add({ update, report, start, staleness });
       answers.push({ client, fit, version });
-      this.#answered = buffer.answers;
     }
     const made = buffer.apply();
+    this.#buffer = null;
     this.#version += 1;
     this.#start = clients.publish(this.params, this.state);
     const { roster } = this.#participants;
