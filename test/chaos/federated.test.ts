@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { remade, replayed } from './federated-replay.ts';
-import { NatsServers } from './nats.ts';
+import { freePort, NatsServers } from './nats.ts';
 import { builtCli, type Proc, Processes, root } from './processes.ts';
 
 const CLIENTS = 5;
@@ -41,11 +41,17 @@ class World {
   readonly folder = mkdtempSync(join(tmpdir(), 'plexus-federated-'));
   readonly events: { readonly type: string; readonly [key: string]: unknown }[] = [];
   servers!: NatsServers;
+  /** The server for those that come over WebSockets. */
+  webUrl!: string;
 
   static async start(): Promise<World> {
     const world = new World();
     worlds.push(world);
-    world.servers = await NatsServers.start(world.processes, world.folder);
+    const port = await freePort();
+    world.webUrl = `ws://127.0.0.1:${port}`;
+    world.servers = await NatsServers.start(world.processes, world.folder, {
+      lines: [`websocket { listen: "127.0.0.1:${port}", no_tls: true }`],
+    });
     return world;
   }
 
@@ -57,7 +63,8 @@ class World {
     const command = [
       'client',
       '--nats',
-      this.url,
+      // (Half of them come over WebSockets.)
+      part % 2 === 0 ? this.webUrl : this.url,
       '--data',
       'mnist',
       '--part',
