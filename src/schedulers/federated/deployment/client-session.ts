@@ -5,6 +5,7 @@ import { decodeRuns, downloadCodec, type UpdateCompression, updateCompressionSch
 import type { ClientReport } from '../fit-task.ts';
 import { otherRuns, type Run, scatterRuns, sizeOfRuns } from '../sent-parts.ts';
 import { type AllowList, checkBare, checkFit, checkTask, checkWanted, noiseOf } from './allow-list.ts';
+import { epsilonGiven } from './client-account.ts';
 import type { ClientCompute, ClientWork, StartVectors } from './client-compute.ts';
 import type { ClientState } from './client-state.ts';
 import { ClientRefusal } from './errors.ts';
@@ -186,12 +187,6 @@ async function answerFit(
   const noiseSecret = randomBytes(16).toString('hex');
   const work: ClientWork = { ...more, client, round, epochs, maxSteps, firstStep, clipNorm, kept, noiseSecret };
   const { update, report } = await session.compute.fit(start, work);
-  const masked = request.masking ? `; its update is masked with ${request.masking.shares.length} others` : '';
-  log(
-    report.problem === null
-      ? `round ${round}: ${report.steps} steps in ${Math.round(report.ms)} ms, loss ${report.loss.toPrecision(4)}${masked}`
-      : `round ${round}: ${report.problem}`,
-  );
   const { steps, loss, lr, ms, problem } = report;
   const told = {
     session: request.session,
@@ -205,19 +200,33 @@ async function answerFit(
     keeps: Object.keys(report.kept).length > 0,
     ...(lr === undefined ? {} : { lr }),
   };
-  if (problem !== null) return { ...told, update: null };
+  if (problem !== null) {
+    log(`round ${round}: ${problem}`);
+    return { ...told, update: null };
+  }
   // On the disk before the server can count on it.
   await state.write(run, round, report.kept, [request.kept, request.durable]);
   const { vectors, encoded } = await sentVectors(session, request, update, report);
   const [, besides] = vectors;
   if (besides) checkBare(allow, `"${besides[0]}", which it would send besides its update,`);
   await state.spend(run, noise);
+  const masked = request.masking ? `; its update is masked with ${request.masking.shares.length} others` : '';
+  log(
+    `round ${round}: ${steps} steps in ${Math.round(ms)} ms, loss ${loss.toPrecision(4)}${masked}${spent(options, noise)}`,
+  );
   const { bytes, list } = joinVectors(vectors, encoded);
   // The server has asked for something else, so it does not want the last one any more.
   session.answer?.withdraw();
   const owner = clientOwner(state.identity.id);
   session.answer = offer(session.blobs, owner, `update ${request.session} ${version}`, bytes);
   return { ...told, update: { parcel: session.answer.parcel, vectors: list, encoded: encoded?.length ?? null } };
+}
+
+/** What all that it has answered tells, for its own log; nothing where this was under no noise. */
+function spent({ state, allow: { delta, max_epsilon: most } }: FederatedClientOptions, noise: number): string {
+  if (noise === 0) return '';
+  const epsilon = epsilonGiven(state.account, delta);
+  return `; epsilon ${epsilon.toPrecision(3)}${most === null ? '' : ` of ${most}`} spent (delta ${delta})`;
 }
 
 /** What the server gets of a fit: the update and what belongs to it, or the update under masks alone. */
