@@ -1,10 +1,12 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   type Collected,
   type Collection,
   defaultAllowList,
+  SecAggClient,
   SecureMember,
   secureCollector,
+  UnreadableShares,
 } from '../../../src/schedulers/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
 import { Federation, type FederationOptions, type Fit } from './deployment-clients.ts';
@@ -17,6 +19,7 @@ const names = ['a', 'b', 'c', 'd', 'e'];
 
 const open: Federation[] = [];
 afterEach(async () => {
+  vi.restoreAllMocks();
   for (const federation of open.splice(0)) await federation.close();
 });
 const federation = async (options: Partial<FederationOptions> = {}): Promise<Federation> => {
@@ -50,7 +53,8 @@ async function summed(made: Federation, round: number): Promise<Collected & { pr
 /** What a simulation has, of whose clients these send an update. */
 async function simulated(round: number, sending: readonly number[], of = 5): Promise<Float32Array | null> {
   const members = Array.from({ length: of }, (_, i) => i);
-  const collection: Collection = await secureCollector({ config, seed: SEED }).begin({
+  // (The sum does not depend on who is whose neighbour.)
+  const collection: Collection = await secureCollector({ config: { name: 'secagg', range: 8 }, seed: SEED }).begin({
     ...{ round, members, largest: of, length: SIZE },
   });
   const updates = sending.map((client) => ({
@@ -157,6 +161,82 @@ describe('secure aggregation with clients over NATS', () => {
     expect(sum).toBeNull();
     expect(failure).toMatch(/number \d+ of the sum of 4 clients is one that they cannot have sent/);
     expect(made.roster.numbers()).toEqual([0, 1, 2, 3]);
+  });
+
+  /** Nine clients, each with eight neighbours, of whom five are needed. */
+  const nine = async () => {
+    const made = await federation({ secure: { config: { name: 'secagg', range: 8 }, seed: SEED } });
+    for (const name of 'abcdefghi') await made.client(name, honest);
+    return made;
+  };
+  const all = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+  const without = (client: number) => all.filter((other) => other !== client);
+  const garbled = (bytes: Uint8Array) => bytes.map((byte, i) => (i === bytes.length - 1 ? byte ^ 1 : byte));
+
+  it('quarantines who seals shares that most of its neighbours cannot read', async () => {
+    const expected = await simulated(0, without(2), 9);
+    const share = SecAggClient.prototype.share;
+    vi.spyOn(SecAggClient.prototype, 'share').mockImplementation(function (this: SecAggClient, ...given) {
+      const shares = share.apply(this, given);
+      return this.client === 2 ? shares.map((each) => ({ ...each, sealed: garbled(each.sealed) })) : shares;
+    });
+    const made = await nine();
+    const first = await summed(made, 0);
+    expect(first.sum).toBeNull();
+    for (const client of without(2))
+      expect(first.problems[client]).toBe(
+        'the shares of client 2 cannot be read: they were changed on their way, or sealed wrongly',
+      );
+    expect(made.news.at(-1)).toMatchObject({ what: 'quarantined', name: 'c' });
+    expect(made.news.at(-1)).toMatchObject({ reason: expect.stringMatching(/^[5-8] of its 8 neighbours cannot read/) });
+    const second = await summed(made, 0);
+    expect(second.problems).toEqual(Array(8).fill(null));
+    expect(second.sum).toEqual(expected);
+  });
+
+  it('does not believe a few who say so of another', async () => {
+    const expected = [await simulated(0, [3, 4, 5, 6, 7, 8], 9), await simulated(1, [3, 4, 5, 6, 7, 8], 9)];
+    const receive = SecAggClient.prototype.receive;
+    vi.spyOn(SecAggClient.prototype, 'receive').mockImplementation(function (this: SecAggClient, shares) {
+      if (this.client < 3) throw new UnreadableShares([8]);
+      receive.call(this, shares);
+    });
+    const made = await nine();
+    for (const round of [0, 1]) {
+      const { sum, problems } = await summed(made, round);
+      expect(problems.map((problem) => problem === null)).toEqual(all.map((client) => client >= 3));
+      expect(sum).toEqual(expected[round]);
+    }
+    expect(made.roster.quarantined).toBe(0);
+  });
+
+  it('finds out who gives wrong shares, and has the right sum all the same', async () => {
+    const rounds = Array.from({ length: 40 }, (_, round) => round);
+    const expected: (Float32Array | null)[] = [];
+    for (const round of rounds) expected.push(await simulated(round, all, 9));
+    const unmask = SecAggClient.prototype.unmask;
+    vi.spyOn(SecAggClient.prototype, 'unmask').mockImplementation(function (this: SecAggClient, survivors) {
+      const answer = unmask.call(this, survivors);
+      if (this.client !== 6) return answer;
+      const shares = answer.shares.map((each) => ({
+        ...each,
+        share: { ...each.share, bytes: garbled(each.share.bytes) },
+      }));
+      return { ...answer, shares };
+    });
+    const made = await nine();
+    // (Two of three times its shares are among the first six answers, which are enough.)
+    for (const round of rounds) {
+      if (made.roster.quarantined > 0) break;
+      const { sum, failure } = await summed(made, round);
+      expect(failure).toBeNull();
+      expect(sum).toEqual(expected[round]);
+    }
+    expect(made.news.at(-1)).toMatchObject({
+      what: 'quarantined',
+      name: 'g',
+      reason: 'the shares that it gave do not fit those of the others',
+    });
   });
 
   it('a server that asks for updates as they are, where they were to be masked, gets none', async () => {

@@ -14,6 +14,7 @@ import {
   SecAggServer,
   secAggGraph,
   splitSecret,
+  wrongShares,
 } from '../../../src/schedulers/federated/privacy/index.ts';
 import { createRng } from '../../../src/tensor/index.ts';
 
@@ -148,6 +149,30 @@ describe('secrets and masks', () => {
     expect(() => splitSecret(secret, 256, 4)).toThrow(RangeError);
     const [share] = splitSecret(secret, 2, 2);
     expect(() => joinSecret([share, share] as never)).toThrow(RangeError);
+  });
+
+  it('shares that do not fit the others are found where there are enough of those, and nobody is blamed else', () => {
+    const liars = fc.uniqueArray(fc.nat(8), { maxLength: 2 });
+    const property = fc.property(liars, fc.integer({ min: 2, max: 7 }), fc.nat(1000), (lying, threshold, seed) => {
+      const rng = createRng(seed);
+      // Three secrets of nine clients; who lies does so of some of them.
+      const secrets = Array.from({ length: 3 }, (_, secret) =>
+        splitSecret(new Uint8Array(8).fill(seed + secret), 9, threshold).map((share, by) => {
+          const lies = lying.includes(by) && (secret === 0 || rng.uniform() < 0.5);
+          return {
+            by,
+            share: lies ? { ...share, bytes: share.bytes.map((byte) => byte ^ (1 + rng.integer(255))) } : share,
+          };
+        }),
+      );
+      const found = wrongShares(secrets, threshold);
+      // Beyond what the honest shares need there must be as many more as there are liars, and one.
+      if (9 - lying.length > threshold + (lying.length > 0 ? lying.length - 1 : 0))
+        expect(found).toEqual([...lying].sort((a, b) => a - b));
+      for (const client of found) expect(lying).toContain(client);
+    });
+    fc.assert(property, { seed: 1, numRuns: 300 });
+    expect(wrongShares([], 3)).toEqual([]);
   });
 
   it('masks of other purposes have nothing in common', () => {

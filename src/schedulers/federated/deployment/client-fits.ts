@@ -112,6 +112,7 @@ export class ClientFits {
       const { steps, lr, problem, keeps } = told;
       const loss = told.loss ?? Number.NaN;
       if (keeps) this.#keeping.add(client);
+      if (told.accused) secure?.accuse(client, told.accused);
       const ms = performance.now() - began;
       const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...(lr === undefined ? {} : { lr }) };
       return { update, report };

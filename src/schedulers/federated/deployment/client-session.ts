@@ -3,6 +3,7 @@ import type { NatsConnection } from '@nats-io/transport-node';
 import type { BlobServer } from '../../../comm/index.ts';
 import { decodeRuns, downloadCodec, type UpdateCompression, updateCompressionSchema } from '../compression.ts';
 import type { ClientReport } from '../fit-task.ts';
+import { UnreadableShares } from '../privacy/index.ts';
 import { otherRuns, type Run, scatterRuns, sizeOfRuns } from '../sent-parts.ts';
 import { type AllowList, checkBare, checkFit, checkTask, checkWanted, noiseOf } from './allow-list.ts';
 import { epsilonGiven } from './client-account.ts';
@@ -206,7 +207,15 @@ async function answerFit(
   }
   // On the disk before the server can count on it.
   await state.write(run, round, report.kept, [request.kept, request.durable]);
-  const { vectors, encoded } = await sentVectors(session, request, update, report);
+  const sending = await sentVectors(session, request, update, report).catch((error: unknown) => {
+    if (error instanceof UnreadableShares) return error;
+    throw error;
+  });
+  if (sending instanceof UnreadableShares) {
+    log(`round ${round}: ${sending.message}`);
+    return { ...told, loss: null, problem: sending.message, accused: [...sending.of], update: null };
+  }
+  const { vectors, encoded } = sending;
   const [, besides] = vectors;
   if (besides) checkBare(allow, `"${besides[0]}", which it would send besides its update,`);
   await state.spend(run, noise);

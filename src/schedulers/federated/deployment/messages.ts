@@ -236,6 +236,8 @@ export const fitAnswerSchema = z.object({
   keeps: z.boolean(),
   /** Why there is no update. */
   problem: z.string().max(2000).nullable(),
+  /** Neighbours who have sealed shares for it that it cannot read. */
+  accused: z.array(whole).max(254).optional(),
   /**
    * `update`, then vectors that are sent (`sent/NAME`) and kept ones that are wanted (`kept/NAME`); or `masked` alone, integers in
    * the memory of float32 numbers. `encoded`: bytes of the parameters as the job's codec wrote them, first in the parcel; then

@@ -2,19 +2,24 @@ import type * as z from 'zod';
 import type { Answers, Beginning, Collected, Collection, Collector } from '../collector.ts';
 import type { ClientFit } from '../fit-task.ts';
 import {
+  answersWithout,
+  ImpossibleSum,
   KEYS_BYTES,
   levelsFor,
   maskedIn,
   type PublicKeys,
+  type QuantiseOptions,
   resultOrReason,
   roundGraph,
   SEALED_BYTES,
   SecAggServer,
   type SecureAggregationConfig,
   SHARE_BYTES,
+  sharesOf,
   takeMasksOff,
   tooFew,
   type Unmasking,
+  wrongShares,
 } from '../privacy/index.ts';
 import { BadUpdate } from './check-update.ts';
 import {
@@ -64,6 +69,8 @@ export class SecureClients implements Collector {
   /** Aggregations so far: one that is tried again is another one. */
   #count = 0;
   #round: SecureRound | null = null;
+  /** By whom clients were said, in any round, to have sealed what cannot be read. */
+  readonly #accused = new Map<number, Set<number>>();
 
   constructor(options: SecureClientsOptions) {
     this.#options = options;
@@ -82,6 +89,22 @@ export class SecureClients implements Collector {
     if (!this.#round) throw new Error('no secure aggregation has begun');
     return this.#round.masking(fit);
   }
+
+  /**
+   * A client cannot read what these have sealed for it. One says so of another easily; whom more than half of its neighbours have accused is
+   * quarantined.
+   */
+  accuse(by: number, accused: readonly number[]): void {
+    for (const client of accused) {
+      const neighbours = this.#round?.neighboursOf(client) ?? [];
+      if (!neighbours.includes(by)) continue;
+      const accusers = this.#accused.get(client) ?? new Set();
+      this.#accused.set(client, accusers.add(by));
+      if (accusers.size <= neighbours.length / 2) continue;
+      const message = `${accusers.size} of its ${neighbours.length} neighbours cannot read the shares that it sealed for them`;
+      this.#options.blame(client, new BadUpdate(message, true));
+    }
+  }
 }
 
 /** One round's aggregation. */
@@ -93,6 +116,7 @@ class SecureRound {
   readonly #problems = new Map<number, Error>();
   /** The server with all shares, or why there can be no sum. */
   readonly #agreed: Promise<SecAggServer | string>;
+  #graph: ReadonlyMap<number, readonly number[]> = new Map();
 
   constructor(options: SecureClientsOptions, beginning: Beginning, id: string) {
     this.#options = options;
@@ -101,6 +125,11 @@ class SecureRound {
     this.#agreed = resultOrReason(() => this.#agree());
     // (Awaited by everybody who wants something of it.)
     this.#agreed.catch(() => undefined);
+  }
+
+  /** Whom a client has shared its secrets with. */
+  neighboursOf(client: number): readonly number[] {
+    return this.#graph.get(client) ?? [];
   }
 
   async masking({ client, weight, clipNorm, noise }: ClientFit): Promise<Masking> {
@@ -134,10 +163,8 @@ class SecureRound {
               }));
               for (const { client, vector } of arrived) this.#options.onArrival?.(client, vector);
               server.addAllMasked(arrived);
-              const answers = await this.#unmaskings(server);
-              const { members, largest } = this.#beginning;
-              const levels = { range: clipNorm ?? this.#options.config.range, levels: levelsFor(members.length) };
-              return takeMasksOff(server, answers, levels, largest);
+              const levels = levelsFor(this.#beginning.members.length);
+              return this.#withoutMasks(server, { range: clipNorm ?? this.#options.config.range, levels });
             });
     return typeof sum === 'string' ? { ...common, sum: null, failure: sum } : { ...common, sum, failure: null };
   }
@@ -152,7 +179,8 @@ class SecureRound {
       return { client, ...told };
     });
     const present = [...keys.keys()];
-    const server = new SecAggServer({ id: this.#id, length }, roundGraph(config, seed, round, present));
+    this.#graph = roundGraph(config, seed, round, present);
+    const server = new SecAggServer({ id: this.#id, length }, this.#graph);
     for (const each of keys.values()) server.addKeys(each);
     const shared = await this.#all(present, async (client) => {
       const neighbours = server.neighboursOf(client);
@@ -169,23 +197,52 @@ class SecureRound {
     return server;
   }
 
-  /** What takes the masks off; as soon as it is enough, nobody is waited for any more. */
-  async #unmaskings(server: SecAggServer): Promise<Unmasking[]> {
+  /**
+   * The sum without its masks: as soon as there are enough shares, nobody is waited for. If it is none that clients can have sent, all
+   * shares that still come are looked at: of those who gave wrong ones the others' say so, and do without them.
+   */
+  async #withoutMasks(server: SecAggServer, levels: QuantiseOptions): Promise<Float32Array> {
+    const { largest } = this.#beginning;
+    const unmasking = this.#askForShares(server);
+    try {
+      await unmasking.enough;
+      try {
+        return takeMasksOff(server, unmasking.answers, levels, largest);
+      } catch (error) {
+        if (!(error instanceof ImpossibleSum)) throw error;
+        await unmasking.all;
+        const liars = wrongShares(sharesOf(unmasking.answers).values(), server.threshold);
+        if (liars.length === 0) throw error;
+        for (const client of liars)
+          this.#options.blame(client, new BadUpdate('the shares that it gave do not fit those of the others', true));
+        return takeMasksOff(server, answersWithout(unmasking.answers, liars), levels, largest);
+      }
+    } finally {
+      unmasking.stop();
+    }
+  }
+
+  /** Asks those whose vectors are in the sum for what takes the masks off. */
+  #askForShares(server: SecAggServer): Unmaskings {
     const { calls } = this.#options;
     const survivors = server.survivors();
-    const enough = new AbortController();
+    const over = new AbortController();
     const answers: Unmasking[] = [];
+    let complete: () => void = () => undefined;
+    const whole = new Promise<void>((resolve) => {
+      complete = resolve;
+    });
     const ask = async (client: number): Promise<void> => {
       calls.count({ down: 4 * survivors.length });
-      const told = await this.#ask(client, { type: 'unmask', survivors }, unmaskingSchema, 1, enough.signal);
+      const told = await this.#ask(client, { type: 'unmask', survivors }, unmaskingSchema, 1, over.signal);
       const shares = told.map(({ x, share: bytes, ...rest }) => ({ ...rest, share: { x, bytes } }));
       if (new Set(shares.map(({ of }) => of)).size < shares.length)
         throw new BadUpdate('it gives two shares of one client, of which no client gives more than one', true);
       calls.count({ up: shares.length * SHARE_BYTES });
       answers.push({ client, shares });
-      if (server.complete(answers)) enough.abort();
+      if (server.complete(answers)) complete();
     };
-    await Promise.all(
+    const all = Promise.all(
       survivors.map((client) =>
         ask(client).catch((error: Error) => {
           // Without it there may still be enough; if not, the sum says of whom.
@@ -193,7 +250,7 @@ class SecureRound {
         }),
       ),
     );
-    return answers;
+    return { answers, enough: Promise.race([whole, all]), all, stop: () => over.abort() };
   }
 
   /** What clients answer, in their order. Of those that do not the reason is kept. */
@@ -229,4 +286,15 @@ class SecureRound {
     if (parsed.success) return parsed.data;
     throw new BadUpdate(`its answer makes no sense: ${parsed.error.issues[0]?.message}`, true);
   }
+}
+
+/** Answers as they come. */
+interface Unmaskings {
+  readonly answers: readonly Unmasking[];
+  /** Once they are enough to take the masks off, or all have come that will. */
+  readonly enough: Promise<unknown>;
+  /** Once all have come that will. */
+  readonly all: Promise<unknown>;
+  /** Waits for nobody any more. */
+  stop(): void;
 }

@@ -1,5 +1,5 @@
 import type { MaskJob, SealedShares } from '../privacy/index.ts';
-import { levelsFor, outsideRange, roundingKeyOf, SecAggClient } from '../privacy/index.ts';
+import { levelsFor, outsideRange, roundingKeyOf, SecAggClient, UnreadableShares } from '../privacy/index.ts';
 import type { AllowList } from './allow-list.ts';
 import { ClientRefusal } from './errors.ts';
 import type { Masking, ToClient } from './messages.ts';
@@ -49,7 +49,10 @@ export class SecureMember {
     }));
   }
 
-  /** What is done to an update before it is sent. @throws ClientRefusal if it cannot or must not be sent */
+  /**
+   * What is done to an update before it is sent.
+   * @throws ClientRefusal if it cannot or must not be sent; UnreadableShares naming neighbours whose shares cannot be read
+   */
   masking(
     { round, client }: { readonly round: number; readonly client: number },
     { aggregation, shares, members, range, share, maxNorm }: Masking,
@@ -85,6 +88,7 @@ export class SecureMember {
     try {
       return use(this.#aggregation.client);
     } catch (error) {
+      if (error instanceof UnreadableShares) throw error;
       throw new ClientRefusal((error as Error).message, { cause: error });
     }
   }

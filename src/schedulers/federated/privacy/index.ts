@@ -13,3 +13,4 @@ export * from './secagg-round.ts';
 export * from './secagg-server.ts';
 export * from './secagg-sum.ts';
 export * from './shamir.ts';
+export * from './wrong-shares.ts';

@@ -10,7 +10,7 @@ import {
   randomBytes,
 } from 'node:crypto';
 import { addMasks, type Mask } from './mask.ts';
-import { SecAggError } from './secagg-error.ts';
+import { SecAggError, UnreadableShares } from './secagg-error.ts';
 import { type SecretShare, splitSecret } from './shamir.ts';
 
 /** Public keys of a client for one aggregation: one to encrypt shares to it, one that masks come from. */
@@ -105,18 +105,24 @@ export class SecAggClient {
     });
   }
 
-  /** Takes in what neighbours shared; those that are not among them have left. @throws Error if one cannot be read */
+  /** Takes in what neighbours shared; those that are not among them have left. @throws UnreadableShares naming who shared what cannot be read */
   receive(shares: readonly SealedShares[]): void {
+    const unreadable: number[] = [];
     for (const { from, sealed } of shares) {
       const keys = this.#neighbours.get(from);
       if (!keys) throw new Error(`client ${this.client} was given shares of ${from}, which is no neighbour of its`);
-      const plain = unseal(this.#channelWith(keys).from, sealed, `shares of client ${from}`);
+      const plain = unseal(this.#channelWith(keys).from, sealed);
+      if (!plain) {
+        unreadable.push(from);
+        continue;
+      }
       const x = plain[0] as number;
       this.#received.set(from, {
         seed: { x, bytes: plain.subarray(1, 33) },
         key: { x, bytes: plain.subarray(33, 65) },
       });
     }
+    if (unreadable.length > 0) throw new UnreadableShares(unreadable);
   }
 
   /** Third step: the vector under this client's own mask and those that it has in common with neighbours. Once only. */
@@ -250,12 +256,14 @@ function seal(key: Uint8Array, plain: Uint8Array): Uint8Array {
   return new Uint8Array(Buffer.concat([nonce, text, cipher.getAuthTag()]));
 }
 
-function unseal(key: Uint8Array, sealed: Uint8Array, what: string): Uint8Array {
+/** What was sealed under a key: two shares and where they lie; null if it was changed on its way, or is no such thing. */
+function unseal(key: Uint8Array, sealed: Uint8Array): Uint8Array | null {
   try {
     const decipher = createDecipheriv('aes-256-gcm', key, sealed.subarray(0, 12));
     decipher.setAuthTag(sealed.subarray(-16));
-    return new Uint8Array(Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]));
-  } catch (error) {
-    throw new Error(`the ${what} were changed on their way, or are meant for someone else`, { cause: error });
+    const plain = new Uint8Array(Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]));
+    return plain.length === 65 && plain[0] !== 0 ? plain : null;
+  } catch {
+    return null;
   }
 }

@@ -44,6 +44,12 @@ export function secAggThreshold(neighbours: number): number {
   return Math.floor(neighbours / 2) + 1;
 }
 
+/** A share of a secret, and who gave it. */
+export interface GivenShares {
+  readonly by: number;
+  readonly share: SecretShare;
+}
+
 /**
  * The server of a secure aggregation. It adds masked vectors up as they come and takes the masks off the sum in the end; what it sees
  * of a single client is noise.
@@ -133,7 +139,7 @@ export class SecAggServer {
           `only ${found.length} of ${threshold} shares of the ${what} of client ${client} came: too many clients left the aggregation; ` +
             'ask for more neighbours, or more clients',
         );
-      return joinSecret(found.slice(0, threshold));
+      return joinSecret(found.slice(0, threshold).map(({ share }) => share));
     };
     const masks = [...this.#survivors].map(
       (client): Mask => ({ seed: secretOf('seed', client), purpose: ownPurpose(id), sign: -1 }),
@@ -178,14 +184,15 @@ export class SecAggServer {
 }
 
 /** Shares by what they are of; two that lie at the same place are one. */
-function sharesOf(answers: readonly Unmasking[]): ReadonlyMap<string, readonly SecretShare[]> {
-  const shares = new Map<string, SecretShare[]>();
+export function sharesOf(answers: readonly Unmasking[]): ReadonlyMap<string, readonly GivenShares[]> {
+  const shares = new Map<string, GivenShares[]>();
   for (const answer of answers)
     for (const { of, what, share } of answer.shares) {
       const key = `${what} ${of}`;
+      const given = { by: answer.client, share };
       const known = shares.get(key);
-      if (!known) shares.set(key, [share]);
-      else if (!known.some(({ x }) => x === share.x)) known.push(share);
+      if (!known) shares.set(key, [given]);
+      else if (!known.some(({ share: { x } }) => x === share.x)) known.push(given);
     }
   return shares;
 }

@@ -11,11 +11,13 @@ export function outsideRange(update: Float32Array, range: number): string | null
   return `its update changes a value by ${largest.toPrecision(4)}, the range of secure aggregation is ${range}`;
 }
 
+/** A sum that clients cannot have sent: one of those who sent a vector or shares did not do as it should. */
+export class ImpossibleSum extends SecAggError {}
+
 /**
  * The weighted sum of the updates of those who sent one, as real numbers.
  * @param largest weight that counts as 1 where updates are masked: others go in as parts of it, so that nothing leaves the range
- * @throws SecAggError if too few shares came, or if the sum is none of vectors within the range: then one of those who sent a vector
- *   or shares did not do as it should, and nobody can tell which
+ * @throws SecAggError if too few shares came; ImpossibleSum if it is none of vectors within the range
  */
 export function takeMasksOff(
   server: SecAggServer,
@@ -28,7 +30,7 @@ export function takeMasksOff(
   const most = count * levels.levels;
   const at = integers.findIndex((value) => value > most);
   if (at >= 0)
-    throw new SecAggError(
+    throw new ImpossibleSum(
       `number ${at} of the sum of ${count} clients is one that they cannot have sent: one of them sent a wrong vector or wrong shares, and masks hide which`,
     );
   const sum = dequantiseSum(integers, count, levels);

@@ -55,13 +55,29 @@ export function joinSecret(shares: readonly SecretShare[]): Uint8Array {
   const places = shares.map(({ x }) => x);
   if (shares.length === 0 || new Set(places).size !== places.length)
     throw new RangeError(`a secret cannot be put together from shares at ${places.join(', ') || 'no places'}`);
-  const secret = new Uint8Array(shares[0]?.bytes.length ?? 0);
+  return valueAt(0, shares);
+}
+
+/**
+ * Whether shares, at different places, are of one secret that takes `threshold` of them: all lie on one polynomial of that many
+ * coefficients. So many or fewer always are.
+ */
+export function sharesAgree(shares: readonly SecretShare[], threshold: number): boolean {
+  const first = shares.slice(0, threshold);
+  return shares.slice(threshold).every(({ x, bytes }) => {
+    const expected = valueAt(x, first);
+    return expected.length === bytes.length && expected.every((value, i) => value === bytes[i]);
+  });
+}
+
+/** The polynomial through shares at a place: Lagrange's formula. */
+function valueAt(place: number, shares: readonly SecretShare[]): Uint8Array {
+  const value = new Uint8Array(shares[0]?.bytes.length ?? 0);
   for (const { x, bytes } of shares) {
-    // Lagrange's basis polynomial of this share at 0; subtraction is exclusive or.
+    // The basis polynomial of this share; subtraction is exclusive or.
     let basis = 1;
-    for (const other of places) if (other !== x) basis = multiply(basis, divide(other, other ^ x));
-    for (let at = 0; at < secret.length; at++)
-      secret[at] = (secret[at] as number) ^ multiply(bytes[at] as number, basis);
+    for (const other of shares) if (other.x !== x) basis = multiply(basis, divide(other.x ^ place, other.x ^ x));
+    for (let at = 0; at < value.length; at++) value[at] = (value[at] as number) ^ multiply(bytes[at] as number, basis);
   }
-  return secret;
+  return value;
 }
