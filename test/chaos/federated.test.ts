@@ -222,7 +222,7 @@ describe('five clients in processes of their own', () => {
   it('FedBuff: one killed and started again, one that lies; what it was made of makes the same weights again', async () => {
     const on = await World.start();
     const file = join(on.folder, 'config.yaml');
-    writeFileSync(file, buffered(120, CLIENTS, 'local_epochs: 15\n  max_norm: 100\n  fit_deadline_s: 20'));
+    writeFileSync(file, buffered(240, CLIENTS, 'local_epochs: 15\n  max_norm: 100\n  fit_deadline_s: 20'));
     for (const part of [1, 2, 3]) on.client(part);
     const victim = on.client(4);
     on.liar('nan');
@@ -238,7 +238,7 @@ describe('five clients in processes of their own', () => {
     expect(code, on.processes.describe()).toBe(0);
     const [run] = on.runs() as [string];
     const lines = on.lines(run);
-    expect(lines.map(({ answers = [] }) => answers.length)).toEqual(Array(120).fill(2));
+    expect(lines.map(({ answers = [] }) => answers.length)).toEqual(Array(240).fill(2));
     // Nobody waited for who was gone, and it took part again when it was back.
     const gone = lines.flatMap(({ dropped_clients: each }) => each);
     expect(gone).toContainEqual({ client: 4, name: 'liar-nan', reason: 'number 0 of its update is NaN' });
