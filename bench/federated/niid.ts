@@ -2,7 +2,8 @@
 // every round, 50 rounds, 10 local epochs, B = 64, lr 0.01, momentum 0.9, weight decay 1e-5. One cell is 470,000 steps. Which labels share a
 // client decides a lot, so with `labels` clients have the labels that the published run's seed drew; with --draw=own other ones by seed.
 //   npm run bench -- federated/niid --fashion=FOLDER [--only=fedavg] [--split=dirichlet|labels] [--seeds=1] [--rounds=50] [--epochs=10]
-//     [--threads=2] [--draw=own]
+//     [--threads=2] [--draw=own] [--first=0]
+// `--first` is the first seed: cells take long, and can be had one by one.
 import { dirichlet, type PartitionSource, pathological } from '../../src/index.ts';
 import { flag } from '../scaling/table.ts';
 import { federation, rounds, sourceOf, spread, spreadText, word } from './federation.ts';
@@ -30,7 +31,7 @@ const strategies = [
   { strategy: 'fednova', settings: {} },
 ] as const;
 
-const [seeds, count, epochs] = [flag('seeds', 1), flag('rounds', 50), flag('epochs', 10)];
+const [seeds, first, count, epochs] = [flag('seeds', 1), flag('first', 0), flag('rounds', 50), flag('epochs', 10)];
 console.log(
   `Fashion-MNIST, LeNet, 10 clients, ${count} rounds of ${epochs} local epochs, ${seeds} seeds: test accuracy`,
 );
@@ -42,7 +43,7 @@ for (const { strategy, settings } of strategies.filter(({ strategy }) => strateg
   for (const { name, make, published } of splits.filter(({ name }) => name === (word('split') ?? name))) {
     const found: number[] = [];
     const began = performance.now();
-    for (let seed = 0; seed < seeds; seed++) {
+    for (let seed = first; seed < first + seeds; seed++) {
       const simulation = rounds(of, make(sourceOf(of), seed), { seed, cohort: clients, epochs, batch: 64 });
       const last: number[] = [];
       while (simulation.round < count) {
