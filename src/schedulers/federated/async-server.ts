@@ -1,3 +1,6 @@
+import type { ClientFit } from './fit-task.ts';
+import type { LocalWork } from './simulation.ts';
+
 /** How a server takes updates that come at any time. */
 export interface AsyncServer {
   /** Updates that make a new version of the parameters together: 1 for FedAsync, K for FedBuff. */
@@ -41,4 +44,15 @@ export function fedbuff({
 export function fedasync({ alpha, exponent }: { readonly alpha: number; readonly exponent: number }): AsyncServer {
   const decay = polynomialStaleness(exponent);
   return { buffer: 1, serverLr: 1, mixes: 'model', weight: (staleness) => alpha * decay(staleness) };
+}
+
+/** What a client is asked where there are no rounds. `number`: of the fit, in place of the round's; every update counts once. */
+export function fitWithoutRounds(
+  client: number,
+  number: number,
+  examples: Int32Array,
+  { epochs }: LocalWork,
+): ClientFit {
+  const work = { client, round: number, examples, epochs, maxSteps: null, firstStep: 0 };
+  return { ...work, weight: 1, clipNorm: null, kept: {} };
 }

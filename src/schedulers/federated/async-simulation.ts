@@ -1,7 +1,7 @@
 import type { Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import { createRng } from '../../tensor/index.ts';
-import type { AsyncServer } from './async-server.ts';
+import { type AsyncServer, fitWithoutRounds } from './async-server.ts';
 import type { ClientBehaviour } from './behaviour.ts';
 import type { FitPool } from './fit-pool.ts';
 import type { ClientReport, SharedStart } from './fit-task.ts';
@@ -211,18 +211,8 @@ export class AsyncSimulation {
   #fly(flight: FlightRecord, start: SharedStart): void {
     const { pool, partition, behaviour, local } = this.#options;
     const { client, number } = flight;
-    const fit = {
-      client,
-      round: number,
-      examples: partition.examples(client).slice(),
-      epochs: local.epochs,
-      maxSteps: null,
-      firstStep: 0,
-      weight: 1,
-      clipNorm: null,
-      kept: {},
-      attack: behaviour.attack?.(client, number) ?? null,
-    };
+    const attack = behaviour.attack?.(client, number) ?? null;
+    const fit = { ...fitWithoutRounds(client, number, partition.examples(client).slice(), local), attack };
     const absence = this.#absence(flight);
     const result =
       absence === null

@@ -4,7 +4,7 @@ import type { SplitName } from '../../data/index.ts';
 import { modelParams, modelState } from '../../modules/index.ts';
 import { objectiveNamed, vectorLayout } from '../local/index.ts';
 import { ClientMetrics } from './client-metrics.ts';
-import { nobodysExamples, RoundsFailed } from './deployment/index.ts';
+import { nobodysExamples, notDeployable, RoundsFailed } from './deployment/index.ts';
 import type { FederatedConfig, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { FitPool } from './fit-pool.ts';
 import { initialModel } from './initial-model.ts';
@@ -31,6 +31,11 @@ export async function* runFederated(
   const { train } = config;
   const layouts = { params: vectorLayout(modelParams(model)), state: vectorLayout(modelState(model)) };
   const first = from?.index.step ?? 0;
+  const refused = execution.clients ? notDeployable(execution, sharedExamples) : null;
+  if (refused) {
+    const message = `scheduler ${config.scheduler.name}: ${refused}`;
+    throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
+  }
   for (const message of prepared.warnings) yield { type: 'warning', message };
   const { partition, measured, shared, picture } = execution.clients
     ? nobodysExamples(settings.clients)

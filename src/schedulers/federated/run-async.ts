@@ -4,7 +4,7 @@ import { float32, type HostTensor } from '../../tensor/index.ts';
 import { type AsyncServer, fedasync, fedbuff } from './async-server.ts';
 import { AsyncSimulation, type AsyncState, type FlightRecord } from './async-simulation.ts';
 import { clientBehaviour } from './behaviour.ts';
-import { AsyncDeployment, notDeployable, Participants } from './deployment/index.ts';
+import { AsyncDeployment, Participants } from './deployment/index.ts';
 import type { FederatedParts, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
 import { roundShape, runShape } from './round-schema.ts';
@@ -76,12 +76,6 @@ export function runFedasync(
 }
 
 function runAsync(execution: Execution, settings: AsyncConfig, server: AsyncServer): AsyncGenerator<RunEvent, void> {
-  const { config } = execution.prepared;
-  const refused = execution.clients && notDeployable(execution, 0);
-  if (refused) {
-    const message = `scheduler ${config.scheduler.name}: ${refused}`;
-    throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);
-  }
   const objective = { name: 'none', config: {} };
   return runFederated(execution, settings, () => ({
     width: settings.concurrency,

@@ -5,7 +5,7 @@ import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
 import { compressesUpdates } from './compression.ts';
 import { refusedFederation, type TaskOver, TaskRounds, type TasksPlan } from './continual/index.ts';
-import { Deployment, notDeployable } from './deployment/index.ts';
+import { Deployment } from './deployment/index.ts';
 import type { FederatedParts, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
 import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/index.ts';
@@ -60,8 +60,6 @@ export function runRounds(
     const message = 'scheduler.continual: tasks are for simulated clients only; leave --nats out';
     throw origin.fail([{ path: ['scheduler', 'continual'], message }]);
   }
-  const refused = execution.clients && notDeployable(execution, strategy.sharedExamples?.(settings as never) ?? 0);
-  if (refused) throw origin.fail([{ path: ['scheduler', 'name'], message: `scheduler ${strategy.name}: ${refused}` }]);
   return runFederated(execution, settings, plan, strategy.sharedExamples?.(settings as never) ?? 0);
 }
 

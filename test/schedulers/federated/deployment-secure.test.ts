@@ -148,6 +148,23 @@ describe('secure aggregation with clients over NATS', () => {
     expect(made.roster.numbers()).toEqual([0, 1, 2, 3, 4]);
   });
 
+  it('tells no norm where updates are under noise of the clients\u2019 own', async () => {
+    // (All of these updates say that their norm is 1.)
+    const made = await federation({ maxNorm: 0.5 });
+    for (const name of names) await made.client(name, honest);
+    const told = async (noise: number | null) => {
+      made.server.begin();
+      const fits = made.fits(0).map((fit) => ({ ...fit, clipNorm: 8, noise }));
+      const members = fits.map(({ client }) => client);
+      await made.server.collector?.begin({ round: 0, members, largest: 5, length: SIZE });
+      const start = made.published(new Float32Array(SIZE), new Float32Array(0), {});
+      const answers = await made.server.each(start, fits);
+      return answers.map(({ report }) => report.problem);
+    };
+    expect(await told(null)).toEqual(Array(5).fill('the norm of its update is 1.000, the bound 0.5'));
+    expect(await told(2)).toEqual(Array(5).fill('it has no update; its own log says why'));
+  });
+
   it('notices a sum that nobody can have sent, and quarantines who sends no masked vector', async () => {
     const made = await federation();
     const kinds: Record<string, object> = {

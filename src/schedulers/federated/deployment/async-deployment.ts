@@ -1,6 +1,6 @@
 import { createRng } from '../../../tensor/index.ts';
-import type { AsyncServer } from '../async-server.ts';
-import type { ClientFit, ClientReport, SharedStart } from '../fit-task.ts';
+import { type AsyncServer, fitWithoutRounds } from '../async-server.ts';
+import type { ClientReport, SharedStart } from '../fit-task.ts';
 import type { Dropped, LocalWork } from '../simulation.ts';
 import { type AnswerBounds, type NewVersion, refusedAnswer, VersionBuffer } from '../version-buffer.ts';
 import { RoundsFailed } from './errors.ts';
@@ -221,18 +221,9 @@ export class AsyncDeployment {
   #fly(flight: Flight): void {
     const { local, deadlineMs } = this.#options;
     const { roster, clients } = this.#participants;
-    const fit: ClientFit = {
-      client: flight.client,
-      round: flight.fit,
-      // Their own numbers of their own examples: which they are, they alone know.
-      examples: new Int32Array(roster.examples(flight.client)),
-      epochs: local.epochs,
-      maxSteps: null,
-      firstStep: 0,
-      weight: 1,
-      clipNorm: null,
-      kept: {},
-    };
+    // Their own numbers of their own examples: which they are, they alone know.
+    const examples = new Int32Array(roster.examples(flight.client));
+    const fit = fitWithoutRounds(flight.client, flight.fit, examples, local);
     const { signal } = this.#stop;
     const done = clients.fit(flight.start, fit, { deadlineMs, signal }).then(
       (answer) => {

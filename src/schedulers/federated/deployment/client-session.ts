@@ -22,6 +22,9 @@ import {
 import { bytesOf, joinVectors, type Offered, offer, packed, splitVectors, take, unpacked } from './payload.ts';
 import type { SecureMember } from './secure-member.ts';
 
+/** What a server is told of a fit that gave nothing, where all that leaves is to be under noise. */
+const UNTOLD = 'it has no update; its own log says why';
+
 /** How long fetching the parameters may take, in milliseconds. */
 const FETCH_MS = 600_000;
 
@@ -178,8 +181,9 @@ async function answerFit(
   const { run, job } = session.welcome;
   const { round, client, epochs, maxSteps, firstStep, clipNorm, version, wanted } = request;
   const more = unpacked(request.more) as Partial<ClientWork>;
-  const noise = noiseOf({ clipNorm, noise: more.noise ?? null });
-  checkFit(allow, { epochs, clipNorm, noise: more.noise ?? null }, state.account, run);
+  const asked = { epochs, clipNorm, noise: more.noise ?? null };
+  const noise = noiseOf(asked);
+  checkFit(allow, asked, state.account, run);
   checkWanted(job.objective.name, wanted);
   checkMasked(job.secure, request);
   const start = await startOf(options, session, request);
@@ -197,7 +201,7 @@ async function answerFit(
     // (Under noise nothing is told of the examples but what is under it.)
     loss: noise > 0 || problem !== null ? null : loss,
     ms,
-    problem: noise > 0 && problem !== null ? 'it has no update; its own log says why' : problem,
+    problem: noise > 0 && problem !== null ? UNTOLD : problem,
     keeps: Object.keys(report.kept).length > 0,
     ...(lr === undefined ? {} : { lr }),
   };
@@ -209,7 +213,10 @@ async function answerFit(
   await state.write(run, round, report.kept, [request.kept, request.durable]);
   const sending = await sentVectors(session, request, update, report).catch((error: unknown) => {
     if (error instanceof UnreadableShares) return error;
-    throw error;
+    if (noise === 0 || !(error instanceof ClientRefusal)) throw error;
+    // (It names a norm or a value that is under no noise.)
+    log(`round ${round}: ${error.message}`);
+    throw new ClientRefusal(UNTOLD, { cause: error });
   });
   if (sending instanceof UnreadableShares) {
     log(`round ${round}: ${sending.message}`);

@@ -2,7 +2,6 @@ import type * as z from 'zod';
 import type { Answers, Beginning, Collected, Collection, Collector } from '../collector.ts';
 import type { ClientFit } from '../fit-task.ts';
 import {
-  answersWithout,
   ImpossibleSum,
   KEYS_BYTES,
   levelsFor,
@@ -215,7 +214,8 @@ class SecureRound {
         if (liars.length === 0) throw error;
         for (const client of liars)
           this.#options.blame(client, new BadUpdate('the shares that it gave do not fit those of the others', true));
-        return takeMasksOff(server, answersWithout(unmasking.answers, liars), levels, largest);
+        const honest = unmasking.answers.filter(({ client }) => !liars.includes(client));
+        return takeMasksOff(server, honest, levels, largest);
       }
     } finally {
       unmasking.stop();

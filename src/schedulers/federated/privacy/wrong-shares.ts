@@ -1,4 +1,3 @@
-import type { Unmasking } from './secagg-client.ts';
 import type { GivenShares } from './secagg-server.ts';
 import { sharesAgree } from './shamir.ts';
 
@@ -32,11 +31,6 @@ export function wrongShares(shares: Iterable<readonly GivenShares[]>, threshold:
     if (found.length > 1) return [];
   }
   return [];
-}
-
-/** The answers of everybody but these. */
-export function answersWithout(answers: readonly Unmasking[], clients: readonly number[]): Unmasking[] {
-  return answers.filter(({ client }) => !clients.includes(client));
 }
 
 function agree(given: readonly GivenShares[], without: readonly number[], threshold: number): boolean {
