@@ -1,6 +1,7 @@
 // What secure aggregation costs: rounds of 10 clients with an MLP 784-200-10 (159,010 parameters), plain against SecAgg+ with every
 // client in place and with three of ten leaving in the middle, for clients of 600 examples (60 steps) and of 50 (5 steps). All
-// clients' cryptography is done by these two threads; on their own machines they share it out. Processor time of all threads tells how
+// clients' cryptography is done by these two threads; on their own machines they share it out. Each has eight neighbours, the fewest with
+// which any three may leave. Processor time of all threads tells how
 // much work there is even where the machine is busy with other things.
 //   npm run bench -- federated/secagg [--rounds=8]
 import { type Collector, drawn, secureCollector } from '../../src/index.ts';
@@ -11,7 +12,7 @@ import { federation, rounds, sourceOf } from './federation.ts';
 const ROUNDS = flag('rounds', 8);
 printHeading('rounds of 10 clients x 159,010 parameters, plain and with secure aggregation, two threads');
 const of = await federation({ data: 'mnist', hidden: [200], lr: 0.05, batch: 10 });
-const secure = secureCollector({ config: { name: 'secagg+', neighbours: 20, range: 8 }, seed: 1 });
+const secure = secureCollector({ config: { name: 'secagg+', neighbours: 8, range: 8 }, seed: 1 });
 /** Three clients leave when they have trained. */
 const leaving: Collector = {
   begin: async (beginning) => {

@@ -11,8 +11,8 @@ export interface Beginning {
   readonly largest: number;
   /** Numbers in an update: parameters, then module state. */
   readonly length: number;
-  /** Masks an update in its memory on another thread, where that is shared memory. Absent: it is done on this thread. */
-  readonly mask?: (job: MaskJob) => Promise<void>;
+  /** Masks updates in their memory on other threads, where that is shared memory. Absent: it is done on this thread. */
+  readonly mask?: (jobs: readonly MaskJob[]) => Promise<void>;
 }
 
 /** What the clients of a round have to send. */

@@ -12,7 +12,8 @@ import type {
   SharedStart,
 } from './fit-task.ts';
 import { startFitThreads, TASKS_AT_A_THREAD } from './fit-threads.ts';
-import type { MaskJob } from './privacy/mask-update.ts';
+import { CHUNK } from './privacy/keystream.ts';
+import type { MaskJob, MaskTask } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 import { RunningTreeSum } from './tree-sum.ts';
 import { UpdateArena } from './update-arena.ts';
@@ -186,9 +187,16 @@ export class FitPool {
     return total.total();
   }
 
-  /** Masks a client's update, which `each` has lent, as it does before it sends it. */
-  async mask(job: MaskJob): Promise<void> {
-    await this.#piscina.run(job, { name: 'mask' });
+  /** Masks clients' updates, which `each` has lent, as they do before they send them: each thread a part of all of them. */
+  async mask(jobs: readonly MaskJob[]): Promise<void> {
+    const length = jobs[0]?.update.length ?? 0;
+    const part = CHUNK * Math.ceil(length / CHUNK / this.threads);
+    const tasks: Promise<void>[] = [];
+    for (let from = 0; from < length; from += part) {
+      const task: MaskTask = { jobs, from, to: Math.min(from + part, length) };
+      tasks.push(this.#piscina.run(task, { name: 'mask' }) as Promise<void>);
+    }
+    await Promise.all(tasks);
   }
 
   /** Asks clients something about their data; answers are in their order. `task` is the name of a client task. */

@@ -9,7 +9,7 @@ import type {
   FitSizes,
   FitTask,
 } from './fit-task.ts';
-import { type MaskJob, maskUpdate } from './privacy/mask-update.ts';
+import { type MaskTask, maskUpdates } from './privacy/mask-update.ts';
 import type { ClientQuestion } from './tasks/index.ts';
 
 // The module that piscina's threads run. A thread has one engine for as long as it lives, made by the first task.
@@ -49,9 +49,9 @@ export function answer(question: ClientQuestion): Promise<unknown> {
   return inTurn((fitter) => fitter.answer(question));
 }
 
-/** Masks a client's update. */
-export function mask(job: MaskJob): void {
-  maskUpdate(job);
+/** Masks elements [from, to) of clients' updates. */
+export function mask({ jobs, from, to }: MaskTask): void {
+  maskUpdates(jobs, from, to);
 }
 
 /** Makes the thread ready, and says how long the vectors are. */

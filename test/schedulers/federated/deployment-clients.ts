@@ -13,7 +13,7 @@ import {
   defaultAllowList,
   FederatedClient,
   type JobDescription,
-  maskUpdate,
+  maskUpdates,
   NatsClients,
   type NatsClientsOptions,
   Roster,
@@ -138,7 +138,7 @@ export class Federation {
       },
       mask: async (job) => {
         const update = job.update.slice();
-        maskUpdate({ ...job, update });
+        maskUpdates([{ ...job, update }]);
         return update;
       },
       ask: async (_start, { client }, task, config) => ({ task, config, client }),

@@ -6,6 +6,7 @@ import {
   complete,
   dequantiseSum,
   epsilonOf,
+  keystream,
   levelsFor,
   quantise,
   resume,
@@ -99,7 +100,7 @@ describe('secure aggregation of rounds', () => {
       const plain = quantise(
         update.map((value) => value * share),
         levels,
-        roundingKey(rng),
+        keystream(roundingKey(rng)),
       );
       const masked = seen.get(report.client) as Uint32Array;
       // Neither the numbers nor what they differ by says anything: both are spread over the whole ring.

@@ -5,7 +5,9 @@ import { describe, expect, it } from 'vitest';
 import {
   dequantiseSum,
   joinSecret,
+  keystream,
   levelsFor,
+  maskKey,
   maskOf,
   quantise,
   roundingKey,
@@ -177,9 +179,9 @@ describe('secrets and masks', () => {
 
   it('masks of other purposes have nothing in common', () => {
     const seed = new Uint8Array(32).fill(1);
-    const mask = maskOf(seed, 'a', 1000);
-    expect(maskOf(seed, 'a', 1000)).toEqual(mask);
-    const other = maskOf(seed, 'b', 1000);
+    const mask = maskOf(maskKey(seed, 'a'), 1000);
+    expect(maskOf(maskKey(seed, 'a'), 1000)).toEqual(mask);
+    const other = maskOf(maskKey(seed, 'b'), 1000);
     expect(other.filter((value, i) => value === mask[i]).length).toBeLessThan(3);
     const mean = mask.reduce((sum, value) => sum + value / 1000, 0);
     expect(Math.abs(mean / 2 ** 32 - 0.5)).toBeLessThan(0.05);
@@ -191,7 +193,7 @@ describe('secrets and masks', () => {
     const vectors = Array.from({ length: count }, (_, k) => createRng(k).fillNormal(new Float32Array(200), 0, 0.5));
     const sum = new Uint32Array(200);
     vectors.forEach((vector, k) => {
-      quantise(vector, options, roundingKey(createRng(k + 100))).forEach((value, i) => {
+      quantise(vector, options, keystream(roundingKey(createRng(k + 100)))).forEach((value, i) => {
         sum[i] = (sum[i] as number) + value;
       });
     });

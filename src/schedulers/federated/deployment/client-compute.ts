@@ -74,7 +74,7 @@ export async function startCompute(job: JobDescription, options: ComputeOptions)
     mask: async (job) => {
       const update = new Float32Array(new SharedArrayBuffer(job.update.byteLength));
       update.set(job.update);
-      await pool.mask({ ...job, update });
+      await pool.mask([{ ...job, update }]);
       return update;
     },
     ask: async (start, who, task, config) => (await pool.ask(publish(start), [{ ...who, examples }], task, config))[0],

@@ -8,7 +8,7 @@ import { SEALED_BYTES } from '../privacy/index.ts';
  */
 
 /** Version of the messages; both ends must have the same. */
-export const FEDERATED_PROTOCOL = 3;
+export const FEDERATED_PROTOCOL = 4;
 
 /** Where clients tell the server that they are there. (Five parts: the subjects of workers have no more than four.) */
 export const serverSubject = (job: string): string => `plexus.${job}.fed.server.in`;

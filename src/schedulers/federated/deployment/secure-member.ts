@@ -68,7 +68,7 @@ export class SecureMember {
       return member.masks();
     });
     const levels = { range, levels: levelsFor(members), share };
-    return { update, levels, roundingKey: roundingKeyOf(this.#seed, round, client), masks };
+    return { update, rounding: { levels, key: roundingKeyOf(this.#seed, round, client) }, masks };
   }
 
   /** What takes masks off. @throws ClientRefusal where too few are left, or this client has sent nothing */

@@ -1,5 +1,7 @@
 export * from './accountant.ts';
 export * from './central-dp.ts';
+export * from './key-agreement.ts';
+export * from './keystream.ts';
 export * from './local-dp.ts';
 export * from './local-noise.ts';
 export * from './log-erfc.ts';

@@ -1,5 +1,5 @@
 import type { Rng } from '../../../tensor/index.ts';
-import { eachChunk } from './mask.ts';
+import { eachPiece, KEY_BYTES, type Keystream } from './keystream.ts';
 import { ROUNDED, roundingKernel } from './quantise-kernel.ts';
 
 /** How real numbers become elements of the ring of integers modulo 2^32 in which updates are added up. */
@@ -12,25 +12,25 @@ export interface QuantiseOptions {
   readonly share?: number;
 }
 
-/** Key material for `quantise`, drawn from `rng`. */
+/** What the keystream for `quantise` is made from, drawn from `rng`. */
 export function roundingKey(rng: Rng): Uint8Array {
-  return new Uint8Array(Uint32Array.from({ length: 12 }, () => rng.uint32()).buffer);
+  return new Uint8Array(Uint32Array.from({ length: KEY_BYTES / 4 }, () => rng.uint32()).buffer);
 }
 
 /**
- * Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). The chances are a keystream under
- * `key`, which is much quicker to have than numbers of a generator.
+ * Rounds to one of two neighbouring levels at random so that the mean is kept (stochastic rounding). The chances are a keystream, which
+ * is much quicker to have than numbers of a generator.
  * @param into takes the levels; may lie in the memory of `values`
  */
 export function quantise(
   values: Float32Array,
   options: QuantiseOptions,
-  key: Uint8Array,
+  chances: Keystream,
   into: Uint32Array = new Uint32Array(values.length),
 ): Uint32Array {
   const { range, levels, share = 1 } = options;
   const kernel = roundingKernel();
-  eachChunk(key, values.length, ROUNDED, (bits, at) => {
+  eachPiece(chances, values.length, ROUNDED, (bits, at) => {
     const count = bits.length;
     kernel.values.set(values.subarray(at, at + count));
     kernel.bits.set(bits);

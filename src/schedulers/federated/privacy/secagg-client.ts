@@ -1,15 +1,7 @@
-import {
-  createCipheriv,
-  createDecipheriv,
-  createPrivateKey,
-  createPublicKey,
-  diffieHellman,
-  generateKeyPairSync,
-  hkdfSync,
-  type KeyObject,
-  randomBytes,
-} from 'node:crypto';
-import { addMasks, type Mask } from './mask.ts';
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { type KeyAgreement, keyAgreement, newKeyPair } from './key-agreement.ts';
+import { KEY_BYTES } from './keystream.ts';
+import { addMasks, type Mask, maskKey } from './mask.ts';
 import { SecAggError, UnreadableShares } from './secagg-error.ts';
 import { type SecretShare, splitSecret } from './shamir.ts';
 
@@ -47,6 +39,13 @@ interface Channel {
   readonly from: Uint8Array;
 }
 
+/** What a neighbour has shared, and the key of the mask in common with it. */
+interface Received {
+  readonly seed: SecretShare;
+  readonly key: SecretShare;
+  readonly mask: Uint8Array;
+}
+
 /**
  * A client of a secure aggregation: Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning (2017),
  * with a sparse graph of neighbours as in Bell, Bonawitz, Gascon, Lepoint and Raykova, Secure Single-Server Aggregation with
@@ -61,15 +60,18 @@ export class SecAggClient {
   readonly #seed = randomBytes(32);
   readonly #neighbours = new Map<number, PublicKeys>();
   readonly #channels = new Map<number, Channel>();
-  readonly #received = new Map<number, { readonly seed: SecretShare; readonly key: SecretShare }>();
+  readonly #received = new Map<number, Received>();
+  readonly #agree: KeyAgreement;
   /** Shares that are needed to put a secret together. */
   #threshold = 0;
   #masked = false;
   #unmasked = false;
 
-  constructor(client: number, terms: SecAggTerms) {
+  /** @param agree how two clients come to what both know; they must all have the same */
+  constructor(client: number, terms: SecAggTerms, agree: KeyAgreement = keyAgreement) {
     this.client = client;
     this.#terms = terms;
+    this.#agree = agree;
   }
 
   /** First step: the keys that everybody may know. */
@@ -120,6 +122,8 @@ export class SecAggClient {
       this.#received.set(from, {
         seed: { x, bytes: plain.subarray(1, 33) },
         key: { x, bytes: plain.subarray(33, 65) },
+        // (Now, while there is time: a simulation's clients still train.)
+        mask: this.#agree(this.#mask, keys.mask, pairPurpose(this.#terms.id, this.client, from), KEY_BYTES),
       });
     }
     if (unreadable.length > 0) throw new UnreadableShares(unreadable);
@@ -147,11 +151,10 @@ export class SecAggClient {
       );
     if (this.#masked) throw new Error(`client ${this.client} has masked a vector in aggregation ${id} already`);
     this.#masked = true;
-    const own: Mask = { seed: this.#seed, purpose: ownPurpose(id), sign: 1 };
-    const pairs = [...this.#received.keys()].map((other): Mask => {
-      const seed = this.#pairSeed(this.#neighbours.get(other) as PublicKeys);
-      return { seed, purpose: pairPurpose(id, this.client, other), sign: this.client < other ? 1 : -1 };
-    });
+    const own: Mask = { key: maskKey(this.#seed, ownPurpose(id)), sign: 1 };
+    const pairs = [...this.#received].map(
+      ([other, { mask }]): Mask => ({ key: mask, sign: this.client < other ? 1 : -1 }),
+    );
     return [own, ...pairs];
   }
 
@@ -179,16 +182,10 @@ export class SecAggClient {
     };
   }
 
-  #pairSeed(other: PublicKeys): Uint8Array {
-    return pairSeed(this.#mask.privateKey, other.mask);
-  }
-
   #channelWith(other: PublicKeys): Channel {
     const known = this.#channels.get(other.client);
     if (known) return known;
-    const shared = diffieHellman({ privateKey: this.#cipher.privateKey, publicKey: publicKey(other.cipher) });
-    const purpose = `plexus shares ${this.#terms.id}`;
-    const keys = new Uint8Array(hkdfSync('sha256', shared, new Uint8Array(0), purpose, 64));
+    const keys = this.#agree(this.#cipher, other.cipher, `plexus shares ${this.#terms.id}`, 64);
     const [up, down] = [keys.subarray(0, 32), keys.subarray(32)];
     const channel = this.client < other.client ? { to: up, from: down } : { to: down, from: up };
     this.#channels.set(other.client, channel);
@@ -199,55 +196,9 @@ export class SecAggClient {
 /** What the mask is for that only its client adds. */
 export const ownPurpose = (id: string) => `${id} own`;
 
-/** What the mask is for that two neighbours have in common. */
-export const pairPurpose = (id: string, a: number, b: number) => `${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`;
-
-/** A private key from its raw bytes, and those of the public one. */
-export function privateKey(raw: Uint8Array, itsPublic: Uint8Array): KeyObject {
-  return createPrivateKey({ key: { ...jwk(itsPublic), d: base64url(raw) }, format: 'jwk' });
-}
-
-/** The seed of a pair's mask, from one's private key and the other's public one as raw bytes. */
-export function pairSeed(own: KeyObject, other: Uint8Array): Uint8Array {
-  return diffieHellman({ privateKey: own, publicKey: publicKey(other) });
-}
-
-/** Keys that have been read. */
-const known = new WeakMap<Uint8Array, KeyObject>();
-
-function publicKey(raw: Uint8Array): KeyObject {
-  const found = known.get(raw) ?? createPublicKey({ key: jwk(raw), format: 'jwk' });
-  known.set(raw, found);
-  return found;
-}
-
-// Keys are the raw 32 bytes of RFC 7748. Node takes those only inside a JWK (RFC 8037) or in DER, which OpenSSL takes twenty times as
-// long to read.
-const base64url = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64url');
-const jwk = (raw: Uint8Array) => ({ kty: 'OKP', crv: 'X25519', x: base64url(raw) });
-
-interface KeyPair {
-  readonly rawPublic: Uint8Array;
-  readonly rawPrivate: Uint8Array;
-  readonly privateKey: KeyObject;
-}
-
-/**
- * A new pair of keys. Generated keys are written as DER, which ends in the raw bytes, and read again: to export one as JWK, Node 20
- * takes a lock that the job which generated it takes again when it is collected as garbage, and if that happens in the middle of
- * the export, the thread waits for itself for ever.
- */
-function newKeyPair(): KeyPair {
-  const { publicKey: generated, privateKey: secret } = generateKeyPairSync('x25519', {
-    publicKeyEncoding: { format: 'der', type: 'spki' },
-    privateKeyEncoding: { format: 'der', type: 'pkcs8' },
-  });
-  const [rawPublic, rawPrivate] = [generated, secret].map((der) => new Uint8Array(der.subarray(-32))) as [
-    Uint8Array,
-    Uint8Array,
-  ];
-  return { rawPublic, rawPrivate, privateKey: privateKey(rawPrivate, rawPublic) };
-}
+/** What the key agreement is for that gives the mask which two neighbours have in common. */
+export const pairPurpose = (id: string, a: number, b: number) =>
+  `plexus mask ${id} pair ${Math.min(a, b)} ${Math.max(a, b)}`;
 
 function seal(key: Uint8Array, plain: Uint8Array): Uint8Array {
   const nonce = randomBytes(12);

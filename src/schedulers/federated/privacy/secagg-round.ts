@@ -3,7 +3,8 @@ import * as z from 'zod';
 import { createRng } from '../../../tensor/index.ts';
 import type { Beginning, Collector } from '../collector.ts';
 import type { ClientUpdate } from '../strategy.ts';
-import { type MaskJob, maskedIn, maskUpdate } from './mask-update.ts';
+import { rememberedKeyAgreement } from './key-agreement.ts';
+import { type MaskJob, maskedIn, maskUpdates } from './mask-update.ts';
 import { levelsFor, type QuantiseOptions, roundingKey } from './quantise.ts';
 import { SecAggClient, type Unmasking } from './secagg-client.ts';
 import { SecAggError } from './secagg-error.ts';
@@ -96,16 +97,17 @@ export function secureCollector({ config, seed, onArrival }: SecureCollectorOpti
     sending: readonly ClientUpdate[],
     levels: QuantiseOptions,
   ) {
-    const { round, members, largest, mask = async (job: MaskJob) => maskUpdate(job) } = beginning;
-    const masked = sending.map(({ update, report }) =>
-      mask({
-        update,
-        levels: { ...levels, share: report.weight / largest },
-        roundingKey: roundingKeyOf(seed, round, report.client),
-        masks: (clients.get(report.client) as SecAggClient).masks(),
-      }),
-    );
-    await Promise.all(masked);
+    const { round, members, largest, mask = async (jobs: readonly MaskJob[]) => maskUpdates(jobs) } = beginning;
+    const given = new Map(sending.map((each) => [each.report.client, each]));
+    // Neighbours next to each other.
+    const jobs = [...clients].flatMap(([member, client]) => {
+      const { update, report } = given.get(member) ?? {};
+      if (!update || !report) return [];
+      const share = report.weight / largest;
+      const rounding = { levels: { ...levels, share }, key: roundingKeyOf(seed, round, member) };
+      return [{ update, rounding, masks: client.masks() }];
+    });
+    await mask(jobs);
     const arrived = sending.map(({ update, report }) => ({ client: report.client, vector: maskedIn(update) }));
     for (const { client, vector } of arrived) onArrival?.(client, vector);
     server.addAllMasked(arrived);
@@ -156,7 +158,8 @@ async function agree(beginning: Beginning, graph: ReadonlyMap<number, readonly n
   const degree = graph.get(members[0] as number)?.length ?? 0;
   const terms = { id: `round ${round}`, length };
   const server = new SecAggServer(terms, graph);
-  const clients = new Map(members.map((member) => [member, new SecAggClient(member, terms)]));
+  const agreement = rememberedKeyAgreement();
+  const clients = new Map([...graph.keys()].map((member) => [member, new SecAggClient(member, terms, agreement)]));
   for (const client of clients.values()) server.addKeys(client.keys());
   for (const client of clients.values()) {
     server.addShares(client.client, client.share(server.neighboursOf(client.client), server.threshold));

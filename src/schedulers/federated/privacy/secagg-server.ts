@@ -1,12 +1,12 @@
 import { addIntegers } from '../../../comm/index.ts';
 import { permutation, type Rng } from '../../../tensor/index.ts';
-import { addMasks, type Mask } from './mask.ts';
+import { keyAgreement, keyPair } from './key-agreement.ts';
+import { KEY_BYTES } from './keystream.ts';
+import { addMasks, asSigned, type Mask, maskKey } from './mask.ts';
 import {
   ownPurpose,
   type PublicKeys,
   pairPurpose,
-  pairSeed,
-  privateKey,
   type SealedShares,
   type SecAggTerms,
   type Unmasking,
@@ -114,8 +114,8 @@ export class SecAggServer {
       come.add(client);
     }
     for (const client of come) this.#survivors.add(client);
-    const signed = arrived.map(({ vector }) => new Int32Array(vector.buffer, vector.byteOffset, vector.length));
-    addIntegers(new Int32Array(this.#sum.buffer), signed, []);
+    const signed = arrived.map(({ vector }) => asSigned(vector));
+    addIntegers(asSigned(this.#sum), signed, []);
   }
 
   /** Clients whose vectors are in the sum. */
@@ -142,14 +142,15 @@ export class SecAggServer {
       return joinSecret(found.slice(0, threshold).map(({ share }) => share));
     };
     const masks = [...this.#survivors].map(
-      (client): Mask => ({ seed: secretOf('seed', client), purpose: ownPurpose(id), sign: -1 }),
+      (client): Mask => ({ key: maskKey(secretOf('seed', client), ownPurpose(id)), sign: -1 }),
     );
     for (const [gone, mates] of this.#gone()) {
-      const key = privateKey(secretOf('key', gone), (this.#keys.get(gone) as PublicKeys).mask);
+      const pair = keyPair(secretOf('key', gone), (this.#keys.get(gone) as PublicKeys).mask);
       for (const other of mates) {
-        const seed = pairSeed(key, (this.#keys.get(other) as PublicKeys).mask);
+        const known = (this.#keys.get(other) as PublicKeys).mask;
+        const key = keyAgreement(pair, known, pairPurpose(id, gone, other), KEY_BYTES);
         // What the survivor added is taken away.
-        masks.push({ seed, purpose: pairPurpose(id, gone, other), sign: other < gone ? -1 : 1 });
+        masks.push({ key, sign: other < gone ? -1 : 1 });
       }
     }
     const result = this.#sum.slice();

@@ -28,7 +28,7 @@ export function takeMasksOff(
   const integers = server.finish(answers);
   const count = server.survivors().length;
   const most = count * levels.levels;
-  const at = integers.findIndex((value) => value > most);
+  const at = firstAbove(integers, most);
   if (at >= 0)
     throw new ImpossibleSum(
       `number ${at} of the sum of ${count} clients is one that they cannot have sent: one of them sent a wrong vector or wrong shares, and masks hide which`,
@@ -38,14 +38,33 @@ export function takeMasksOff(
   return sum;
 }
 
+/** Where the first number above a bound is, or -1. (`findIndex` takes ten times as long.) */
+function firstAbove(numbers: Uint32Array, bound: number): number {
+  for (let i = 0; i < numbers.length; i++) if ((numbers[i] as number) > bound) return i;
+  return -1;
+}
+
 /** The largest absolute value; NaN if one is. */
 function largestOf({ buffer, byteOffset, length }: Float32Array): number {
-  // Without their signs the bits of floats are in the order of their sizes, and integers are compared in half the time.
+  // Without their signs the bits of floats are in the order of their sizes, and integers are compared in half the time; four at a time
+  // do not wait for each other, which halves it again.
   const bits = new Int32Array(buffer, byteOffset, length);
-  let largest = 0;
-  for (let i = 0; i < length; i++) {
-    const size = (bits[i] as number) & 0x7fffffff;
-    if (size > largest) largest = size;
+  const fours = length - (length % 4);
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  for (let i = 0; i < fours; i += 4) {
+    const e = (bits[i] as number) & 0x7fffffff;
+    const f = (bits[i + 1] as number) & 0x7fffffff;
+    const g = (bits[i + 2] as number) & 0x7fffffff;
+    const h = (bits[i + 3] as number) & 0x7fffffff;
+    if (e > a) a = e;
+    if (f > b) b = f;
+    if (g > c) c = g;
+    if (h > d) d = h;
   }
+  for (let i = fours; i < length; i++) a = Math.max(a, (bits[i] as number) & 0x7fffffff);
+  const largest = Math.max(a, b, c, d);
   return new Float32Array(Int32Array.of(largest).buffer)[0] as number;
 }
