@@ -62,8 +62,9 @@ export function newKeyPair(): KeyPair {
 /** The pair of a private key: the public one is its agreement with the base point (RFC 7748, section 6.1). */
 export function keyPairOf(rawPrivate: Uint8Array): KeyPair {
   // (What is said of the public key is not looked at.)
-  const given = { privateKey: privateKey(rawPrivate, BASE), publicKey: publicKey(BASE) };
-  return keyPair(rawPrivate, new Uint8Array(diffieHellman(given)));
+  const key = privateKey(rawPrivate, BASE);
+  const rawPublic = new Uint8Array(diffieHellman({ privateKey: key, publicKey: publicKey(BASE) }));
+  return { rawPublic, rawPrivate, privateKey: key };
 }
 
 /** A key pair whose public key is known. */
