@@ -54,6 +54,9 @@ export interface AsyncState {
 /** Clients in a row that cannot be reached, by their trace, after which those that are under way are waited for. */
 const MISSES = 100;
 
+/** Stands for a client that cannot be reached, by its trace. */
+const AWAY = 'away';
+
 interface Flight extends FlightRecord {
   readonly start: SharedStart;
   /** What comes of it, or why nothing does. */
@@ -136,10 +139,12 @@ export class AsyncSimulation {
     while (!buffer.full) {
       let misses = 0;
       while (this.#flights.length < concurrency && misses < MISSES) {
-        const away = this.#launch();
-        if (away) dropped.push(away);
+        const problem = this.#launch();
+        // (Who is away by its trace has not been asked.)
+        misses = problem === AWAY ? misses + 1 : 0;
+        if (problem === null || problem === AWAY) continue;
+        dropped.push(problem);
         this.#giveUp(dropped);
-        misses = away && behaviour.next ? misses + 1 : 0;
       }
       if (this.#flights.length === 0) {
         // Hardly anybody is there: time passes until somebody is.
@@ -175,13 +180,14 @@ export class AsyncSimulation {
       throw new Error(`none of the last ${dropped.length} clients gave an update: ${dropped.at(-1)?.reason}`);
   }
 
-  /** A client that is not busy begins with the newest version. Returns one that could not be reached, if that is who was drawn. */
-  #launch(): Dropped | null {
+  /** A client that is not busy begins with the newest version; or why the one that was drawn does not. */
+  #launch(): Dropped | typeof AWAY | null {
     const { partition, behaviour, seed } = this.#options;
     const number = this.#started++;
     const rng = createRng(seed).fork('async client', number);
     let client = rng.integer(partition.clients);
     while (this.#busy.has(client)) client = rng.integer(partition.clients);
+    if (behaviour.until?.(client, this.#time) === this.#time) return AWAY;
     if (!behaviour.available(client, number, this.#time)) return { client, reason: 'it could not be reached' };
     if (partition.size(client) === 0) return { client, reason: 'it has no examples' };
     const takes = Math.min(this.#takes(client), this.#options.deadlineSeconds ?? Number.POSITIVE_INFINITY);

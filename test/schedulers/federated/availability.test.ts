@@ -111,8 +111,20 @@ describe('clients that come and go by a trace', () => {
     // Time went on where nobody was there.
     const lines = metricsOf(`${name}-1`);
     expect(lines.reduce((sum, { simulated_s: seconds }) => sum + seconds, 0)).toBeGreaterThan(3);
-    expect(lines.some(({ dropped_clients: gone }) => gone.length > 0)).toBe(true);
+    // A server that does not wait for rounds asks only those who are there.
+    if (name !== 'fedbuff') expect(lines.some(({ dropped_clients: gone }) => gone.length > 0)).toBe(true);
     expect(lines.some(({ clients }) => clients > 0)).toBe(true);
+  });
+
+  it('are found also where hardly anybody is there at a time', async () => {
+    const often = Array.from({ length: 1000 }, (_, i) => `phone-${i},${100 * i},${100 * i + 1}`).join('\n');
+    const behaviour = { trace: file('rare.csv', `client,from,until\n${often}\n`), seconds_per_example: 0.001 };
+    await complete(train(config('rare', { name: 'fedbuff', concurrency: 2, buffer: 2, behaviour })));
+    const lines = metricsOf('rare');
+    expect(lines.every(({ clients }) => clients === 2)).toBe(true);
+    const gone = lines.flatMap(({ dropped_clients }) => dropped_clients);
+    expect(gone.every(({ reason }: { reason: string }) => reason === 'it left while it trained')).toBe(true);
+    expect(lines.reduce((sum, { simulated_s: seconds }) => sum + seconds, 0)).toBeGreaterThan(100);
   });
 
   it('have left if they can no longer be reached before they are done', async () => {
