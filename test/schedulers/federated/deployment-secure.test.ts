@@ -211,6 +211,25 @@ describe('secure aggregation with clients over NATS', () => {
     expect(second.sum).toEqual(expected);
   });
 
+  it('quarantines who has keys with which nothing is secret, and does without it', async () => {
+    const expected = await simulated(0, [0, 1, 3, 5, 6, 7, 8], 9);
+    const keys = SecAggClient.prototype.keys;
+    vi.spyOn(SecAggClient.prototype, 'keys').mockImplementation(function (this: SecAggClient) {
+      const own = keys.call(this);
+      // The point of order one, and one of order four.
+      if (this.client === 2) return { ...own, cipher: new Uint8Array(32) };
+      if (this.client === 4) return { ...own, mask: new Uint8Array(32).map((_, i) => (i === 0 ? 1 : 0)) };
+      return own;
+    });
+    const made = await nine();
+    const { sum, failure, problems } = await summed(made, 0);
+    const bad = 'it has public keys with which nothing can be kept secret';
+    expect(problems).toEqual(all.map((client) => (client === 2 || client === 4 ? bad : null)));
+    expect(failure).toBeNull();
+    expect(sum).toEqual(expected);
+    expect(made.roster.quarantined).toBe(2);
+  });
+
   it('does not believe a few who say so of another', async () => {
     const expected = [await simulated(0, [3, 4, 5, 6, 7, 8], 9), await simulated(1, [3, 4, 5, 6, 7, 8], 9)];
     const receive = SecAggClient.prototype.receive;

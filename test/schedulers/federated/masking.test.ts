@@ -5,6 +5,7 @@ import {
   addMasks,
   CHUNK,
   createRng,
+  isPublicKey,
   keyAgreement,
   keyPair,
   keyPairOf,
@@ -35,6 +36,7 @@ describe('key agreement', () => {
     const expected = new Uint8Array(hkdfSync('sha256', secret, new Uint8Array(0), 'a test', 48));
     expect(keyAgreement(alice, bob.rawPublic, 'a test', 48)).toEqual(expected);
     expect(keyAgreement(bob, alice.rawPublic, 'a test', 48)).toEqual(expected);
+    expect([alice.rawPublic, bob.rawPublic, new Uint8Array(32)].map(isPublicKey)).toEqual([true, true, false]);
     // As a server has it that was given the private key.
     const again = keyPair(alice.rawPrivate, alice.rawPublic);
     expect(keyAgreement(again, bob.rawPublic, 'a test', 48)).toEqual(expected);

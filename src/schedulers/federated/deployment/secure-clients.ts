@@ -3,6 +3,7 @@ import type { Answers, Beginning, Collected, Collection, Collector } from '../co
 import type { ClientFit } from '../fit-task.ts';
 import {
   ImpossibleSum,
+  isPublicKey,
   KEYS_BYTES,
   levelsFor,
   maskedIn,
@@ -174,6 +175,8 @@ class SecureRound {
     const { round, members, length } = this.#beginning;
     const keys = await this.#all(members, async (client): Promise<PublicKeys> => {
       const told = await this.#ask(client, { type: 'keys' }, keysSchema, KEYS_BY);
+      if (!isPublicKey(told.cipher) || !isPublicKey(told.mask))
+        throw new BadUpdate('it has public keys with which nothing can be kept secret', true);
       calls.count({ up: KEYS_BYTES });
       return { client, ...told };
     });

@@ -67,6 +67,19 @@ export function keyPairOf(rawPrivate: Uint8Array): KeyPair {
   return { rawPublic, rawPrivate, privateKey: key };
 }
 
+/**
+ * Whether it is a public key that agreements can be made with. With a point of small order (RFC 7748, section 6.1) everything agrees on
+ * zero, which anybody knows, and OpenSSL refuses.
+ */
+export function isPublicKey(raw: Uint8Array): boolean {
+  try {
+    keyAgreement(newKeyPair(), raw, 'a try', 1);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** A key pair whose public key is known. */
 export function keyPair(rawPrivate: Uint8Array, rawPublic: Uint8Array): KeyPair {
   return { rawPublic, rawPrivate, privateKey: privateKey(rawPrivate, rawPublic) };
