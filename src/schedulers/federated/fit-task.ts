@@ -91,6 +91,8 @@ export interface ClientReport {
   readonly loss: number;
   /** Euclidean norm of the parameters' update, before it was clipped. */
   readonly norm: number;
+  /** Whether it clipped its update, as a client elsewhere says: what came of that has the bound's norm. Absent: `norm` tells. */
+  readonly clipped?: boolean;
   /** Bytes of its parameters' update as a codec wrote it; absent where it went as it is. */
   readonly updateBytes?: number;
   /** What the codec wrote, where the task asks for it. */

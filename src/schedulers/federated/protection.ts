@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import type { Execution } from '../../coordinator/index.ts';
+import { releaseLog } from './deployment/index.ts';
 import {
   type PrivacyConfig,
   type PrivateServer,
@@ -32,7 +34,7 @@ export interface Protection {
  * @throws ConfigError if the strategy has to look at what is to be hidden, or the settings cannot be had together
  */
 export function protect(
-  { prepared: { config }, clients: deployed }: Execution,
+  { prepared: { config }, clients: deployed, folder }: Execution,
   strategy: string,
   inner: FederatedServer,
   settings: ProtectionConfig & { readonly cohort: number; readonly clients: number },
@@ -63,7 +65,9 @@ export function protect(
     const secret = deployed ? randomBytes(16).toString('hex') : '';
     // (There may be more of them than the config says.)
     const counted = deployed && privacy.name === 'local-dp' ? clients + 1 : clients;
-    const server = privateServer(inner, privacy, { cohort, clients: counted, seed: shape.seed, secret });
+    const releases = deployed ? { releases: releaseLog(join(folder.path, 'privacy.log')) } : {};
+    const noise = { cohort, clients: counted, seed: shape.seed, secret, ...releases };
+    const server = privateServer(inner, privacy, noise);
     return { server, account: server };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;

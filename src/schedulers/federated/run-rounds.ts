@@ -117,7 +117,7 @@ async function roundTraining(
       server,
       store,
       behaviour: deployed?.behaviour ?? clientBehaviour(settings.behaviour, seed),
-      ...(deployed ? { choose: deployed.choose, again: true } : {}),
+      ...(deployed ? { choose: deployed.choose, drawnFrom: deployed.drawnFrom, again: true } : {}),
       seed,
       cohort: settings.cohort,
       quorum: settings.quorum,

@@ -28,6 +28,8 @@ export interface RoundSimulationOptions {
   readonly seed: number;
   /** Which clients a round asks, at most `count`. Default: drawn from all registered ones. */
   readonly choose?: (round: number, count: number) => readonly number[];
+  /** Clients that `choose` has drawn the round's cohort from. Default: all registered ones. */
+  readonly drawnFrom?: () => number;
   /** What a client is told besides, in each round. */
   readonly tell?: (client: number) => Pick<ClientFit, 'tasks'>;
   /** Whether a round that does not count is the next one again. Default: it is over. */
@@ -145,6 +147,7 @@ export class RoundSimulation {
           weight,
           updates,
           reports: collector ? good.map(withoutSecrets) : good,
+          drawnFrom: this.#options.drawnFrom?.() ?? this.#options.partition.clients,
           kept: (client, name) => (collector ? null : (store.get(client)[name] ?? null)),
         },
         this.params,

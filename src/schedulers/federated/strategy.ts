@@ -35,6 +35,8 @@ export interface RoundOutcome {
   readonly sum: Float32Array | null;
   /** Sum of those clients' weights. */
   readonly weight: number;
+  /** Clients that those who were asked were drawn from; absent: all registered ones. */
+  readonly drawnFrom?: number;
   /** Updates one by one, where `needs` is `each`; else empty. */
   readonly updates: readonly ClientUpdate[];
   /** Of all clients that were asked and gave an update. */

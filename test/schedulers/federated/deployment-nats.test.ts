@@ -192,6 +192,31 @@ describe('clients over NATS', () => {
     expect(made.roster.numbers()).toEqual([1]);
   });
 
+  it('one that does not clip its update as it was to is quarantined; of the others it is known who has clipped', async () => {
+    const made = await federation({ params: 50 });
+    const norms = { a: 4, b: 0.5, c: 2 };
+    for (const [name, norm] of Object.entries(norms)) {
+      const fit: ClientCompute['fit'] = async ({ params }, { client }) => {
+        // (c sends it as it is.)
+        const sent = name === 'c' ? norm : Math.min(norm, 1);
+        const report = { client, examples: 10, steps: 3, weight: 1, loss: 1, norm, kept: {}, ms: 1, problem: null };
+        return { update: params.map(() => sent / Math.sqrt(50)), report };
+      };
+      await made.client(name, honest, { fit });
+    }
+    made.server.begin();
+    const start = made.published(new Float32Array(50), new Float32Array(0), {});
+    const fits = made.fits(0).map((fit) => ({ ...fit, clipNorm: 1 }));
+    const reports = (await made.server.each(start, fits)).map(({ report }) => report);
+    expect(reports.map(({ clipped }) => clipped)).toEqual([true, false, undefined]);
+    expect(reports.map(({ problem }) => problem)).toEqual([
+      null,
+      null,
+      'the norm of its update is 2.000, and it was to be clipped to 1.000',
+    ]);
+    expect(made.roster.numbers()).toEqual([0, 1]);
+  });
+
   it('a round ends by its deadline, without those that have not answered; what they send later is nobody’s', async () => {
     const made = await federation({ params: 50, deadlineMs: 400 });
     const late = latch();

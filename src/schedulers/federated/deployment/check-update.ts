@@ -1,6 +1,9 @@
 /** Norm above which no update can be meant, whatever the config allows: sums of such would leave float32. */
 const ABSURD_NORM = 1e15;
 
+/** How far a norm may be above what it was clipped to, by roundings. */
+const CLIP_TOLERANCE = 1e-4;
+
 /** Why an update is not used. `malicious`: no honest client would have sent it. */
 export class BadUpdate extends Error {
   override readonly name = 'BadUpdate';
@@ -14,15 +17,21 @@ export class BadUpdate extends Error {
 
 /**
  * Checks an update before it is added to others': its length, that all numbers are finite, and its norm.
- * @param params numbers of parameters at its beginning, which the norm is of
+ * @param expected `clipNorm`: bound that it was to be clipped to, beyond which no honest one is; `maxNorm`: beyond which it is not used;
+ *   `params`: numbers of parameters at its beginning, which the norm is of
  * @returns the Euclidean norm of the parameters' part
  * @throws BadUpdate naming what was found and expected
  */
 export function checkUpdate(
   update: Float32Array,
-  expected: { readonly params: number; readonly state: number; readonly maxNorm: number | null },
+  expected: {
+    readonly params: number;
+    readonly state: number;
+    readonly maxNorm: number | null;
+    readonly clipNorm?: number | null;
+  },
 ): number {
-  const { params, state, maxNorm } = expected;
+  const { params, state, maxNorm, clipNorm = null } = expected;
   if (update.length !== params + state)
     throw new BadUpdate(`its update has ${update.length} numbers, ${params + state} were expected`, true);
   let squares = 0;
@@ -34,6 +43,11 @@ export function checkUpdate(
   }
   const norm = Math.sqrt(squares);
   if (norm > ABSURD_NORM) throw new BadUpdate(`the norm of its update is ${norm.toPrecision(4)}`, true);
+  if (clipNorm !== null && norm > clipNorm * (1 + CLIP_TOLERANCE))
+    throw new BadUpdate(
+      `the norm of its update is ${norm.toPrecision(4)}, and it was to be clipped to ${clipNorm.toPrecision(4)}`,
+      true,
+    );
   if (maxNorm !== null && norm > maxNorm)
     throw new BadUpdate(`the norm of its update is ${norm.toPrecision(4)}, the bound ${maxNorm}`, false);
   return norm;

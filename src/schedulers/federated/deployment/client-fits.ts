@@ -109,12 +109,13 @@ export class ClientFits {
       const who = { client, round };
       const answer = await this.request(start, who, asking, clock, signal);
       const { update, norm, kept, sent, told } = await this.#received(start, fit, answer, clock, signal);
-      const { steps, lr, problem, keeps } = told;
+      const { steps, lr, problem, keeps, clipped } = told;
       const loss = told.loss ?? Number.NaN;
       if (keeps) this.#keeping.add(client);
       if (told.accused) secure?.accuse(client, told.accused);
       const ms = performance.now() - began;
-      const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...(lr === undefined ? {} : { lr }) };
+      const optional = { ...(lr === undefined ? {} : { lr }), ...(clipped === undefined ? {} : { clipped }) };
+      const report = { ...base, steps, loss, norm, kept, sent, ms, problem, ...optional };
       return { update, report };
     } catch (error) {
       if (signal?.aborted) throw error;
@@ -133,7 +134,7 @@ export class ClientFits {
   /** Fetches and checks what a client answers to a fit. @throws BadUpdate, or what fetching throws */
   #received(
     { version }: SharedStart,
-    { client, round, noise = null }: ClientFit,
+    { client, round, clipNorm, noise = null }: ClientFit,
     answer: unknown,
     { left }: Clock,
     signal: AbortSignal | undefined,
@@ -143,6 +144,7 @@ export class ClientFits {
     return receivedUpdate(answer, {
       ...{ nats, job, maxNorm, wanted, version, round, from, session, sizes },
       ...{ masked: secure !== null, noisy: noise !== null, decode: this.#decode },
+      clipNorm: noise === null ? clipNorm : null,
       deadlineMs: () => Math.max(1, left()),
       signal: calls.gone(client, signal),
       onBytes: (up) => calls.count({ up }),

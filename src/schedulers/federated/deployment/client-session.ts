@@ -204,6 +204,7 @@ async function answerFit(
     problem: noise > 0 && problem !== null ? UNTOLD : problem,
     keeps: Object.keys(report.kept).length > 0,
     ...(lr === undefined ? {} : { lr }),
+    ...(clipNorm === null || noise > 0 || request.masking ? {} : { clipped: report.norm > clipNorm }),
   };
   if (problem !== null) {
     log(`round ${round}: ${problem}`);

@@ -55,6 +55,8 @@ export class Deployment {
   /** Rounds after which what clients keep counts: now, and as of the newest checkpoint. */
   readonly #kept: KeptRounds;
   #cohort: readonly number[] = [];
+  /** Clients that it was drawn from. */
+  #there = 0;
   #attempt = 0;
   #retries = 0;
 
@@ -100,9 +102,13 @@ export class Deployment {
     const { seed } = this.#parts.execution.prepared.config;
     const rng = createRng(seed).fork('cohort', round, ...(this.#attempt === 0 ? [] : [this.#attempt]));
     const drawn = distinct(rng, Math.min(count, there.length), there.length);
+    this.#there = there.length;
     this.#cohort = [...drawn].map((i) => there[i] as number).sort((a, b) => a - b);
     return this.#cohort;
   };
+
+  /** Clients that were there when the round's cohort was drawn. */
+  readonly drawnFrom = (): number => this.#there;
 
   /**
    * Runs a round with `next`, which tries the same one again until it counts.

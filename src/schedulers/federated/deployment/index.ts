@@ -12,6 +12,7 @@ export * from './local-data.ts';
 export * from './messages.ts';
 export * from './nats-clients.ts';
 export * from './participants.ts';
+export * from './release-log.ts';
 export * from './roster.ts';
 export * from './run-client.ts';
 export * from './secure-clients.ts';

@@ -232,6 +232,8 @@ export const fitAnswerSchema = z.object({
   loss: z.number().nullable(),
   lr: z.number().optional(),
   ms: z.number(),
+  /** Whether the norm of its update was above the bound that it was told; absent where there is none, or the update is hidden. */
+  clipped: z.boolean().optional(),
   /** Whether it keeps something of this round for its next one. */
   keeps: z.boolean(),
   /** Why there is no update. */

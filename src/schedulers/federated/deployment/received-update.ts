@@ -19,6 +19,8 @@ export interface ExpectedUpdate {
   readonly sizes: { readonly paramsSize: number; readonly stateSize: number };
   /** Norm above which an update is not used; null for no bound. */
   readonly maxNorm: number | null;
+  /** Bound that it was to clip the norm of its update to, so that no honest one is larger; null for none, or with noise on it. */
+  readonly clipNorm: number | null;
   /** Names of what the client keeps that the strategy wants to see. */
   readonly wanted: readonly string[];
   /** Whether it is to come under masks: then nothing of it can be checked but its length, and nothing else comes with it. */
@@ -58,6 +60,7 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
     version,
     sizes,
     maxNorm,
+    clipNorm,
     wanted,
     masked,
     noisy,
@@ -118,7 +121,7 @@ export async function receivedUpdate(answer: unknown, expected: ExpectedUpdate):
   const update = decode
     ? decoded(decode, bytes.subarray(0, encoded ?? 0), vectors.get('update') as Float32Array, sizes.paramsSize)
     : (vectors.get('update') as Float32Array);
-  const norm = checkUpdate(update, { params: sizes.paramsSize, state: sizes.stateSize, maxNorm });
+  const norm = checkUpdate(update, { params: sizes.paramsSize, state: sizes.stateSize, maxNorm, clipNorm });
   const kept: Record<string, Float32Array> = {};
   const sent: Record<string, Float32Array> = {};
   for (const [name, values] of vectors) {

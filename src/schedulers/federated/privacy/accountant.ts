@@ -45,20 +45,42 @@ export function epsilonOf(
 
 /** Epsilon by the number of rounds, for asking again and again: divergences are worked out once. Throws as `epsilonOf` does. */
 export function epsilonAfter(
-  mechanism: Omit<GaussianMechanism, 'rounds'>,
+  { noiseMultiplier, sampling }: Omit<GaussianMechanism, 'rounds'>,
   delta: number,
   conversion: 'tight' | 'classic' = 'tight',
 ): (rounds: number) => number {
-  const { noiseMultiplier, sampling } = mechanism;
+  const epsilon = epsilonAccount(noiseMultiplier, delta, conversion);
+  epsilon(new Map([[sampling, 0]]));
+  return (rounds) => epsilon(new Map([[sampling, rounds]]));
+}
+
+/**
+ * Epsilon of rounds under the same noise that took clients with probabilities of their own, by how many rounds there were with each:
+ * divergences add up (Mironov 2017, proposition 1). For asking again and again; throws as `epsilonOf` does.
+ */
+export function epsilonAccount(
+  noiseMultiplier: number,
+  delta: number,
+  conversion: 'tight' | 'classic' = 'tight',
+): (rounds: ReadonlyMap<number, number>) => number {
   if (!(delta > 0 && delta < 1)) throw new RangeError(`delta must be between 0 and 1, not ${delta}`);
   if (!(noiseMultiplier >= 0)) throw new RangeError(`the noise multiplier must be 0 or more, not ${noiseMultiplier}`);
-  if (!(sampling >= 0 && sampling <= 1)) throw new RangeError(`the sampling probability ${sampling} is not in [0, 1]`);
-  const ofRound = ORDERS.map((order) => renyiOfRound({ ...mechanism, rounds: 1 }, order));
+  const known = new Map<number, readonly number[]>();
+  const ofRound = (sampling: number): readonly number[] => {
+    if (!(sampling >= 0 && sampling <= 1))
+      throw new RangeError(`the sampling probability ${sampling} is not in [0, 1]`);
+    const found = known.get(sampling);
+    const made = found ?? ORDERS.map((order) => renyiOfRound({ noiseMultiplier, sampling, rounds: 1 }, order));
+    if (!found) known.set(sampling, made);
+    return made;
+  };
   return (rounds) => {
-    if (rounds === 0 || sampling === 0) return 0;
+    const parts = [...rounds].map(([sampling, count]) => ({ sampling, count, each: ofRound(sampling) }));
+    const used = parts.filter(({ sampling, count }) => count > 0 && sampling > 0);
+    if (used.length === 0) return 0;
     let best = Number.POSITIVE_INFINITY;
     for (const [i, order] of ORDERS.entries()) {
-      const renyi = rounds * (ofRound[i] as number);
+      const renyi = used.reduce((sum, { count, each }) => sum + count * (each[i] as number), 0);
       const epsilon =
         conversion === 'classic'
           ? renyi + Math.log(1 / delta) / (order - 1)

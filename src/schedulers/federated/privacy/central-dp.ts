@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { createRng } from '../../../tensor/index.ts';
 import { averaging } from '../strategies/fedavg.ts';
 import type { FederatedServer } from '../strategy.ts';
-import { epsilonAfter } from './accountant.ts';
+import { epsilonAccount } from './accountant.ts';
 
 export const noiseMultiplier = z
   .number()
@@ -44,11 +44,22 @@ export const centralDpSchema = z.strictObject({
 /** Settings of central differential privacy. */
 export type CentralDpConfig = z.output<typeof centralDpSchema>;
 
+/** What has been given away, told by a number each time: counted also where a run goes on from before it. */
+export interface Releases {
+  /** Called before it is given away. */
+  add(value: number): void;
+  /** How often there was each number, in all sessions of the run. */
+  counts(): ReadonlyMap<number, number>;
+}
+
 /** What noise is for, and drawn from. */
 export interface NoiseShape {
   readonly cohort: number;
+  /** That a cohort is drawn from, where a round does not say. */
   readonly clients: number;
   readonly seed: number;
+  /** What real clients have been asked for; absent: checkpoints know, since in a simulation nobody is there to be harmed. */
+  readonly releases?: Releases;
   /** What only the server knows; without it whoever knows the seed can take the noise away, as in a simulation. */
   readonly secret?: string;
 }
@@ -74,7 +85,7 @@ export interface PrivateServer extends FederatedServer {
 export function centralPrivacy(
   inner: FederatedServer,
   config: Omit<CentralDpConfig, 'name'>,
-  { cohort, clients, seed, secret = '' }: NoiseShape,
+  { cohort, clients, seed, secret = '', releases }: NoiseShape,
 ): PrivateServer {
   const adaptive = config.clipping === 'adaptive';
   const countNoise = config.count_noise ?? cohort / 20;
@@ -89,9 +100,10 @@ export function centralPrivacy(
   const bound = Float32Array.of(config.clip_norm);
   const released = new Float32Array(1);
   const clipNorm = () => bound[0] as number;
-  const sampling = Math.min(1, cohort / clients);
-  const epsilon = epsilonAfter({ noiseMultiplier: config.noise_multiplier, sampling }, config.delta);
-  const spent = () => epsilon(released[0] as number);
+  const account = epsilonAccount(config.noise_multiplier, config.delta);
+  const samplingOf = (from: number) => Math.min(1, cohort / from);
+  const epsilon = (rounds: number) => account(new Map([[samplingOf(clients), rounds]]));
+  const spent = () => (releases ? account(releases.counts()) : epsilon(released[0] as number));
   const { round } = inner;
   return {
     needs: 'sum',
@@ -103,11 +115,12 @@ export function centralPrivacy(
     spent,
     ...(round ? { round: () => round.call(inner) } : {}),
     metrics: () => ({ ...inner.metrics?.(), ...epsilonFigure(spent()), clip_norm: clipNorm() }),
-    apply: ({ sum, round: number, reports }, params, state) => {
+    apply: ({ sum, round: number, reports, drawnFrom = clients }, params, state) => {
       if (state.length > 0)
         throw new RangeError(
           'running statistics of modules are neither clipped nor hidden by noise: use a model without them',
         );
+      releases?.add(samplingOf(drawnFrom));
       const rng = createRng(seed).fork('central privacy', number, secret);
       const noisy = rng.fork('sum').fillNormal(new Float32Array(params.length), 0, sumNoise * clipNorm());
       if (sum) for (let i = 0; i < noisy.length; i++) noisy[i] = (noisy[i] as number) + (sum[i] as number);
@@ -119,7 +132,7 @@ export function centralPrivacy(
       );
       released[0] = (released[0] as number) + 1;
       if (!adaptive) return;
-      const below = reports.filter(({ norm }) => norm <= clipNorm()).length;
+      const below = reports.filter(({ norm, clipped = norm > clipNorm() }) => !clipped).length;
       // Counts are centred as in the paper, so that one client changes them by a half.
       const centred = below - reports.length / 2 + countNoise * rng.fork('count').normal();
       const share = centred / cohort + 0.5;

@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import type { FederatedServer } from '../strategy.ts';
 import { epsilonAfter } from './accountant.ts';
-import { delta, epsilonFigure, noiseMultiplier, type PrivateServer } from './central-dp.ts';
+import { delta, epsilonFigure, type NoiseShape, noiseMultiplier, type PrivateServer } from './central-dp.ts';
 
 /** Local differential privacy: what clients add, so that the server need not be trusted either. */
 export const localDpSchema = z.strictObject({
@@ -25,12 +25,16 @@ export type LocalDpConfig = z.output<typeof localDpSchema>;
 export function localPrivacy(
   inner: FederatedServer,
   config: Omit<LocalDpConfig, 'name'>,
-  { clients }: { readonly clients: number },
+  { clients, releases }: Pick<NoiseShape, 'clients' | 'releases'>,
 ): PrivateServer {
   const asked = new Float32Array(clients);
   const epsilon = epsilonAfter({ noiseMultiplier: config.noise_multiplier / 2, sampling: 1 }, config.delta);
   // (Looked for each time, since the counts may have come from a checkpoint meanwhile.)
-  const spent = () => epsilon(asked.reduce((a, b) => Math.max(a, b), 0));
+  const spent = () => {
+    let most = 0;
+    for (const times of releases ? releases.counts().values() : asked) most = Math.max(most, times);
+    return epsilon(most);
+  };
   const { round } = inner;
   return {
     needs: inner.needs,
@@ -41,6 +45,7 @@ export function localPrivacy(
     noise: (client) => {
       const at = Math.min(client, clients - 1);
       asked[at] = (asked[at] as number) + 1;
+      releases?.add(at);
       return config.noise_multiplier * config.clip_norm;
     },
     epsilon,
