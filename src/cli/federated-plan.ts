@@ -15,7 +15,7 @@ export function formatOutline(outline: FederatedOutline): string {
     ['examples', `${spanOf(outline.examples)} each (${outline.partition})`],
     [
       'local work',
-      `${epochs} pass${epochs > 1 ? 'es' : ''} in batches of ${batch}: ${spanOf(outline.local_steps)} steps`,
+      `${epochs} pass${epochs > 1 ? 'es' : ''}${batch === null ? ', all examples in one step' : ` in batches of ${batch}`}: ${spanOf(outline.local_steps)} step${outline.local_steps.most === 1 ? '' : 's'}`,
     ],
     ['model', `${number(outline.parameters)} parameters`],
     [

@@ -13,7 +13,7 @@ import type { Layouts, SavedTensors } from './saved-tensors.ts';
 /** Keys that all federated runs have, whether they work in rounds or not. */
 export interface FederatedConfig extends RunSettings {
   readonly clients: number;
-  readonly local_batch: number;
+  readonly local_batch: number | null;
   readonly threads: number;
   /** Where there are rounds: how updates are written as fewer bytes. */
   readonly compression?: UpdateCompression;

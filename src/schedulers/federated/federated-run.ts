@@ -8,6 +8,7 @@ import { nobodysExamples, notDeployable, RoundsFailed } from './deployment/index
 import type { FederatedConfig, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { FitPool } from './fit-pool.ts';
 import { initialModel } from './initial-model.ts';
+import { localBatch } from './round-schema.ts';
 import { readTotals, recorded, summarise, type Totals, totalsTensor, traffic } from './run-record.ts';
 import { type Layouts, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
 import { shareOut } from './share-out.ts';
@@ -70,7 +71,7 @@ export async function* runFederated(
         data: prepared.data,
         engine: { ...config.engine, threads: 1 },
         objective: plan.objective,
-        batch: settings.local_batch,
+        batch: localBatch(settings),
         shared,
         shift: settings.feature_shift,
         ...(plan.continual ? { continual: plan.continual } : {}),

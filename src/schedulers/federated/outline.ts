@@ -6,7 +6,7 @@ import { objectiveNamed, vectorLayout } from '../local/index.ts';
 import { ClientFitter } from './client-fitter.ts';
 import { downloadCodec, typicalUpdateBytes, type UpdateCompression } from './compression.ts';
 import type { TasksPlan } from './continual/index.ts';
-import type { RunSettings } from './round-schema.ts';
+import { localBatch, type RunSettings } from './round-schema.ts';
 import { sentRuns, sizeOfRuns } from './sent-parts.ts';
 import { described, divide } from './share-out.ts';
 import { type FederatedStrategy, federatedStrategies } from './strategy.ts';
@@ -24,7 +24,8 @@ export interface FederatedOutline {
   readonly partition: string;
   readonly examples: Extent;
   readonly epochs: number;
-  readonly batch: number;
+  /** Examples of a local step; null for all that a client has. */
+  readonly batch: number | null;
   /** Local steps of a client in a round. */
   readonly local_steps: Extent;
   readonly parameters: number;
@@ -51,7 +52,7 @@ interface Settings extends RunSettings {
   readonly cohort?: number;
   readonly concurrency?: number;
   readonly local_epochs: number;
-  readonly local_batch: number;
+  readonly local_batch: number | null;
   readonly threads: number;
   readonly compression?: UpdateCompression;
 }
@@ -66,7 +67,8 @@ export async function outlineOf(prepared: PreparedRun): Promise<FederatedOutline
   if (!strategy && !['fedbuff', 'fedasync', 'gossip'].includes(name)) return null;
   const settings = own as unknown as Settings;
   const { partition } = await divide(prepared, settings, strategy?.sharedExamples?.(own as never) ?? 0);
-  const { local_epochs: epochs, local_batch: batch, cohort, concurrency, compression } = settings;
+  const { local_epochs: epochs, cohort, concurrency, compression } = settings;
+  const batch = localBatch(settings);
   const objective = strategy?.objective?.(own as never) ?? { name: 'none', config: {} };
   const { config, data } = prepared;
   const tasks = prepared.scheduling?.plan as TasksPlan | undefined;
@@ -91,7 +93,7 @@ export async function outlineOf(prepared: PreparedRun): Promise<FederatedOutline
     partition: described(settings.partition),
     examples: extentOf(sizes),
     epochs,
-    batch,
+    batch: settings.local_batch,
     local_steps: extentOf(sizes.map((size) => epochs * Math.ceil(size / batch))),
     parameters: params,
     compression: compression && compression.name !== 'none' ? described(compression) : null,

@@ -99,6 +99,11 @@ const featureShiftSchema = z
   .prefault({ name: 'none' })
   .describe('how what clients see differs, besides whose examples they are');
 
+/** Examples of a local step, as a number: more than any client has where it is to be all of them. */
+export function localBatch({ local_batch: batch }: { readonly local_batch: number | null }): number {
+  return batch ?? Number.MAX_SAFE_INTEGER;
+}
+
 /** Settings of the difference between what clients see. */
 export type FeatureShiftConfig = z.output<typeof featureShiftSchema>;
 
@@ -151,8 +156,11 @@ export const roundShape = {
   local_batch: z
     .int()
     .min(1)
+    .nullable()
     .default(10)
-    .describe('examples of a local step; the last one of an epoch has what is left'),
+    .describe(
+      "examples of a local step; the last one of an epoch has what is left. null: all of a client's examples (a step is compiled for each size)",
+    ),
   ...runShape,
   behaviour: behaviourSchema,
   compression: updateCompressionSchema,

@@ -7,7 +7,7 @@ import { clientBehaviour } from './behaviour.ts';
 import { AsyncDeployment, Participants } from './deployment/index.ts';
 import type { FederatedParts, FederatedPlan, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
-import { roundShape, runShape } from './round-schema.ts';
+import { localBatch, roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 import type { NewVersion } from './version-buffer.ts';
 
@@ -107,7 +107,7 @@ async function asyncTraining(
       behaviour: clientBehaviour(settings.behaviour, seed),
       seed,
       concurrency: settings.concurrency,
-      local: { epochs: settings.local_epochs, batch: settings.local_batch },
+      local: { epochs: settings.local_epochs, batch: localBatch(settings) },
       maxStaleness: settings.max_staleness,
       maxNorm: settings.max_norm,
       deadlineSeconds: settings.fit_deadline_s,
@@ -153,7 +153,7 @@ async function deployedTraining(
     {
       ...{ participants, server, seed, deadlineMs },
       concurrency: Math.min(settings.concurrency, settings.clients),
-      local: { epochs: settings.local_epochs, batch: settings.local_batch },
+      local: { epochs: settings.local_epochs, batch: localBatch(settings) },
       maxStaleness: settings.max_staleness,
       maxNorm: settings.max_norm,
     },

@@ -5,7 +5,7 @@ import { clientBehaviour } from './behaviour.ts';
 import type { FederatedParts, FederatedTraining } from './federated-plan.ts';
 import { runFederated } from './federated-run.ts';
 import { Gossip, type GossipState } from './gossip.ts';
-import { roundShape, runShape } from './round-schema.ts';
+import { localBatch, roundShape, runShape } from './round-schema.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 import { TOPOLOGIES, topology } from './topology.ts';
 
@@ -52,7 +52,7 @@ async function gossipTraining(
       pool,
       partition,
       graph: topology(settings.topology, settings.clients, { seed, degree: settings.degree }),
-      local: { epochs: settings.local_epochs, batch: settings.local_batch },
+      local: { epochs: settings.local_epochs, batch: localBatch(settings) },
       behaviour: clientBehaviour(settings.behaviour, seed),
     },
     params,

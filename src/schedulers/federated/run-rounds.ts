@@ -10,7 +10,7 @@ import type { FederatedParts, FederatedPlan, FederatedTraining } from './federat
 import { runFederated } from './federated-run.ts';
 import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/index.ts';
 import { type ProtectionConfig, protect } from './protection.ts';
-import type { RoundConfig } from './round-schema.ts';
+import { localBatch, type RoundConfig } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
 import { type Layouts, readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
 import { type Run, sentRuns } from './sent-parts.ts';
@@ -121,7 +121,7 @@ async function roundTraining(
       seed,
       cohort: settings.cohort,
       quorum: settings.quorum,
-      local: { epochs: settings.local_epochs, batch: settings.local_batch },
+      local: { epochs: settings.local_epochs, batch: localBatch(settings) },
       deadlineSeconds: deployed ? null : settings.round_deadline_s,
       maxNorm: settings.max_norm,
       compression,

@@ -60,6 +60,25 @@ describe('a federated run', () => {
     },
   );
 
+  it('of fedsgd, where all take part, is gradient descent on all examples, however they are shared out', async () => {
+    const scheduler = { name: 'fedsgd', local_batch: null, cohort: 20 };
+    const one = await run('sgd-1', { ...scheduler, clients: 1, cohort: 1 });
+    for (const partition of [{ name: 'iid' }, { name: 'dirichlet', alpha: 0.3 }]) {
+      const many = await run(`sgd-${partition.name}`, { ...scheduler, partition });
+      expect(many.summary?.loss).toBeCloseTo(one.summary?.loss as number, 4);
+      expect(metricsOf(`sgd-${partition.name}`)[2].loss).toBeCloseTo(metricsOf('sgd-1')[2].loss, 4);
+      expect(many.summary?.weights_sha256).not.toBe(one.summary?.weights_sha256);
+    }
+    const averaged = await run('sgd-avg', { name: 'fedavg', cohort: 20 });
+    expect(Math.abs((averaged.summary?.loss as number) - (one.summary?.loss as number))).toBeGreaterThan(0.05);
+    const whole = await run('sgd-whole', { name: 'fedavg', local_batch: null, clients: 1, cohort: 1 });
+    expect(whole.summary?.weights_sha256).toBe(one.summary?.weights_sha256);
+    await expect(run('sgd-batches', { name: 'fedsgd', local_batch: 10 })).rejects.toThrow(/local_batch/);
+    await expect(run('sgd-passes', { name: 'fedsgd', local_batch: null, local_epochs: 2 })).rejects.toThrow(
+      /local_epochs/,
+    );
+  });
+
   it('names who was dropped and why, and goes on', async () => {
     const { summary } = await run('faults', {
       name: 'fedavg',

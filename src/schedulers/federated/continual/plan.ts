@@ -29,8 +29,10 @@ export interface TasksPlan {
 export async function prepareTasks(
   { config, data, dataset }: PrepareGiven,
   { scenario: wanted, strategy: given, rounds_per_task: rounds }: ContinualSection,
-  { local_epochs: epochs, local_batch: batch }: { readonly local_epochs: number; readonly local_batch: number },
+  { local_epochs: epochs, local_batch: batch }: { readonly local_epochs: number; readonly local_batch: number | null },
 ): Promise<SchedulerPlan> {
+  if (batch === null)
+    throw new RangeError('scheduler.local_batch must be a number where clients learn tasks: streams are cut by it');
   const { name, ...keys } = given;
   const strategy = known(name);
   const parsed = z.strictObject(strategy.config.shape).safeParse(keys);

@@ -5,7 +5,7 @@ import type { RoundCompression, UpdateCompression } from '../compression.ts';
 import type { FederatedPlan } from '../federated-plan.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { SecureAggregationConfig } from '../privacy/index.ts';
-import type { RunSettings } from '../round-schema.ts';
+import { localBatch, type RunSettings } from '../round-schema.ts';
 import { RoundsFailed } from './errors.ts';
 import type { JobDescription } from './messages.ts';
 import { NatsClients, type NatsClientsOptions } from './nats-clients.ts';
@@ -18,7 +18,7 @@ export interface ParticipantsOptions extends Pick<NatsClientsOptions, 'deadlineM
   readonly pool: FitPool;
   readonly objective: FederatedPlan['objective'];
   readonly settings: RunSettings & {
-    readonly local_batch: number;
+    readonly local_batch: number | null;
     readonly max_norm: number | null;
     readonly compression?: UpdateCompression;
   };
@@ -140,7 +140,7 @@ function describe({ execution, settings, objective, secure }: ParticipantsOption
     model: execution.model as JobDescription['model'],
     optim: config.optim,
     objective: { name: objective.name, config: objective.config },
-    batch: settings.local_batch,
+    batch: localBatch(settings),
     secure: secure !== null,
     engine: config.engine.kind,
     data: { section, encoding: encodingOf(data) },

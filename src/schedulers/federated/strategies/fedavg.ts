@@ -24,9 +24,17 @@ export const fedavg: FederatedStrategy<typeof config> = {
   server: ({ server_lr }) => averaging(server_lr),
 };
 
-/** One local step over all of a client's data a round: FedSGD, the same paper, section 2. Set by the round loop's `local`. */
-export const fedsgd: FederatedStrategy<typeof config> = {
+const fedsgdConfig = config.extend({
+  local_epochs: z.literal(1).default(1).describe('one pass, always: that is what fedsgd is'),
+  local_batch: z.null().default(null).describe("all of a client's examples in one step, always: for others use fedavg"),
+});
+
+/**
+ * One local step over all of a client's data a round: FedSGD, the same paper, section 2 (B of infinity, E of 1). The weighted mean of such
+ * steps is one step of gradient descent on what all clients of the round have.
+ */
+export const fedsgd: FederatedStrategy<typeof fedsgdConfig> = {
   name: 'fedsgd',
-  config,
+  config: fedsgdConfig,
   server: ({ server_lr }) => averaging(server_lr),
 };
