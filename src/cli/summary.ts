@@ -32,7 +32,7 @@ export function formatEnding(ending: Ending): string {
   }
   const { summary } = finished;
   const lines = [
-    `${paint('green', '✓')} ${finished.runId}: ${summary.steps} ${steps} in ${formatDuration(summary.wall_s)}` +
+    `${summary.rounds_uncounted === summary.steps ? paint('yellow', '!') : paint('green', '✓')} ${finished.runId}: ${summary.steps} ${steps} in ${formatDuration(summary.wall_s)}` +
       // None where a resumed run had nothing left to train.
       (summary.tokens_per_s > 0 ? `, ${formatCount(summary.tokens_per_s)} ${ending.unit}/s` : ''),
     '',
@@ -139,6 +139,17 @@ function federatedFigures(summary: RunSummary): [string, string, string][] {
   }
   if (up !== undefined && down !== undefined)
     rows.push(['from clients', formatBytes(up), `${formatBytes(down)} to them`]);
+  const { rounds_uncounted: uncounted = 0, left_out: left = {}, epsilon, delta } = summary;
+  if (uncounted > 0) rows.push(['not counted', `${uncounted} of ${summary.steps}`, summary.uncounted ?? '']);
+  const reasons = Object.entries(left);
+  const some = reasons.slice(0, 2).map(([reason, times]) => `${times} × ${reason}`);
+  if (reasons.length > 0)
+    rows.push([
+      'left out',
+      String(reasons.reduce((sum, [, times]) => sum + times, 0)),
+      `${some.join(', ')}${reasons.length > 2 ? ', …' : ''}`,
+    ]);
+  if (epsilon !== undefined) rows.push(['epsilon', epsilon.toPrecision(3), `at delta ${delta}`]);
   if (simulated !== undefined) rows.push(['simulated time', formatDuration(simulated), '']);
   return rows;
 }

@@ -56,6 +56,22 @@ describe('a federated run on the command line', () => {
     expect(again.stderr).toContain('continuing after round 6 of 7');
   });
 
+  it('says in the end whom it did without, and what it gave away', async () => {
+    const set = (...pairs: string[]) => pairs.flatMap((pair) => ['--set', pair]);
+    const half = set('run.id=half', 'scheduler.behaviour={dropout: 0.5}', 'scheduler.quorum=3');
+    const dp = set('scheduler.compression={name: none}', 'scheduler.privacy={name: central-dp, noise_multiplier: 1}');
+    const { code, stdout } = await runCli(['train', 'tiny.yaml', ...half, ...dp], { cwd });
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/✓ half: 6 rounds/);
+    expect(stdout).toMatch(/not counted +\d of 6 +[012] clients answered, the quorum is 3/);
+    expect(stdout).toMatch(/left out +\d+ +\d+ × it left in the middle of the round/);
+    expect(stdout).toMatch(/epsilon +\d+\.?\d* +at delta 0\.00001/);
+    const none = set('run.id=none', 'scheduler.behaviour={dropout: 1}');
+    const never = await runCli(['train', 'tiny.yaml', ...none], { cwd });
+    expect(never.stdout).toMatch(/^! none: 6 rounds/m);
+    expect(never.stderr).toContain('none of 6 rounds changed the parameters: 0 clients answered, the quorum is 1');
+  });
+
   it('is planned as what it is', async () => {
     const { code, stdout } = await runCli(['plan', 'tiny.yaml'], { cwd });
     expect(code).toBe(0);

@@ -46,6 +46,11 @@ export interface RunSummary {
   /** Bytes that went to clients, and came from them. */
   readonly bytes_down?: number;
   readonly bytes_up?: number;
+  /** Rounds that did not change the parameters, and why the last of them did not; absent where all counted. */
+  readonly rounds_uncounted?: number;
+  readonly uncounted?: string;
+  /** How often clients were asked and are not part of a round, by reason, the most frequent first. */
+  readonly left_out?: Readonly<Record<string, number>>;
   /** Accuracy that was aimed at, and the rounds until an evaluation reached it; null if none did. */
   readonly target_accuracy?: number;
   readonly rounds_to_target?: number | null;

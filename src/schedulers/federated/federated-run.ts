@@ -9,7 +9,7 @@ import type { FederatedConfig, FederatedPlan, FederatedTraining } from './federa
 import { FitPool } from './fit-pool.ts';
 import { initialModel } from './initial-model.ts';
 import { localBatch } from './round-schema.ts';
-import { readTotals, recorded, summarise, type Totals, totalsTensor, traffic } from './run-record.ts';
+import { overAllSteps, readTotals, recorded, summarise, type Totals, totalsTensor } from './run-record.ts';
 import { type Layouts, type SavedTensors, withSaved, writeModel } from './saved-tensors.ts';
 import { shareOut } from './share-out.ts';
 import { TargetRecord } from './target-record.ts';
@@ -198,6 +198,11 @@ export async function* runFederated(
     if (complete && !looked) yield (await evaluate(train.eval_split)).event;
     if (saved?.step !== step) yield await checkpoint();
     if (failure) throw failure;
+    const over = complete ? await overAllSteps(metrics) : {};
+    if (over.rounds_uncounted === step) {
+      const message = `none of ${step} rounds changed the parameters: ${over.uncounted}; metrics.jsonl names the clients (dropped_clients)`;
+      yield { type: 'warning', message };
+    }
     const summary = complete
       ? await summarise({
           log: metrics,
@@ -208,7 +213,7 @@ export async function* runFederated(
           evaluation,
           saved,
           more: {
-            ...(await traffic(metrics)),
+            ...over,
             ...target.summary(),
             ...(differ ? { clients: differ } : {}),
             ...(await trained.summary?.()),

@@ -6,6 +6,7 @@ import {
   readMetrics,
   verifyCheckpoint,
 } from '../../coordinator/index.ts';
+import { type LeftOut, leftOut } from './left-out.ts';
 import { doubles, readDoubles, type SavedTensors } from './saved-tensors.ts';
 
 /** What one step of a federated training came to: a round, or a new version of the parameters. */
@@ -82,13 +83,13 @@ export async function recorded(
   };
 }
 
-/** Bytes down and up over all steps, interrupted ones of a resumed run included, where steps say so. */
-export async function traffic(log: MetricsLog): Promise<Readonly<Record<string, number>>> {
+/** Bytes down and up over all steps where steps say so, and whom they did without; interrupted ones of a resumed run included. */
+export async function overAllSteps(log: MetricsLog): Promise<Pick<RunSummary, 'bytes_down' | 'bytes_up'> & LeftOut> {
   await log.flush();
   const lines = await readMetrics(log.path);
   const total = (key: string) => lines.reduce((sum, line) => sum + Number(line[key] ?? 0), 0);
-  if (!lines.some((line) => 'bytes_up' in line)) return {};
-  return { bytes_down: total('bytes_down'), bytes_up: total('bytes_up') };
+  const bytes = { bytes_down: total('bytes_down'), bytes_up: total('bytes_up') };
+  return { ...(lines.some((line) => 'bytes_up' in line) ? bytes : {}), ...leftOut(lines) };
 }
 
 /** What a run ends with. */

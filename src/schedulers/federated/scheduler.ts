@@ -22,8 +22,12 @@ export function federatedScheduler(strategy: FederatedStrategy): Scheduler<Round
     continual: continualSection(),
     ...strategy.config.shape,
   }) as unknown as Scheduler<RoundsSettings>['config'];
-  const scheduler = ofClients(strategy.name, config, (execution, settings) =>
-    runRounds(execution, strategy, settings as RoundsSettings & Readonly<Record<string, unknown>>),
+  const scheduler = ofClients(
+    strategy.name,
+    config,
+    (execution, settings) =>
+      runRounds(execution, strategy, settings as RoundsSettings & Readonly<Record<string, unknown>>),
+    enoughForQuorum,
   );
   return {
     ...scheduler,
@@ -49,6 +53,18 @@ function ofClients<C>(
     ...(check ? { check: (_, settings) => check(settings) } : {}),
     alone,
   };
+}
+
+/** A round that asks fewer than must answer never counts. */
+function enoughForQuorum({ quorum, cohort, clients }: RoundsSettings): Finding[] {
+  const most = Math.min(cohort, clients);
+  if (quorum <= most) return [];
+  return [
+    {
+      path: ['scheduler', 'quorum'],
+      message: `scheduler.quorum ${quorum} is more than a round asks (${most}), so that no round would ever count: lower it, or raise scheduler.${cohort <= clients ? 'cohort' : 'clients'}`,
+    },
+  ];
 }
 
 /** Nobody trains twice at a time. */

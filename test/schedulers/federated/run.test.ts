@@ -93,9 +93,20 @@ describe('a federated run', () => {
   });
 
   it('does not change the parameters when too few answer', async () => {
-    const { summary } = await run('quorum', { name: 'fedavg', quorum: 6 });
+    const behaviour = { dropout: 1 };
+    const { summary, events } = await run('quorum', { name: 'fedavg', quorum: 5, behaviour });
     expect(summary?.steps).toBe(6);
     expect(metricsOf('quorum').every(({ counted }) => counted === false)).toBe(true);
+    expect(summary).toMatchObject({
+      rounds_uncounted: 6,
+      uncounted: '0 clients answered, the quorum is 5',
+      left_out: { 'it left in the middle of the round': 30 },
+    });
+    const warned = events.flatMap((event) => (event.type === 'warning' ? event.message : []));
+    expect(warned.some((message) => /none of 6 rounds changed the parameters/.test(message))).toBe(true);
+    await expect(run('never', { name: 'fedavg', quorum: 6 })).rejects.toThrow(
+      /scheduler.quorum 6 is more than a round asks \(5\).*raise scheduler.cohort/,
+    );
   });
 
   it('refuses control variates where steps do not say what gradients were', async () => {
