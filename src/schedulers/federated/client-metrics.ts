@@ -77,8 +77,8 @@ export class ClientMetrics {
       start,
       this.#each(() => ({})),
     );
-    const figures = [this.#figures('client', common)];
-    if (kept) figures.push(this.#figures('personal', await pool.evaluateClients(start, this.#each(kept))));
+    const figures = [figuresOf('client', common)];
+    if (kept) figures.push(figuresOf('personal', await pool.evaluateClients(start, this.#each(kept))));
     return {
       metrics: Object.assign({}, ...figures.map(({ metrics }) => metrics)),
       notes: Object.assign({ clients_evaluated: this.#clients }, ...figures.map(({ notes }) => notes)),
@@ -97,15 +97,16 @@ export class ClientMetrics {
     const places = distinct(createRng(this.#seed).fork('client metrics', client), most, all.length);
     return places.sort().map((at) => all[at] as number);
   }
+}
 
-  #figures(of: 'client' | 'personal', reports: readonly EvaluateReport[]): ClientFigures {
-    const classes = reports.every(({ correct }) => correct !== null);
-    const name = `${of}_${classes ? 'accuracy' : 'loss'}`;
-    const values = reports.map(({ correct, loss, examples }) => (classes ? (correct as number) : loss) / examples);
-    const spread = spreadOf(values, classes ? 'more' : 'less');
-    return {
-      metrics: Object.fromEntries(Object.entries(spread).map(([key, value]) => [`${name}_${key}`, value])),
-      notes: { [`${name}_each`]: values.map((value) => Math.round(value * 1e6) / 1e6) },
-    };
-  }
+/** How what was measured of clients differs between them. `of`: whose model it is. @throws RangeError without reports */
+export function figuresOf(of: 'client' | 'personal', reports: readonly EvaluateReport[]): ClientFigures {
+  const classes = reports.every(({ correct }) => correct !== null);
+  const name = `${of}_${classes ? 'accuracy' : 'loss'}`;
+  const values = reports.map(({ correct, loss, examples }) => (classes ? (correct as number) : loss) / examples);
+  const spread = spreadOf(values, classes ? 'more' : 'less');
+  return {
+    metrics: Object.fromEntries(Object.entries(spread).map(([key, value]) => [`${name}_${key}`, value])),
+    notes: { [`${name}_each`]: values.map((value) => Math.round(value * 1e6) / 1e6) },
+  };
 }

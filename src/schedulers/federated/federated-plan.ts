@@ -1,6 +1,7 @@
 import type { Execution, Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
 import type { HostTensor } from '../../tensor/index.ts';
+import type { ClientFigures } from './client-metrics.ts';
 import type { KeptVectors } from './client-store.ts';
 import type { UpdateCompression } from './compression.ts';
 import type { ContinualJob } from './continual/index.ts';
@@ -49,6 +50,8 @@ export interface FederatedTraining {
   model(): { readonly params: Float32Array; readonly state: Float32Array };
   /** Measures the model in place of a look at the whole split: where not all of it is to be known yet. */
   evaluate?(start: SharedStart): Promise<EvaluateReport>;
+  /** How the model does for single clients, where they are not simulated; null if nobody says. Absent: they are looked at here. */
+  figures?(): Promise<ClientFigures | null>;
   /** What a client keeps, where that can make a model of its own. */
   kept?(client: number): KeptVectors;
   /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */

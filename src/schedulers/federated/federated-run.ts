@@ -135,7 +135,8 @@ export async function* runFederated(
       const report = await (trained.evaluate?.(start) ?? clients.evaluate(start, part, examples));
       const loss = report.loss / report.examples;
       const accuracy = report.correct === null ? null : report.correct / report.examples;
-      const each = await figures.measure(clients, start, personal ? (trained.kept?.bind(trained) ?? null) : null);
+      const each = await (trained.figures?.() ??
+        figures.measure(clients, start, personal ? (trained.kept?.bind(trained) ?? null) : null));
       evaluation = { step, loss, accuracy };
       differ = each?.metrics ?? null;
       if (accuracy !== null) target.evaluated(step, accuracy);

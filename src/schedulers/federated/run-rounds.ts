@@ -139,6 +139,10 @@ async function roundTraining(
     },
     underway: () => simulation.underway,
     ...(tasks ? { evaluate: (start) => tasks.evaluate(start) } : {}),
+    // (What a client says of its examples in the clear is not for a server that must not look at single ones.)
+    ...(deployed
+      ? { figures: async () => (secure || privacy ? null : deployed.figures(params, state, simulation.round)) }
+      : {}),
     model: () => ({ params, state }),
     kept: (client) => store.get(client),
     tensors: () =>

@@ -441,7 +441,16 @@ describe('clients over NATS', () => {
       examples: 10,
       correct: 5,
     });
-    await expect(made.server.ask(start, made.fits(0), 'read-files', {})).rejects.toThrow(
+    // What is measured of all of them does without those who do not say.
+    const loss: ClientCompute['loss'] = async (_, __, held) => ({ loss: 1, examples: 4, correct: held ? 3 : 5 });
+    await made.client('c', honest, { loss });
+    await made.client('d', honest, {}, { min_noise: 1 });
+    made.server.begin();
+    const held = await made.server.measure(start, [0, 2, 3], { round: 1, held: true });
+    expect(held).toEqual([{ loss: 20, examples: 10, correct: 5 }, { loss: 1, examples: 4, correct: 3 }, null]);
+    // (Five of four are right, says c.)
+    expect(await made.server.measure(start, [2, 9], { round: 1, held: false })).toEqual([null, null]);
+    await expect(made.server.ask(start, made.fits(0).slice(0, 2), 'read-files', {})).rejects.toThrow(
       /client [ab] did not answer a question of round 0: the question "read-files" is not on the allow-list/,
     );
   });

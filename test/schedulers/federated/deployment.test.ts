@@ -272,6 +272,19 @@ describe("a client's own data", () => {
     );
   });
 
+  it('is held out in part, where the job says so', async () => {
+    const given = await job();
+    const text = `age,city,ill\n${Array.from({ length: 10 }, (_, i) => `${30 + i},Oslo,${i % 2 ? 'yes' : 'no'}`).join('\n')}\n`;
+    const read = (holdout: number) => {
+      const partition = { ...(given.partition as object), holdout };
+      return localData({ data: file('held.csv', text), part: null }, { ...given, partition });
+    };
+    const { examples, held } = await read(0.3);
+    expect([examples.length, held.length]).toEqual([7, 3]);
+    expect([...examples, ...held].sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    expect((await read(0)).held.length).toBe(0);
+  });
+
   it('can be a part, which is that of the simulation', async () => {
     const description = await job();
     const parts = await Promise.all(

@@ -35,8 +35,8 @@ export interface ClientCompute {
     task: string,
     config: unknown,
   ): Promise<unknown>;
-  /** Sums over its own examples. */
-  loss(start: StartVectors, client: number): Promise<EvaluateReport>;
+  /** Sums over its own examples: those it trains on, or those held out. @throws ClientRefusal if it has held none out */
+  loss(start: StartVectors, client: number, held: boolean): Promise<EvaluateReport>;
   close(): Promise<void>;
 }
 
@@ -55,7 +55,7 @@ export interface ComputeOptions {
 export async function startCompute(job: JobDescription, options: ComputeOptions): Promise<ClientCompute> {
   const { source, allow } = options;
   checkJob(allow, job);
-  const { prepared, examples, classes } = await localData(source, job);
+  const { prepared, examples, held: kept, classes } = await localData(source, job);
   checkExamples(allow, { examples: examples.length, classes });
   const pool = await poolFor(job, prepared, options).catch((error: Error) => {
     throw error instanceof ClientRefusal
@@ -78,7 +78,10 @@ export async function startCompute(job: JobDescription, options: ComputeOptions)
       return update;
     },
     ask: async (start, who, task, config) => (await pool.ask(publish(start), [{ ...who, examples }], task, config))[0],
-    loss: (start, client) => pool.evaluate(publish(start), 'train', examples, client),
+    loss: async (start, client, held) => {
+      if (held && kept.length === 0) throw new ClientRefusal('it has too few examples to hold any out');
+      return pool.evaluate(publish(start), 'train', held ? kept : examples, client);
+    },
     close: () => pool.close(),
   };
 }

@@ -98,7 +98,7 @@ export async function answerRequest(
   }
   checkBare(allow, `its answer to ${request.type === 'ask' ? `"${request.task}"` : 'what its loss is'}`);
   const start = await startOf(options, session, request);
-  if (request.type === 'loss') return session.compute.loss(start, client);
+  if (request.type === 'loss') return session.compute.loss(start, client, request.held);
   return packed(await session.compute.ask(start, { client, round }, request.task, unpacked(request.config)));
 }
 

@@ -2,6 +2,7 @@ import type { Execution } from '../../../coordinator/index.ts';
 import { distinct, type Partition } from '../../../data/index.ts';
 import { createRng, type HostTensor } from '../../../tensor/index.ts';
 import type { ClientBehaviour } from '../behaviour.ts';
+import { type ClientFigures, figuresOf } from '../client-metrics.ts';
 import type { RoundCompression, UpdateCompression } from '../compression.ts';
 import type { FederatedPlan } from '../federated-plan.ts';
 import type { FitPool } from '../fit-pool.ts';
@@ -155,6 +156,29 @@ export class Deployment {
       metrics: { clients_there: ready, quarantined, retries: this.#retries },
       notes: { cohort: this.#cohort },
     };
+  }
+
+  /** How parameters do for those who are there, or for a sample of them, as they say themselves; null if nobody does. */
+  async figures(params: Float32Array, state: Float32Array, round: number): Promise<ClientFigures | null> {
+    const { client_metrics: wanted } = this.#parts.settings;
+    const { seed } = this.#parts.execution.prepared.config;
+    const there = this.#participants.roster.numbers();
+    const drawn = distinct(
+      createRng(seed).fork('client metrics'),
+      Math.min(wanted.clients, there.length),
+      there.length,
+    );
+    const asked = [...drawn].map((i) => there[i] as number).sort((a, b) => a - b);
+    if (asked.length === 0) return null;
+    const start = this.clients.publish(params, state);
+    const reports = await this.clients.measure(start, asked, { round, held: wanted.holdout > 0 });
+    const told = reports.flatMap((report, i) => (report ? [{ client: asked[i] as number, report }] : []));
+    if (told.length === 0) return null;
+    const { metrics, notes } = figuresOf(
+      'client',
+      told.map(({ report }) => report),
+    );
+    return { metrics, notes: { clients_evaluated: told.map(({ client }) => client), ...notes } };
   }
 
   /** For a checkpoint. What it knows of clients can be come back to from now on. */

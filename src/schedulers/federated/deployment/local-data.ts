@@ -8,10 +8,11 @@ import {
   heldOut,
   naturalKeys,
   openDataset,
+  type Partition,
   type PreparedData,
   prepareDataLike,
 } from '../../../data/index.ts';
-import { makePartition, partitionSchema } from '../round-schema.ts';
+import { makePartition, type PartitionConfig, partitionSchema } from '../round-schema.ts';
 import { ClientRefusal } from './errors.ts';
 import type { JobDescription } from './messages.ts';
 
@@ -30,6 +31,8 @@ export interface LocalData {
   readonly prepared: PreparedData;
   /** Its examples of the training split, in its own order. */
   readonly examples: Int32Array;
+  /** Those that it does not train on and is measured on, if any are held out (`client_metrics.holdout`). */
+  readonly held: Int32Array;
   /** Different classes among them; null where there are no classes. */
   readonly classes: number | null;
 }
@@ -43,12 +46,20 @@ export async function localData({ data, part }: LocalDataSource, job: JobDescrip
   const prepared = await prepareDataLike(ownSection(section, data, part !== null), job.data.encoding as DataEncoding);
   const split = openDataset(prepared).split('train');
   const labels = split.labels ?? null;
-  const examples =
+  const { how, holdout } = sharesSchema.parse(job.partition);
+  const whole =
     part === null
-      ? Int32Array.from({ length: split.examples }, (_, i) => i)
-      : await partOfData({ examples: split.examples, labels }, part, { job, section, prepared });
+      ? {
+          clients: 1,
+          size: () => split.examples,
+          examples: () => Int32Array.from({ length: split.examples }, (_, i) => i),
+        }
+      : await partOfData({ examples: split.examples, labels }, part, { job, how, section, prepared });
+  const { train, held } = heldOut(whole, holdout, job.seed);
+  const own = part?.index ?? 0;
+  const examples = train.examples(own).slice();
   const classes = labels && new Set(Array.from(examples, (i) => labels[i] as number)).size;
-  return { prepared, examples, classes };
+  return { prepared, examples, held: held.examples(own), classes };
 }
 
 /** Whether it is the name of a dataset rather than a path. @throws DataError if it can be neither */
@@ -77,18 +88,21 @@ function ownSection(section: DataConfig, data: string, part: boolean): DataConfi
   return { ...section, ...path, ...held } as DataConfig;
 }
 
-/** The examples that the simulation's client of that number has. */
+/** The simulation's partition, of which a client has its part. */
 async function partOfData(
   source: { readonly examples: number; readonly labels: ArrayLike<number> | null },
   part: { readonly index: number; readonly of: number },
-  of: { readonly job: JobDescription; readonly section: DataConfig; readonly prepared: PreparedData },
-): Promise<Int32Array> {
-  const { seed } = of.job;
-  const { how, holdout } = sharesSchema.parse(of.job.partition);
+  of: {
+    readonly job: JobDescription;
+    readonly how: PartitionConfig;
+    readonly section: DataConfig;
+    readonly prepared: PreparedData;
+  },
+): Promise<Partition> {
+  const { how } = of;
   const keys = how.name === 'natural' ? { keys: await naturalKeys(of.section, of.prepared, how.key) } : {};
   try {
-    const whole = makePartition(how, { ...source, ...keys }, { clients: part.of, seed });
-    return heldOut(whole, holdout, seed).train.examples(part.index).slice();
+    return makePartition(how, { ...source, ...keys }, { clients: part.of, seed: of.job.seed });
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new ClientRefusal(`--part ${part.index + 1}/${part.of}: ${error.message}`, { cause: error });

@@ -194,7 +194,8 @@ export const toClientSchema = z.discriminatedUnion('type', [
   /** What takes masks off is wanted; `survivors` have sent their vectors. */
   z.object({ type: z.literal('unmask'), ...secret, survivors: z.array(whole).max(65_536) }),
   z.object({ type: z.literal('ask'), ...asked, task: z.string().max(128), config: z.unknown() }),
-  z.object({ type: z.literal('loss'), ...asked }),
+  /** How parameters do on its own examples: those it trains on, or those that it has held out. */
+  z.object({ type: z.literal('loss'), ...asked, held: z.boolean() }),
   /** The server ends its session. */
   z.object({ type: z.literal('end'), session: id, reason: z.string().max(2000) }),
 ]);
@@ -220,7 +221,9 @@ export const unmaskingSchema = z
   .max(MOST_NEIGHBOURS);
 
 /** The answer to `loss`: sums over the client's examples. */
-export const lossSchema = z.object({ loss: z.number(), examples: z.int().min(1), correct: whole.nullable() });
+export const lossSchema = z
+  .object({ loss: z.number(), examples: z.int().min(1), correct: whole.nullable() })
+  .refine(({ correct, examples }) => correct === null || correct <= examples, 'more are right than there are');
 
 /** The answer to `fit`. */
 export const fitAnswerSchema = z.object({
