@@ -1,12 +1,9 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { remade, replayed } from './federated-replay.ts';
-import { freePort, NatsServers } from './nats.ts';
-import { builtCli, type Proc, Processes, root } from './processes.ts';
+import { CLIENTS, World } from './federated-world.ts';
 
-const CLIENTS = 5;
 const config = (over: { scheduler?: string; steps: number; extra?: string }) => `
 name: fed
 seed: 1
@@ -23,107 +20,19 @@ scheduler:
   ${over.extra ?? ''}
 `;
 
-interface Line {
-  readonly step: number;
-  readonly counted: boolean;
-  readonly cohort?: number[];
-  readonly answers?: { readonly client: number; readonly fit: number; readonly version: number }[];
-  readonly staleness?: number;
-  readonly quarantined?: number;
-  readonly bytes_down: number;
-  readonly bytes_up: number;
-  readonly dropped_clients: { readonly client: number; readonly reason: string }[];
-}
-
-/** Real processes around a real NATS server, in a folder of their own. */
-class World {
-  readonly processes = new Processes();
-  readonly folder = mkdtempSync(join(tmpdir(), 'plexus-federated-'));
-  readonly events: { readonly type: string; readonly [key: string]: unknown }[] = [];
-  servers!: NatsServers;
-  /** The server for those that come over WebSockets. */
-  webUrl!: string;
-
-  static async start(): Promise<World> {
-    const world = new World();
-    worlds.push(world);
-    const port = await freePort();
-    world.webUrl = `ws://127.0.0.1:${port}`;
-    world.servers = await NatsServers.start(world.processes, world.folder, {
-      lines: [`websocket { listen: "127.0.0.1:${port}", no_tls: true }`],
-    });
-    return world;
-  }
-
-  get url(): string {
-    return this.servers.url;
-  }
-
-  client(part: number, ...args: string[]): Proc {
-    const command = [
-      'client',
-      '--nats',
-      // (Half of them come over WebSockets.)
-      part % 2 === 0 ? this.webUrl : this.url,
-      '--data',
-      'mnist',
-      '--part',
-      `${part}/${CLIENTS}`,
-      '--once',
-      ...args,
-    ];
-    return this.processes.start(`client ${part}`, [...builtCli, ...command], {
-      cwd: this.folder,
-      env: { XDG_STATE_HOME: join(this.folder, 'state') },
-    });
-  }
-
-  liar(kind: string): Proc {
-    const script = join(root, 'test', 'chaos', 'federated-liar.mjs');
-    return this.processes.start(`liar ${kind}`, [process.execPath, script, this.url, join(this.folder, kind), kind]);
-  }
-
-  train(...args: string[]): Proc {
-    return this.processes.start('server', [...builtCli, 'train', '--json', ...args], { cwd: this.folder }, (line) =>
-      this.events.push(JSON.parse(line)),
-    );
-  }
-
-  /** Waits for a step of the run. */
-  reached(step: number): Promise<boolean> {
-    return this.processes.until(`step ${step}`, 60_000, () =>
-      this.events.some((event) => event.type === 'step' && (event.step as number) >= step),
-    );
-  }
-
-  /** Folders of runs, oldest first. */
-  runs(): string[] {
-    return readdirSync(join(this.folder, 'runs')).map((run) => join(this.folder, 'runs', run));
-  }
-
-  lines(run: string): Line[] {
-    const text = readFileSync(join(run, 'metrics.jsonl'), 'utf8').trim();
-    return text.split('\n').map((line) => JSON.parse(line) as Line);
-  }
-
-  weights(run: string): string {
-    return JSON.parse(readFileSync(join(run, 'summary.json'), 'utf8')).weights_sha256 as string;
-  }
-
-  async close(): Promise<void> {
-    await this.processes.close();
-    rmSync(this.folder, { recursive: true, force: true });
-  }
-}
-
 const worlds: World[] = [];
 afterEach(async () => {
   for (const world of worlds.splice(0)) await world.close();
 });
+const start = async (): Promise<World> => {
+  const world = await World.start();
+  worlds.push(world);
+  return world;
+};
 
 describe('five clients in processes of their own', () => {
   it('one killed, one that lies: the others are aggregated to the bits of a simulation, and both are named', async () => {
-    const on = await World.start();
+    const on = await start();
     const file = join(on.folder, 'config.yaml');
     writeFileSync(file, config({ steps: 12, extra: 'quorum: 3\n  max_norm: 100\n  round_deadline_s: 20' }));
     for (const part of [1, 2, 3]) on.client(part);
@@ -149,7 +58,7 @@ describe('five clients in processes of their own', () => {
   }, 120_000);
 
   it('one killed and started again, under secure aggregation: sums have the bits of a simulation', async () => {
-    const on = await World.start();
+    const on = await start();
     const file = join(on.folder, 'config.yaml');
     // Rounds of some length, so that it can be back before they are over.
     const extra = 'quorum: 3\n  local_epochs: 15\n  round_deadline_s: 20\n  secure_aggregation: { name: secagg }';
@@ -179,7 +88,7 @@ describe('five clients in processes of their own', () => {
   }, 120_000);
 
   it('a client and the server killed: both go on, to the bits of the run that nothing happened to', async () => {
-    const on = await World.start();
+    const on = await start();
     const file = join(on.folder, 'config.yaml');
     // All must answer, so that it is the simulation's run; what clients keep (control variates, what updates left out) must survive.
     const extra = [
@@ -220,7 +129,7 @@ describe('five clients in processes of their own', () => {
     );
 
   it('FedBuff: one killed and started again, one that lies; what it was made of makes the same weights again', async () => {
-    const on = await World.start();
+    const on = await start();
     const file = join(on.folder, 'config.yaml');
     writeFileSync(file, buffered(240, CLIENTS, 'local_epochs: 15\n  max_norm: 100\n  fit_deadline_s: 20'));
     for (const part of [1, 2, 3]) on.client(part);
@@ -251,7 +160,7 @@ describe('five clients in processes of their own', () => {
   }, 120_000);
 
   it('FedBuff with one client at a time is the simulation, to the bit, also when server and client are killed', async () => {
-    const on = await World.start();
+    const on = await start();
     const file = join(on.folder, 'config.yaml');
     writeFileSync(file, buffered(8, 1));
     const clients = Array.from({ length: CLIENTS }, (_, i) => on.client(i + 1));
