@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRng, permutation } from '../tensor/index.ts';
 import { type CsvTable, parseCsv } from './csv.ts';
 import type { SplitName } from './dataset.ts';
-import { DataError } from './errors.ts';
+import { DataError, MissingColumns } from './errors.ts';
 import type { CsvConfig } from './schema.ts';
 import { share } from './shared-array.ts';
 import type { ColumnEncoding, LabelEncoding, PreparedTable } from './table-dataset.ts';
@@ -42,16 +42,17 @@ export type TableEncoding = Pick<PreparedTable, 'columns' | 'label'>;
 /**
  * Reads a CSV file whose cells are to become numbers exactly as those of another table did: the same columns, wherever they
  * are in this file, the same shifts, scales and categories. Columns that the other has not are left out.
- * @throws DataError naming all columns that are missing, or line and column of a cell that the encoding does not know
+ * @throws MissingColumns naming all of them; DataError naming line and column of a cell that the encoding does not know
  */
 export async function prepareTableLike(config: CsvConfig, like: TableEncoding): Promise<PreparedTable> {
   const table = parseCsv(await readFileOrFail(config.path), config.delimiter, config.path);
   const wanted = [...like.columns.map(({ name }) => name), like.label.name];
   const missing = wanted.filter((name) => !table.header.includes(name));
   if (missing.length > 0)
-    throw new DataError(
+    throw new MissingColumns(
       `${config.path} has no column${missing.length > 1 ? 's' : ''} ${missing.map((name) => `'${name}'`).join(', ')}; ` +
         `expected ${wanted.join(', ')}, found ${table.header.join(', ')}`,
+      missing,
     );
   const columns = like.columns.map((column) => ({ ...column, index: table.header.indexOf(column.name) }));
   const labelColumn = table.header.indexOf(like.label.name);

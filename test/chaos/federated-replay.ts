@@ -17,6 +17,7 @@ import {
   VersionBuffer,
   vectorLayout,
 } from '../../src/schedulers/index.ts';
+import { tablesTogether } from './federated-tables.ts';
 
 /** What a round was, as metrics.jsonl has it. */
 export interface PlayedRound {
@@ -29,8 +30,11 @@ export interface PlayedVersion {
   readonly answers?: readonly { readonly client: number; readonly fit: number; readonly version: number }[];
 }
 
-/** What a run of five clients with iid parts began with. */
-async function opened(run: string) {
+/**
+ * What a run of clients began with.
+ * @param tables CSV files that clients have of their own, in order of their numbers; null: five clients with iid parts
+ */
+async function opened(run: string, tables: readonly string[] | null = null) {
   const config = resolveConfig(join(run, 'config.yaml'));
   const settings = config.scheduler as unknown as {
     readonly clients: number;
@@ -43,7 +47,8 @@ async function opened(run: string) {
     readonly server_lr: number;
     readonly staleness_exponent: number;
   };
-  const data = await prepareData(config.data);
+  const own = tables && (await tablesTogether(config.data, tables));
+  const data = own?.data ?? (await prepareData(config.data));
   const dataset = openDataset(data);
   const { model } = await buildModel(config.model, dataset.info);
   const params = vectorLayout(modelParams(model));
@@ -60,7 +65,8 @@ async function opened(run: string) {
     threads: 1,
   });
   const split = dataset.split('train');
-  const partition = iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed });
+  const partition =
+    own?.partition ?? iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed });
   const digest = () => {
     const hash = createHash('sha256');
     for (const place of [...params.places].sort((a, b) => (a.path < b.path ? -1 : 1)))
@@ -71,11 +77,16 @@ async function opened(run: string) {
 }
 
 /**
- * Runs the rounds of a deployment of five clients with iid parts again, as a simulation in which the same clients are asked, and
- * the same ones do not answer. @returns `weights_sha256` of what comes out
+ * Runs the rounds of a deployment again, as a simulation in which the same clients are asked, and the same ones do not answer.
+ * @param tables as `opened` takes them
+ * @returns `weights_sha256` of what comes out
  */
-export async function replayed(rounds: readonly PlayedRound[], run: string): Promise<string> {
-  const { settings, seed, params, vector, pool, partition, digest } = await opened(run);
+export async function replayed(
+  rounds: readonly PlayedRound[],
+  run: string,
+  tables: readonly string[] | null = null,
+): Promise<string> {
+  const { settings, seed, params, vector, pool, partition, digest } = await opened(run, tables);
   const strategy = federatedStrategies().get('fedavg');
   if (!strategy) throw new Error('there is no fedavg');
   const { clients, local_batch: batch, local_epochs: epochs } = settings;

@@ -1,8 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { complete, type RunEvent, resolveConfig, train } from '../../../src/index.ts';
+import { digitsCsv } from '../../data/digits-csv.ts';
 
 let dir: string;
 beforeAll(() => {
@@ -10,7 +11,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-const files = ['dp', 'fedavg-mnist', 'fedavgm', 'fedbuff', 'gossip', 'krum', 'scaffold', 'secagg'].map(
+const files = ['digits-csv', 'dp', 'fedavg-mnist', 'fedavgm', 'fedbuff', 'gossip', 'krum', 'scaffold', 'secagg'].map(
   (name) => `${name}.yaml`,
 );
 
@@ -21,7 +22,7 @@ describe('configs in configs/federated/', () => {
     const config = resolveConfig(path, [
       'train.steps=2',
       'train.eval_every=0',
-      'data.limit=2000',
+      ...(file === 'digits-csv.yaml' ? [] : ['data.limit=2000']),
       'scheduler.threads=1',
       `run.dir=${dir}`,
     ]);
@@ -30,5 +31,9 @@ describe('configs in configs/federated/', () => {
     expect(events.filter(({ type }) => type === 'warning')).toEqual([]);
     expect(summary?.steps).toBe(2);
     expect(summary?.accuracy).toBeGreaterThan(0.1);
+  });
+
+  it('digits.csv is made of the images that it says', async () => {
+    await expect(await digitsCsv('test', 0, 900)).toMatchFileSnapshot(resolve('configs/federated/digits.csv'));
   });
 });

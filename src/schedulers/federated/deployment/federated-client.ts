@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BlobServer, ControlRequester, ControlResponder } from '../../../comm/index.ts';
+import { MissingColumns } from '../../../data/index.ts';
 import { PLEXUS_VERSION } from '../../../worker/index.ts';
 import type { ClientCompute } from './client-compute.ts';
 import { answerRequest, type ClientSession, type Ending, type FederatedClientOptions } from './client-session.ts';
@@ -103,10 +104,7 @@ export class FederatedClient {
     } catch (error) {
       const { message } = error as Error;
       if (signal.aborted) return { reason: 'interrupted', over: true };
-      // (What is wrong with its data may quote them.)
-      const reason =
-        error instanceof ClientRefusal ? message.slice(0, 2000) : 'its data do not fit; its own log says why';
-      await this.#tell({ type: 'refuse', session, reason }).catch(() => undefined);
+      await this.#tell({ type: 'refuse', session, reason: toldOf(error as Error) }).catch(() => undefined);
       if (once || !(error instanceof ClientRefusal)) throw error;
       log(`refused: ${message}`);
       // It may be asked for something else by the next run.
@@ -239,4 +237,13 @@ export class FederatedClient {
     if (this.#session?.welcome.session === id) return this.#session;
     throw new ClientRefusal(`it takes part in ${this.#session ? 'another' : 'no'} session (any more)`);
   }
+}
+
+/** What a server gets to know of why a client takes no part: nothing that is in the client's data. */
+function toldOf(error: Error): string {
+  if (error instanceof ClientRefusal) return error.message.slice(0, 2000);
+  // (These names are the server's own.)
+  if (error instanceof MissingColumns)
+    return `its data have no column ${error.missing.map((name) => `'${name}'`).join(', ')}`.slice(0, 2000);
+  return 'its data do not fit; its own log says why';
 }
