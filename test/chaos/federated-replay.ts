@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { resolveConfig } from '../../src/coordinator/index.ts';
-import { iid, openDataset, prepareData } from '../../src/data/index.ts';
+import { iid, openDataset, type Partition, prepareData } from '../../src/data/index.ts';
 import { buildModel, initParams, modelParams } from '../../src/modules/index.ts';
 import {
   ClientStore,
@@ -18,6 +18,7 @@ import {
   vectorLayout,
 } from '../../src/schedulers/index.ts';
 import { tablesTogether } from './federated-tables.ts';
+import { CLIENTS } from './federated-world.ts';
 
 /** What a round was, as metrics.jsonl has it. */
 export interface PlayedRound {
@@ -56,7 +57,7 @@ async function opened(run: string, tables: readonly string[] | null = null) {
   const vector = new Float32Array(params.size);
   const drawn = initParams(modelParams(model), seed);
   for (const place of params.places) partOf(vector, place).set(drawn[place.path]?.data as Float32Array);
-  const { clients, local_batch: batch } = settings;
+  const { local_batch: batch } = settings;
   const pool = await FitPool.start({
     job: {
       ...{ seed, model: config.model, optim: config.optim, data, objective: { name: 'none', config: {} }, batch },
@@ -66,7 +67,8 @@ async function opened(run: string, tables: readonly string[] | null = null) {
   });
   const split = dataset.split('train');
   const partition =
-    own?.partition ?? iid({ examples: split.examples, labels: split.labels ?? null }, { clients, seed });
+    own?.partition ??
+    withStrangers(iid({ examples: split.examples, labels: split.labels ?? null }, { clients: CLIENTS, seed }));
   const digest = () => {
     const hash = createHash('sha256');
     for (const place of [...params.places].sort((a, b) => (a.path < b.path ? -1 : 1)))
@@ -74,6 +76,16 @@ async function opened(run: string, tables: readonly string[] | null = null) {
     return hash.digest('hex');
   };
   return { settings, seed, params, vector, pool, partition, digest };
+}
+
+/** Clients beyond those with parts have any examples: what they sent was not used. */
+function withStrangers(partition: Partition): Partition {
+  const known = (client: number) => Math.min(client, CLIENTS - 1);
+  return {
+    clients: partition.clients,
+    size: (client) => partition.size(known(client)),
+    examples: (client) => partition.examples(known(client)),
+  };
 }
 
 /**

@@ -65,6 +65,11 @@ export class World {
     );
   }
 
+  /** Times that clients have come. */
+  get joined(): number {
+    return this.events.filter(({ type, what }) => type === 'client' && what === 'joined').length;
+  }
+
   /** Waits for a step of the run. */
   reached(step: number): Promise<boolean> {
     return this.processes.until(`step ${step}`, 60_000, () =>

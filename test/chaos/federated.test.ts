@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { remade, replayed } from './federated-replay.ts';
 import { CLIENTS, World } from './federated-world.ts';
 
-const config = (over: { scheduler?: string; steps: number; extra?: string }) => `
+const config = (over: { scheduler?: string; steps: number; clients?: number; extra?: string }) => `
 name: fed
 seed: 1
 model: { name: mlp, args: { hidden: [16] } }
@@ -14,8 +14,8 @@ train: { steps: ${over.steps}, eval_split: test, checkpoint_every: 1 }
 comm: { lease_s: 1.5 }
 scheduler:
   name: ${over.scheduler ?? 'fedavg'}
-  clients: ${CLIENTS}
-  cohort: ${CLIENTS}
+  clients: ${over.clients ?? CLIENTS}
+  cohort: ${over.clients ?? CLIENTS}
   local_batch: 10
   ${over.extra ?? ''}
 `;
@@ -31,14 +31,22 @@ const start = async (): Promise<World> => {
 };
 
 describe('five clients in processes of their own', () => {
-  it('one killed, one that lies: the others are aggregated to the bits of a simulation, and both are named', async () => {
+  it('one killed, five that lie: the others are aggregated to the bits of a simulation, and all are named', async () => {
     const on = await start();
     const file = join(on.folder, 'config.yaml');
-    writeFileSync(file, config({ steps: 12, extra: 'quorum: 3\n  max_norm: 100\n  round_deadline_s: 20' }));
+    const liars = ['nan', 'huge', 'round', 'short', 'silent'];
+    const all = { clients: 4 + liars.length };
+    writeFileSync(file, config({ ...all, steps: 12, extra: 'quorum: 3\n  max_norm: 100\n  round_deadline_s: 6' }));
     for (const part of [1, 2, 3]) on.client(part);
     const victim = on.client(4);
-    on.liar('nan');
-    const server = on.train(file, '--nats', on.url, '--min-clients', '5');
+    const lying = new Map(liars.map((kind) => [kind, on.liar(kind)]));
+    const server = on.train(file, '--nats', on.url, '--min-clients', `${all.clients}`);
+    await on.processes.until('all of them', 60_000, () => on.joined === all.clients);
+    const began = performance.now();
+    await on.reached(1);
+    // The deadline, and not much more.
+    expect(performance.now() - began).toBeLessThan(12_000);
+    await lying.get('silent')?.kill();
     await on.reached(2);
     await victim.kill();
     const { code } = await on.processes.exitOf(server, 60_000);
@@ -46,12 +54,29 @@ describe('five clients in processes of their own', () => {
     const [run] = on.runs() as [string];
     const lines = on.lines(run);
     expect(lines.map(({ counted }) => counted)).toEqual(Array(12).fill(true));
+    const large = {
+      client: 5,
+      name: 'liar-huge',
+      reason: expect.stringMatching(/^the norm of its update is 1\.128e\+8, /),
+    };
     expect(lines[0]?.dropped_clients).toEqual([
       { client: 4, name: 'liar-nan', reason: 'number 0 of its update is NaN' },
+      large,
+      {
+        client: 6,
+        name: 'liar-round',
+        reason: 'it answers with an update of round 1, version 1; round 0, version 1 was asked for',
+      },
+      { client: 7, name: 'liar-short', reason: 'its update has 12729 numbers, 12730 were expected' },
+      { client: 8, name: 'liar-silent', reason: 'no answer within the 6 s of a round' },
     ]);
-    expect(lines.at(-1)?.quarantined).toBe(1);
+    // Too large is no lie at once, but it is the third time.
+    const tooLarge = lines.filter(({ dropped_clients: each }) => each.some(({ client }) => client === 5));
+    expect(tooLarge.map(({ step }) => step)).toEqual([1, 2, 3]);
+    expect(lines.at(-1)?.quarantined).toBe(4);
     const about = on.events.filter(({ type }) => type === 'client').map(({ client, what }) => `${client} ${what}`);
-    expect(about).toContain('liar-nan quarantined');
+    for (const kind of ['nan', 'huge', 'round', 'short']) expect(about).toContain(`liar-${kind} quarantined`);
+    expect(about).toContain('liar-silent gone');
     expect(about.some((text) => /part-4 gone/.test(text))).toBe(true);
     // What was aggregated is what a simulation computes of the same clients in the same rounds.
     expect(on.weights(run)).toBe(await replayed(lines, run));
