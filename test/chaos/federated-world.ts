@@ -15,6 +15,7 @@ export interface Line {
   readonly answers?: { readonly client: number; readonly fit: number; readonly version: number }[];
   readonly staleness?: number;
   readonly quarantined?: number;
+  readonly retries?: number;
   readonly bytes_down: number;
   readonly bytes_up: number;
   readonly dropped_clients: { readonly client: number; readonly reason: string }[];

@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { remade, replayed } from './federated-replay.ts';
 import { CLIENTS, World } from './federated-world.ts';
@@ -145,6 +146,42 @@ describe('five clients in processes of their own', () => {
     // Real clients take real time.
     expect(on.lines(run).some((line) => 'simulated_s' in line)).toBe(false);
     expect(on.lines(simulated).every((line) => 'simulated_s' in line)).toBe(true);
+  }, 120_000);
+
+  it('the NATS server killed in the middle of rounds: nobody counts as gone, and nothing is asked or computed anew', async () => {
+    const on = await start();
+    const file = join(on.folder, 'config.yaml');
+    // All must answer; what clients keep would show a fit that was done twice.
+    const extra = `quorum: ${CLIENTS}\n  local_epochs: 15\n  round_deadline_s: 30`;
+    writeFileSync(file, config({ scheduler: 'scaffold', steps: 8, extra }));
+    const clients = Array.from({ length: CLIENTS }, (_, i) => on.client(i + 1));
+    const run = on.train(file, '--nats', on.url);
+    // Away for less than a lease, and for more than one.
+    for (const [step, away] of [
+      [2, 500],
+      [4, 3500],
+    ] as const) {
+      await on.reached(step);
+      await on.servers.kill();
+      await delay(away);
+      await on.servers.restart();
+    }
+    const { code } = await on.processes.exitOf(run, 60_000);
+    expect(code, on.processes.describe()).toBe(0);
+    const [folder] = on.runs() as [string];
+    const about = on.events.flatMap(({ type, what, client }) => (type === 'client' ? [`${client} ${what}`] : []));
+    expect(about.filter((text) => /gone|quarantined/.test(text))).toEqual([]);
+    const lines = on.lines(folder);
+    expect(lines.map(({ counted, retries }) => ({ counted, retries }))).toEqual(
+      Array(8).fill({ counted: true, retries: 0 }),
+    );
+    for (const { lines: said } of clients)
+      expect(said.flatMap((line) => /round (\d+): \d+ steps/.exec(line)?.[1] ?? []).map(Number)).toEqual([
+        ...Array(8).keys(),
+      ]);
+    const alone = on.train(file);
+    expect((await on.processes.exitOf(alone, 60_000)).code).toBe(0);
+    expect(on.weights(folder)).toBe(on.weights(on.runs()[1] as string));
   }, 120_000);
 
   const buffered = (steps: number, concurrency: number, extra = '') =>

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { connectionUp } from '../../../comm/index.ts';
 import type { Execution } from '../../../coordinator/index.ts';
 import { encodingOf } from '../../../data/index.ts';
 import type { RoundCompression, UpdateCompression } from '../compression.ts';
@@ -74,10 +75,11 @@ export class Participants {
 
   /** Begins to listen to clients. */
   static async open(options: ParticipantsOptions): Promise<Participants> {
-    const { folder, prepared, clients } = options.execution;
+    const { folder, prepared, clients, nats } = options.execution;
     const roster = await Roster.open({
       file: join(folder.path, 'clients.json'),
       leaseMs: prepared.config.comm.lease_s * 1000,
+      deaf: () => nats !== undefined && nats !== null && !connectionUp(nats.connection),
       news: (news) => clients?.emit({ type: 'client', ...said(news) }),
     });
     return new Participants(options, roster);

@@ -47,6 +47,7 @@ export type RosterNews =
 export class Roster {
   readonly #file: string;
   readonly #leaseMs: number;
+  readonly #deaf: () => boolean;
   readonly #news: (news: RosterNews) => void;
   readonly #registered: Map<string, Registered>;
   readonly #live = new Map<string, LiveClient>();
@@ -62,6 +63,7 @@ export class Roster {
   private constructor(options: RosterOptions, registered: readonly Registered[]) {
     this.#file = options.file;
     this.#leaseMs = options.leaseMs;
+    this.#deaf = options.deaf ?? (() => false);
     this.#news = options.news;
     this.#registered = new Map(registered.map((client) => [client.id, client]));
     for (const client of registered) if (client.number !== null) this.#numbers.set(client.number, client);
@@ -264,9 +266,13 @@ export class Roster {
   }
 
   #expire(): void {
-    for (const { id, heard } of [...this.#live.values()])
-      if (performance.now() - heard > this.#leaseMs)
-        this.#lose(id, `it was not heard for ${(this.#leaseMs / 1000).toPrecision(2)} s`);
+    const now = performance.now();
+    // Nobody's silence means anything then; once there is a connection again, each has its whole lease to be heard.
+    const deaf = this.#deaf();
+    for (const live of [...this.#live.values()])
+      if (deaf) live.heard = now;
+      else if (now - live.heard > this.#leaseMs)
+        this.#lose(live.id, `it was not heard for ${(this.#leaseMs / 1000).toPrecision(2)} s`);
   }
 
   #lose(id: string, reason: string): void {
@@ -302,6 +308,8 @@ export interface RosterOptions {
   readonly file: string;
   /** Silence after which a client counts as gone, in milliseconds. */
   readonly leaseMs: number;
+  /** Whether the server itself is without a connection, so that it can hear nobody. Default: it never is. */
+  readonly deaf?: () => boolean;
   readonly news: (news: RosterNews) => void;
 }
 
