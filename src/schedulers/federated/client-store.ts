@@ -14,6 +14,15 @@ export interface ClientStoreOptions {
   readonly folder?: string;
 }
 
+/** Name and length of a vector. */
+export type KeptLength = readonly [name: string, length: number];
+
+/** Where a client's vectors lie in the file, one after another. */
+interface Place {
+  readonly offset: number;
+  readonly fields: readonly KeptLength[];
+}
+
 /**
  * What clients keep from round to round (control variates, personal layers). Only clients that have something take room, and
  * only those of late take memory: the others lie in one file, which has no name and is gone with the process.
@@ -23,7 +32,7 @@ export class ClientStore {
   readonly #folder: string;
   /** Least recently used first. */
   readonly #memory = new Map<number, KeptVectors>();
-  readonly #onDisk = new Map<number, { readonly offset: number; readonly fields: readonly [string, number][] }>();
+  readonly #onDisk = new Map<number, Place>();
   #bytes = 0;
   #file: number | null = null;
   #end = 0;
@@ -46,20 +55,34 @@ export class ClientStore {
       this.#memory.set(client, found);
       return found;
     }
-    const place = this.#onDisk.get(client);
-    if (!place) return {};
-    let offset = place.offset;
     return Object.fromEntries(
-      place.fields.map(([name, length]) => {
-        const values = new Float32Array(length);
-        const bytes = new Uint8Array(values.buffer);
-        const read = readSync(this.#open(), bytes, 0, bytes.length, offset);
-        if (read !== bytes.length)
-          throw new Error(`the file of clients' vectors ends in the middle of "${name}" of client ${client}`);
-        offset += bytes.length;
-        return [name, values];
-      }),
+      this.lengths(client).map(([name, length]) => [name, this.#fromDisk(client, name, length)]),
     );
+  }
+
+  /** Names and lengths of what a client keeps, without reading any of it. */
+  lengths(client: number): readonly KeptLength[] {
+    const found = this.#memory.get(client);
+    if (found) return lengthsOf(found);
+    return this.#onDisk.get(client)?.fields ?? [];
+  }
+
+  /**
+   * One vector of what a client keeps. Other than `get` this does not count as asking for the client, so that looking through all of
+   * them (for a checkpoint) does not decide who stays in memory.
+   * @throws RangeError if the client keeps none of that name
+   */
+  vector(client: number, name: string): Float32Array {
+    const found = this.#memory.get(client)?.[name];
+    if (found) return found;
+    const known = this.lengths(client).find(([field]) => field === name);
+    if (!known) throw new RangeError(`client ${client} keeps no "${name}"`);
+    return this.#fromDisk(client, name, known[1]);
+  }
+
+  /** Bytes of vectors in memory. */
+  get bytesInMemory(): number {
+    return this.#bytes;
   }
 
   /** Takes what a client keeps from now on. An empty object changes nothing. */
@@ -78,16 +101,34 @@ export class ClientStore {
     }
   }
 
-  /** Closes the file. */
+  /** Closes the file, which is the end of it, and forgets everything. */
   close(): void {
     if (this.#file !== null) closeSync(this.#file);
     this.#file = null;
     this.#onDisk.clear();
     this.#memory.clear();
+    this.#bytes = 0;
+    this.#end = 0;
+  }
+
+  #fromDisk(client: number, name: string, length: number): Float32Array {
+    const { offset, fields } = this.#onDisk.get(client) as Place;
+    const index = fields.findIndex(([field]) => field === name);
+    const before = fields.slice(0, index).reduce((sum, [, size]) => sum + size, 0);
+    const values = new Float32Array(length);
+    const bytes = new Uint8Array(values.buffer);
+    const position = offset + before * values.BYTES_PER_ELEMENT;
+    for (let done = 0; done < bytes.length; ) {
+      const read = readSync(this.#open(), bytes, done, bytes.length - done, position + done);
+      if (read === 0)
+        throw new Error(`the file of clients' vectors ends in the middle of "${name}" of client ${client}`);
+      done += read;
+    }
+    return values;
   }
 
   #write(client: number, kept: KeptVectors): void {
-    const fields = Object.entries(kept).map(([name, { length }]) => [name, length] as [string, number]);
+    const fields = lengthsOf(kept);
     const known = this.#onDisk.get(client);
     // A client's vectors keep their lengths, so they are written over.
     const reuse = known && JSON.stringify(known.fields) === JSON.stringify(fields);
@@ -115,4 +156,8 @@ export class ClientStore {
 
 function sizeOf(kept: KeptVectors): number {
   return Object.values(kept).reduce((sum, { byteLength }) => sum + byteLength, 0);
+}
+
+function lengthsOf(kept: KeptVectors): KeptLength[] {
+  return Object.entries(kept).map(([name, { length }]) => [name, length]);
 }

@@ -1,6 +1,6 @@
 import type { Execution, Underway } from '../../coordinator/index.ts';
 import type { Partition } from '../../data/index.ts';
-import type { HostTensor } from '../../tensor/index.ts';
+import type { HostTensor, LazyTensor } from '../../tensor/index.ts';
 import type { ClientFigures } from './client-metrics.ts';
 import type { KeptVectors } from './client-store.ts';
 import type { UpdateCompression } from './compression.ts';
@@ -54,8 +54,11 @@ export interface FederatedTraining {
   figures?(): Promise<ClientFigures | null>;
   /** What a client keeps, where that can make a model of its own. */
   kept?(client: number): KeptVectors;
-  /** What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. */
-  tensors(): Readonly<Record<string, HostTensor>>;
+  /**
+   * What going on needs besides the model, by name. Names must not begin with `param/`, `state/` or `run/`. What is fetched only when
+   * it is written is fetched before the next step.
+   */
+  tensors(): Readonly<Record<string, HostTensor | LazyTensor>>;
   /** What it adds to summary.json. */
   summary?(): Readonly<Record<string, unknown>> | Promise<Readonly<Record<string, unknown>>>;
   /** Waits for what is under way and lets go of everything; the pool is still open. */

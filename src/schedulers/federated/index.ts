@@ -8,6 +8,7 @@ export * from './client-batches.ts';
 export * from './client-fitter.ts';
 export * from './client-metrics.ts';
 export * from './client-store.ts';
+export * from './client-tensors.ts';
 export * from './collector.ts';
 export * from './compression.ts';
 export * from './deployment/index.ts';

@@ -3,6 +3,7 @@ import { buildOptimizer } from '../../optim/index.ts';
 import { objectiveNamed } from '../local/index.ts';
 import { clientBehaviour } from './behaviour.ts';
 import { ClientStore } from './client-store.ts';
+import { clientTensors, readClientTensors } from './client-tensors.ts';
 import { compressesUpdates } from './compression.ts';
 import { refusedFederation, type TaskOver, TaskRounds, type TasksPlan } from './continual/index.ts';
 import { Deployment } from './deployment/index.ts';
@@ -12,14 +13,13 @@ import { epsilonFigure, type PrivateServer, secureCollector } from './privacy/in
 import { type ProtectionConfig, protect } from './protection.ts';
 import { localBatch, type RoundConfig } from './round-schema.ts';
 import type { FederatedStep } from './run-record.ts';
-import { type Layouts, readVectors, type SavedTensors, vectorTensors } from './saved-tensors.ts';
+import { type Layouts, readVectors, vectorTensors } from './saved-tensors.ts';
 import { type Run, sentRuns } from './sent-parts.ts';
 import { type RoundReport, RoundSimulation } from './simulation.ts';
 import type { FederatedServer, FederatedStrategy } from './strategy.ts';
 
 /** Prefix of the server's vectors among the tensors of a checkpoint. */
 const SERVER = 'server/';
-const clientPrefix = (client: number) => `client/${client}/`;
 
 /** Runs a strategy that works in rounds; a round is one of `train.steps`. */
 export function runRounds(
@@ -95,7 +95,7 @@ async function roundTraining(
   const store = new ClientStore();
   if (saved) {
     await readVectors(saved, SERVER, server.vectors ?? {});
-    await readClients(saved, store);
+    await readClientTensors(saved, store);
   }
   const compression = compressesUpdates(settings.compression) ? { config: settings.compression, sent } : null;
   const deployed = execution.clients
@@ -150,7 +150,7 @@ async function roundTraining(
         deployed?.tensors() ?? {},
         tasks?.tensors() ?? {},
         vectorTensors(SERVER, server.vectors ?? {}),
-        ...store.clients().map((client) => vectorTensors(clientPrefix(client), store.get(client))),
+        clientTensors(store),
       ),
     // (No epsilon where there is no noise: JSON has no infinity.)
     summary: async () => ({
@@ -206,18 +206,4 @@ function stepOf(
     },
     events: event ? [event] : [],
   };
-}
-
-/** Puts back what clients keep. */
-async function readClients(saved: SavedTensors, store: ClientStore): Promise<void> {
-  const kept = new Map<number, Record<string, Float32Array>>();
-  for (const name of saved.names) {
-    const match = /^client\/(\d+)\/(.+)$/.exec(name);
-    if (!match) continue;
-    const client = Number(match[1]);
-    const vectors = kept.get(client) ?? {};
-    kept.set(client, vectors);
-    vectors[match[2] as string] = Float32Array.from((await saved.read(name)).data as Float32Array);
-  }
-  for (const [client, vectors] of kept) store.set(client, vectors);
 }

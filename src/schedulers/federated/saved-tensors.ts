@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { CheckpointReader } from '../../coordinator/index.ts';
-import { float32, type HostTensor, writeSafetensors } from '../../tensor/index.ts';
+import { float32, type HostTensor, type LazyTensor, writeSafetensors } from '../../tensor/index.ts';
 import { partOf, type VectorLayout } from '../local/index.ts';
 
 /** Places of parameters, and of module state, in vectors. */
@@ -47,9 +47,9 @@ export async function writeModel(
   dir: string,
   layouts: Layouts,
   model: { readonly params: Float32Array; readonly state: Float32Array },
-  more: Readonly<Record<string, HostTensor>>,
+  more: Readonly<Record<string, HostTensor | LazyTensor>>,
 ) {
-  const tensors: Record<string, HostTensor> = { ...more };
+  const tensors: Record<string, HostTensor | LazyTensor> = { ...more };
   for (const place of layouts.params.places)
     tensors[PARAM + place.path] = float32(partOf(model.params, place), place.shape);
   for (const place of layouts.state.places)

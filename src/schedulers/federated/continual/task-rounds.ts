@@ -147,7 +147,7 @@ export class TaskRounds {
   /** Sends the model to those who have taken part in a task, or in one before, for their strategy to look at it. */
   async #lookBack(task: number): Promise<number> {
     const { pool, store, params, state } = this.#options;
-    const clients = store.clients().filter((client) => store.get(client)[FITS]);
+    const clients = store.clients().filter((client) => store.lengths(client).some(([name]) => name === FITS));
     const start = pool.publish(params, state);
     // A few at a time, so that not all that they keep is in memory at once.
     const several = 8 * pool.threads;
