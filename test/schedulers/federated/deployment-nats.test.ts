@@ -445,7 +445,7 @@ describe('clients over NATS', () => {
     const loss: ClientCompute['loss'] = async (_, __, held) => ({ loss: 1, examples: 4, correct: held ? 3 : 5 });
     await made.client('c', honest, { loss });
     await made.client('d', honest, {}, { min_noise: 1 });
-    made.server.begin();
+    expect(made.roster.numbers()).toEqual([0, 1, 2, 3]);
     const held = await made.server.measure(start, [0, 2, 3], { round: 1, held: true });
     expect(held).toEqual([{ loss: 20, examples: 10, correct: 5 }, { loss: 1, examples: 4, correct: 3 }, null]);
     // (Five of four are right, says c.)
