@@ -160,7 +160,8 @@ export class ProgressLine {
       return;
     }
     this.#erase();
-    const columns = (this.#stream.columns ?? 80) - 1;
+    // (A terminal without a size says 0.)
+    const columns = (this.#stream.columns || 80) - 1;
     const texts = LAYOUTS.map((layout) => this.#text(step, layout));
     const fitting = texts.find((text) => stripVTControlCharacters(text).length <= columns);
     this.#stream.write(fitting ?? truncate(texts[texts.length - 1] as string, columns));

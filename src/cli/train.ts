@@ -171,7 +171,7 @@ function checkWorkers(options: TrainOptions, cluster: boolean): void {
     (options.job !== undefined && '--job');
   if (needsNats && !cluster)
     throw new UsageError(
-      `${needsNats} is for workers on other machines: name their NATS server with --nats URL or PLEXUS_NATS`,
+      `${needsNats} is for ${needsNats === '--min-clients' ? 'clients' : 'workers'} on other machines: name their NATS server with --nats URL or PLEXUS_NATS`,
     );
   if (minWorkers !== undefined && maxWorkers !== undefined && minWorkers > maxWorkers)
     throw new UsageError(`--min-workers ${minWorkers} is more than --max-workers ${maxWorkers}`);

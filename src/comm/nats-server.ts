@@ -117,15 +117,20 @@ function listening(child: ChildProcess, command: string, deadlineMs: number): Pr
     };
     const timer = setTimeout(() => failed(`did not listen within ${deadlineMs} ms; it said:`), deadlineMs);
     child.once('error', (error) => failed(`could not be started: ${error.message}`));
-    child.once('exit', (code, signal) => failed(`ended with ${signal ?? `exit code ${code}`}; it said:`));
+    const ended = (code: number | null, signal: NodeJS.Signals | null) =>
+      failed(`ended with ${signal ?? `exit code ${code}`}; it said:`);
+    child.once('exit', ended);
     child.stderr?.setEncoding('utf8');
-    child.stderr?.on('data', (text: string) => {
+    const heard = (text: string) => {
       log = (log + text).slice(-8192);
       if (!/Server is ready/.test(log)) return;
       clearTimeout(timer);
-      child.removeAllListeners('exit');
+      child.off('exit', ended);
+      // What it says later is let go, and must be: it would wait for a reader. Whoever else watches its end goes on doing so.
+      child.stderr?.off('data', heard).resume();
       resolve();
-    });
+    };
+    child.stderr?.on('data', heard);
     child.unref();
   });
 }

@@ -11,11 +11,14 @@ export async function fsyncPath(path: string): Promise<void> {
   }
 }
 
-/** Writes a file so that its name only ever stands for the old content or the new: temporary name, fsync, rename. */
-export async function writeFileAtomically(path: string, content: string | Uint8Array): Promise<void> {
+/**
+ * Writes a file so that its name only ever stands for the old content or the new: temporary name, fsync, rename.
+ * @param mode who may read it; less what the umask takes away
+ */
+export async function writeFileAtomically(path: string, content: string | Uint8Array, mode = 0o666): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
   try {
-    const handle = await open(temporary, 'w');
+    const handle = await open(temporary, 'w', mode);
     try {
       await handle.writeFile(content);
       await handle.sync();

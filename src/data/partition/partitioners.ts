@@ -2,8 +2,12 @@ import { createRng, permutation, type Rng } from '../../tensor/index.ts';
 import { dirichletDraw } from './dirichlet-draw.ts';
 import { byClass, checkClient, cutByShares, type Partition, type PartitionSource, partitionOf } from './partition.ts';
 
-/** Equal parts of a random order of all examples. */
+/** Equal parts of a random order of all examples. @throws RangeError if there are more clients than examples */
 export function iid(source: PartitionSource, { clients, seed }: { clients: number; seed: number }): Partition {
+  if (clients > source.examples)
+    throw new RangeError(
+      `${source.examples} examples are too few for ${clients} clients: take fewer clients, more data, or \`drawn\`, where clients share examples`,
+    );
   const order = [...permutation(source.examples, createRng(seed).fork('partition', 'iid'))];
   return partitionOf(cutByShares(order, new Array<number>(clients).fill(1 / clients)));
 }

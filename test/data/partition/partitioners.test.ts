@@ -139,6 +139,7 @@ describe('partitioners', () => {
     );
     expect(() => drawn(source, { clients: 5, size: 101, seed: 1 })).toThrow(/only 100/);
     expect(() => iid(source, { clients: 5, seed: 1 }).examples(5)).toThrow('there is no client 5; there are 5');
+    expect(() => iid(sourceOf(4, 2), { clients: 5, seed: 1 })).toThrow('4 examples are too few for 5 clients');
   });
 });
 

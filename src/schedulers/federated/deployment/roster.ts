@@ -297,7 +297,7 @@ export class Roster {
       .catch(() => undefined)
       .then(() => {
         this.#unsaved = false;
-        return writeFileAtomically(this.#file, `${JSON.stringify([...this.#registered.values()], null, 1)}\n`);
+        return writeFileAtomically(this.#file, `${JSON.stringify([...this.#registered.values()], null, 1)}\n`, 0o600);
       });
     this.#writing.catch(() => undefined);
   }
