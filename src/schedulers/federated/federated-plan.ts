@@ -70,6 +70,8 @@ export interface FederatedPlan {
   /** Clients that train in a step, for whoever watches. */
   readonly width: number;
   readonly objective: { readonly name: string; readonly config: unknown };
+  /** What is said before it begins; null or absent for nothing. */
+  readonly caution?: string | null;
   /** What a step is called. */
   readonly steps?: 'rounds' | 'versions';
   /** Whether clients elsewhere can take the place of simulated ones. */

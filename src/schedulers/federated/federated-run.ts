@@ -42,6 +42,7 @@ export async function* runFederated(
     ? nobodysExamples(settings.clients)
     : await shareOut(execution, settings, sharedExamples);
   const plan = planned(layouts, partition.clients);
+  if (plan.caution) yield { type: 'warning', message: plan.caution };
   if (execution.clients && !plan.remote) {
     const message = `scheduler ${config.scheduler.name} has no server, and only simulates clients: leave --nats out`;
     throw config.origin.fail([{ path: ['scheduler', 'name'], message }]);

@@ -51,6 +51,7 @@ export function runRounds(
     return {
       ...(tasks ? { continual: tasks.job } : {}),
       width: settings.cohort,
+      caution: strategy.caution?.(settings as never, { cohort: Math.min(settings.cohort, clients) }) ?? null,
       objective,
       remote: true,
       make: (parts) => roundTraining(parts, strategy, server, account, settings, sent, objective),

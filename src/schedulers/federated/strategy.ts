@@ -137,6 +137,8 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   sharedExamples?(config: z.output<S>): number;
   /** Why it cannot work with a model, and what to change; null where it can. */
   unsuited?(config: z.output<S>, shape: ServerShape): string | null;
+  /** What whoever starts a run should know of these settings: they can be had, and may not be what was meant; null for nothing. */
+  caution?(config: z.output<S>, round: { readonly cohort: number }): string | null;
   server(config: z.output<S>, shape: ServerShape): FederatedServer;
   /** What is left to do with simulated clients after the last round: figures for summary.json. */
   finish?(config: z.output<S>, ended: EndedRounds): Promise<Readonly<Record<string, number>>>;

@@ -79,6 +79,12 @@ describe('a federated run', () => {
     );
   });
 
+  it('warns where a strategy cannot stand up to so many liars', async () => {
+    const { events } = await run('few', { name: 'krum', malicious: 2 }, { train: { steps: 1, eval_every: 0 } });
+    const warned = events.flatMap((event) => (event.type === 'warning' ? event.message : []));
+    expect(warned).toContainEqual(expect.stringMatching(/^krum stands up to 2 liars among 7 clients.*a round asks 5/));
+  });
+
   it('names who was dropped and why, and goes on', async () => {
     const { summary } = await run('faults', {
       name: 'fedavg',

@@ -190,7 +190,9 @@ describe('robust strategies', () => {
     '%s stays with the honest where averaging does not',
     (name) => {
       const settings =
-        { fedtrimmedavg: { trim: 0.2 }, krum: { malicious: 2 }, multikrum: { malicious: 2 } }[name] ?? {};
+        { fedtrimmedavg: { trim: 0.2 }, krum: { malicious: 2 }, multikrum: { malicious: 2 }, bulyan: { malicious: 2 } }[
+          name
+        ] ?? {};
       const moved = rounds(serverOf(name, settings), [...honest, ...liars]).map((value, i) => value - [1, 2, 3][i]!);
       close(
         moved.map((value, i) => Math.round((value / [1, 2, -1][i]!) * 5) / 5),
@@ -205,6 +207,48 @@ describe('robust strategies', () => {
     close(rounds(serverOf('fedmedian'), answers), [1 + 3, 2 - 3, 3 + 6]);
     close(rounds(serverOf('fedtrimmedavg', { trim: 0.25 }), answers), [1 + 3, 2 - 3, 3 + 6]);
     close(rounds(serverOf('fedtrimmedavg', { trim: 0 }), answers), [1 + 4, 2 - 4, 3 + 8]);
+  });
+
+  it('say how many clients they need for so many liars', () => {
+    const said = (name: string, malicious: number, cohort: number) =>
+      federatedStrategies()
+        .get(name)
+        ?.caution?.({ malicious } as never, { cohort }) ?? null;
+    expect([said('krum', 2, 7), said('multikrum', 1, 5), said('bulyan', 1, 7), said('bulyan', 0, 3)]).toEqual([
+      null,
+      null,
+      null,
+      null,
+    ]);
+    expect(said('krum', 2, 6)).toMatch(/2 liars among 7 clients.*a round asks 6: raise scheduler.cohort to 7.*to 1$/);
+    expect(said('bulyan', 2, 10)).toMatch(/2 liars among 11 clients.*malicious to 1$/);
+    expect(said('fedavg', 2, 1)).toBeNull();
+  });
+
+  it('rfa is where the weighted sum of distances is least', () => {
+    const vector = fc.array(fc.float({ noNaN: true, min: -10, max: 10 }), { minLength: 3, maxLength: 3 });
+    const given = fc.array(fc.tuple(vector, fc.integer({ min: 1, max: 9 })), { minLength: 3, maxLength: 7 });
+    fc.assert(
+      fc.property(given, (list) => {
+        const server = serverOf('rfa', { iterations: 300 });
+        const moved = rounds(
+          server,
+          list.map(([update, examples]): Answer => ({ update, examples })),
+        ).map((value, i) => value - ([1, 2, 3][i] as number));
+        const cost = (at: readonly number[]) =>
+          list.reduce(
+            (sum, [update, examples]) => sum + examples * Math.hypot(...at.map((v, i) => v - (update[i] as number))),
+            0,
+          );
+        const least = cost(moved);
+        const around = [0, 1, 2].flatMap((axis) =>
+          [-0.5, -0.05, 0.05, 0.5].map((by) => moved.map((v, i) => (i === axis ? v + by : v))),
+        );
+        for (const at of [...around, ...list.map(([update]) => update)])
+          expect(least).toBeLessThanOrEqual(cost(at) * (1 + 1e-4) + 1e-4);
+      }),
+      { seed: 5, numRuns: 60 },
+    );
   });
 
   it('Krum scores are sums over the closest neighbours', () => {

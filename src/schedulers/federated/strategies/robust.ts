@@ -79,6 +79,24 @@ const multiKrumConfig = krumConfig.extend({
   keep: z.int().min(1).nullable().default(null).describe('clients that are averaged; null for all but the malicious'),
 });
 
+const bulyanConfig = z.object({
+  malicious: z
+    .int()
+    .min(0)
+    .default(1)
+    .describe('clients of a round that may lie; it asks four times as many, and three more'),
+});
+
+/** Says so where a round has too few clients for so many liars: `times` of them, and three more. */
+const withEnough =
+  (name: string, times: number, paper: string) =>
+  ({ malicious: f }: { readonly malicious: number }, { cohort }: { readonly cohort: number }): string | null => {
+    const needed = times * f + 3;
+    if (cohort >= needed) return null;
+    const most = Math.max(0, Math.floor((cohort - 3) / times));
+    return `${name} stands up to ${f} liars among ${needed} clients or more (${paper}), and a round asks ${cohort}: raise scheduler.cohort to ${needed}, or lower scheduler.malicious to ${most}`;
+  };
+
 /**
  * Positions by rising Krum score: the sum of squared distances to the n - f - 2 closest others (Blanchard, El Mhamdi, Guerraoui
  * and Stainer, Machine Learning with Adversaries, 2017, section 3).
@@ -110,6 +128,7 @@ function squaredDistance(a: Float32Array, b: Float32Array): number {
 export const krum: FederatedStrategy<typeof krumConfig> = {
   name: 'krum',
   config: krumConfig,
+  caution: withEnough('krum', 2, 'Blanchard et al. 2017'),
   server: ({ malicious }) =>
     combining((updates) => {
       const [best] = krumOrder(vectors(updates), malicious);
@@ -121,6 +140,7 @@ export const krum: FederatedStrategy<typeof krumConfig> = {
 export const multikrum: FederatedStrategy<typeof multiKrumConfig> = {
   name: 'multikrum',
   config: multiKrumConfig,
+  caution: withEnough('multikrum', 2, 'Blanchard et al. 2017'),
   server: ({ malicious, keep }) =>
     combining((updates) => {
       const all = vectors(updates);
@@ -137,9 +157,10 @@ export const multikrum: FederatedStrategy<typeof multiKrumConfig> = {
  * Krum again and again until n - 2 f updates are chosen, then the mean of the values closest to the median of each coordinate: El
  * Mhamdi, Guerraoui and Rouault, The Hidden Vulnerability of Distributed Learning in Byzantium (2018), section 4.
  */
-export const bulyan: FederatedStrategy<typeof krumConfig> = {
+export const bulyan: FederatedStrategy<typeof bulyanConfig> = {
   name: 'bulyan',
-  config: krumConfig,
+  config: bulyanConfig,
+  caution: withEnough('bulyan', 4, 'El Mhamdi et al. 2018'),
   server: ({ malicious }) =>
     combining((updates) => {
       let left = vectors(updates);
