@@ -92,6 +92,31 @@ describe('what keys of other frameworks are called here', () => {
   it.each([...new Set(names)])('%s is a key', (name) => expect(reference).toContain(`\`${name}\``));
 });
 
+describe('what strategies of other frameworks are called here', () => {
+  it.each([
+    ['FedOpt', /that is 'fedadam', 'fedyogi' or 'fedadagrad' here/],
+    ['D-PSGD', /that is 'gossip' here/],
+    ['FaultTolerantFedAvg', /that is 'fedavg' here/],
+    // (What is near in spelling would drop the privacy.)
+    ['DPFedAvgAdaptive', /scheduler\.privacy: \{ name: central-dp, noise_multiplier: 1, clipping: adaptive \}/],
+    ['SecAggPlus', /scheduler\.secure_aggregation: \{ name: secagg\+ \}/],
+    ['FedAvg', /did you mean 'fedavg'/],
+  ])('%s', (name, here) => {
+    expect(() => resolveConfig({ scheduler: { name } })).toThrow(here);
+  });
+
+  it('are names and sections that there are', () => {
+    for (const scheduler of [
+      ...['fedadam', 'fedyogi', 'fedadagrad', 'gossip', 'qfedavg', 'fedtrimmedavg', 'fedmedian', 'rfa'].map((name) => ({
+        name,
+      })),
+      { name: 'fedavg', privacy: { name: 'central-dp', noise_multiplier: 1, clipping: 'adaptive' } },
+      { name: 'fedavg', secure_aggregation: { name: 'secagg+' } },
+    ])
+      expect(resolveConfig({ scheduler }).scheduler.name).toBe(scheduler.name);
+  });
+});
+
 describe('resolveConfig', () => {
   it('gives every key a value', () => {
     const config = resolveConfig({});

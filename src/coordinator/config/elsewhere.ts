@@ -24,6 +24,40 @@ const NAMES: readonly (readonly [keys: readonly string[], here: string])[] = [
   [['n_experiences', 'n_tasks', 'num_tasks'], "'scheduler.scenario.stream.tasks' here"],
 ];
 
+/** Flower's strategies (their class names) and papers' names of others, where it is more than how they are written, and what they are here. */
+const STRATEGIES: readonly (readonly [names: readonly string[], here: string])[] = [
+  [['fedopt'], "'fedadam', 'fedyogi' or 'fedadagrad' here, by the optimizer of the server"],
+  [['dpsgd', 'decentralizedsgd'], "'gossip' here"],
+  [['qffl'], "'qfedavg' here"],
+  [['faulttolerantfedavg', 'fedavgandroid'], "'fedavg' here: rounds go on without those that do not answer"],
+  [['trimmedmean', 'fedtrimmedmean'], "'fedtrimmedavg' here"],
+  [['median'], "'fedmedian' here"],
+  [['geometricmedian', 'fedgeomed'], "'rfa' here"],
+  [
+    ['dpfedavgfixed', 'differentialprivacyserversidefixedclipping', 'differentialprivacyclientsidefixedclipping'],
+    "any strategy here, fedavg for example, with 'scheduler.privacy: { name: central-dp, noise_multiplier: 1 }'",
+  ],
+  [
+    [
+      'dpfedavgadaptive',
+      'differentialprivacyserversideadaptiveclipping',
+      'differentialprivacyclientsideadaptiveclipping',
+    ],
+    "any strategy here, fedavg for example, with 'scheduler.privacy: { name: central-dp, noise_multiplier: 1, clipping: adaptive }'",
+  ],
+  [
+    ['secagg', 'secaggplus', 'secaggplusworkflow', 'secaggworkflow'],
+    "any strategy here that needs sums, fedavg for example, with 'scheduler.secure_aggregation: { name: secagg+ }'",
+  ],
+];
+
+const STRATEGIES_HERE = new Map(STRATEGIES.flatMap(([names, here]) => names.map((name) => [name, here] as const)));
+
+/** What a strategy of another framework is here; null for one that is of none of them. However it is written: `D-PSGD`, `dpsgd`. */
+export function strategyHere(name: string): string | null {
+  return STRATEGIES_HERE.get(name.toLowerCase().replaceAll(/[^a-z]/g, '')) ?? null;
+}
+
 const HERE = new Map(NAMES.flatMap(([keys, here]) => keys.map((key) => [key, here] as const)));
 
 /** What a key that another framework's configs have is called here; null for one that is of none of them. */

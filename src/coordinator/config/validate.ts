@@ -1,6 +1,6 @@
 import type * as z from 'zod';
 import type { ZodType } from 'zod';
-import { calledHere } from './elsewhere.ts';
+import { calledHere, strategyHere } from './elsewhere.ts';
 import type { ConfigIssue, SourceLocation } from './error.ts';
 import { nearest, suggestion } from './suggest.ts';
 import { childSchemas, documentation, literalsAt, schemasAt, unknownKeys } from './walk.ts';
@@ -158,10 +158,13 @@ function translateUnion(
     const options = schemasAt(schema, input, owner);
     const known = options.flatMap((option) => literalsAt(option, discriminator));
     const text = typeof given === 'string' ? given : '';
+    const here = formatPath(at) === 'scheduler.name' ? strategyHere(text) : null;
     const list =
-      /\.[cm]?[jt]s$/.test(text) && childSchemas(options, {}, 'file').length > 0
-        ? `a file is given by '${formatPath([...owner, 'file'])}'`
-        : suggestion(text, [...new Set(known)], 'known');
+      here !== null
+        ? `that is ${here}`
+        : /\.[cm]?[jt]s$/.test(text) && childSchemas(options, {}, 'file').length > 0
+          ? `a file is given by '${formatPath([...owner, 'file'])}'`
+          : suggestion(text, [...new Set(known)], 'known');
     const label = formatPath(at);
     return [
       make(given === MISSING ? `'${label}' is missing` : `'${label}' is ${show(given)}, which is not known`, list, at),
