@@ -11,6 +11,9 @@ import { type LocalObjective, type LocalPass, plainPass } from './objective.ts';
 import { paramInfos, type ShapedTensor, shapedTensors, stepsFunction, trainedBy } from './step-function.ts';
 import { StepInputs } from './step-inputs.ts';
 
+/** Examples of the batch that shapes are read from: batch norm of plain vectors has no variance for a single one. */
+const SHAPES = 2;
+
 /** What a local trainer is made of. */
 export interface LocalTrainerOptions {
   readonly engine: Engine;
@@ -92,10 +95,10 @@ export class LocalTrainer {
     const { engine, optimizer, objective } = options;
     this.tensorsOf = shapedTensors(objective, options.info);
     this.#moving = this.tensorsOf.filter(({ moves }) => moves);
-    const { params, state } = this.#model(1);
+    const { params, state } = this.#model(SHAPES);
     this.layout = vectorLayout(params);
     this.stateLayout = vectorLayout(state);
-    const infos = paramInfos(this.#model(1));
+    const infos = paramInfos(this.#model(SHAPES));
     this.#slotCounts = infos.map((info) => optimizer.optimizer.slots(info).length);
     this.#inputs = new StepInputs(engine, optimizer);
     this.#end = new FitEnd({ engine, objective, infos, tensors: this.tensorsOf });
@@ -107,7 +110,7 @@ export class LocalTrainer {
    */
   upload(params: Float32Array, state: Float32Array, lent = false): LocalState {
     const { engine, optimizer } = this.#options;
-    const infos = paramInfos(this.#model(1));
+    const infos = paramInfos(this.#model(SHAPES));
     return {
       params: this.tensors(params, this.layout, lent),
       slots: infos.flatMap((info) =>
@@ -265,7 +268,7 @@ export class LocalTrainer {
   #pass(pass: LocalPass): KnownPass {
     let known = this.#passes.get(pass.name);
     if (!known) {
-      known = { trained: trainedBy(pass, paramInfos(this.#model(1))), recent: [null, null] };
+      known = { trained: trainedBy(pass, paramInfos(this.#model(SHAPES))), recent: [null, null] };
       this.#passes.set(pass.name, known);
     }
     return known;

@@ -1,7 +1,14 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { dataSchema, openDataset, type PreparedData, prepareData } from '../../../src/data/index.ts';
-import { buildModel, initParams, modelParams } from '../../../src/modules/index.ts';
+import {
+  buildModel,
+  initParams,
+  initState,
+  type ModelConfig,
+  modelParams,
+  modelState,
+} from '../../../src/modules/index.ts';
 import { optimSchema } from '../../../src/optim/index.ts';
 import {
   type ClientFit,
@@ -12,7 +19,7 @@ import {
   type KeptVectors,
   setAside,
 } from '../../../src/schedulers/federated/index.ts';
-import { partOf, type VectorLayout, vectorLayout } from '../../../src/schedulers/local/index.ts';
+import { type VectorLayout, vectorLayout, vectorOf } from '../../../src/schedulers/local/index.ts';
 
 /** Sizes of the network that references compute by hand: tanh between two linear layers, classes by cross-entropy. */
 export const [FEATURES, HIDDEN, CLASSES, ROWS] = [5, 4, 3, 40];
@@ -51,19 +58,28 @@ export interface SmallFederation {
   readonly reference: Reference;
   readonly examples: readonly Int32Array[];
   readonly shared: Int32Array | null;
-  /** Parameters after the rounds, of which each asks the clients given; and each client's loss with its own model. */
-  run(cohorts: readonly (readonly number[])[]): Promise<{ params: Float32Array; own: number[]; vectors: KeptVectors }>;
+  /** Parameters and module state after the rounds, of which each asks the clients given; and each client's loss with its own model. */
+  run(
+    cohorts: readonly (readonly number[])[],
+  ): Promise<{ params: Float32Array; state: Float32Array; own: number[]; vectors: KeptVectors }>;
+}
+
+/** What a small federation can have instead: another model, and other numbers of examples. */
+export interface SmallOptions {
+  readonly model?: ModelConfig;
+  readonly sizes?: readonly number[];
 }
 
 export async function smallTable(dir: string): Promise<PreparedData> {
   return prepareData(dataSchema.parse({ name: 'csv', path: writeTable(dir), validation: 0.1 }));
 }
 
-/** A federation of three clients with 9, 6 and 8 examples, and batches of 4. */
+/** A federation of three clients with 9, 6 and 8 examples (unless `sizes` has others), and batches of 4. */
 export async function smallFederation(
   data: PreparedData,
   name: string,
   settings: object = {},
+  { model: modelConfig = MODEL, sizes = [9, 6, 8] }: SmallOptions = {},
 ): Promise<SmallFederation> {
   const strategy = federatedStrategies().get(name);
   if (!strategy) throw new Error(`no strategy ${name}`);
@@ -72,15 +88,14 @@ export async function smallFederation(
   const train = dataset.split('train');
   const { shared } = setAside({ examples: train.examples, labels: null }, strategy.sharedExamples?.(config) ?? 0, SEED);
   const rest = Array.from({ length: train.examples }, (_, i) => i).filter((i) => !shared?.includes(i));
-  const examples = [rest.slice(0, 9), rest.slice(9, 15), rest.slice(15, 23)].map((list) => Int32Array.from(list));
-  const { model } = await buildModel(MODEL as never, dataset.info);
+  const examples = sizes.map((size) => Int32Array.from(rest.splice(0, size)));
+  const { model } = await buildModel(modelConfig, dataset.info);
   const layout = vectorLayout(modelParams(model));
-  const initial = new Float32Array(layout.size);
-  const drawn = initParams(modelParams(model), 1);
-  for (const place of layout.places) partOf(initial, place).set(drawn[place.path]?.data as Float32Array);
+  const stateLayout = vectorLayout(modelState(model));
+  const initial = vectorOf(layout, initParams(modelParams(model), 1));
   const job: FitJob = {
     seed: SEED,
-    model: MODEL,
+    model: modelConfig,
     optim: optimSchema.parse({ name: 'sgd', lr: LR, momentum: 0 }),
     data,
     engine: { kind: 'onnx', device: 'cpu', threads: 1 },
@@ -91,20 +106,21 @@ export async function smallFederation(
   const run: SmallFederation['run'] = async (cohorts) => {
     const server = strategy.server(config, {
       params: layout,
-      state: vectorLayout([]),
-      clients: 3,
+      state: stateLayout,
+      clients: examples.length,
       seed: SEED,
       model: { model, info: dataset.info },
     });
     const fitter = await ClientFitter.create(job);
     const params = initial.slice();
-    const none = new Float32Array(0);
+    const state = vectorOf(stateLayout, initState(modelState(model), 1));
     const kept = new Map<number, KeptVectors>();
+    const size = layout.size + stateLayout.size;
     let version = 0;
     const publish = () => ({
       version: ++version,
       params: sharedOf(params),
-      state: sharedOf(none),
+      state: sharedOf(state),
       round: Object.fromEntries(Object.entries(server.round?.() ?? {}).map(([key, v]) => [key, sharedOf(v)])),
     });
     for (const [round, cohort] of cohorts.entries()) {
@@ -123,14 +139,14 @@ export async function smallFederation(
           kept: kept.get(client) ?? {},
         };
       });
-      const into = new SharedArrayBuffer(4 * layout.size * fits.length);
+      const into = new SharedArrayBuffer(4 * size * fits.length);
       const reports = await fitter.fit({ start: publish(), clients: fits, mode: 'each', into });
       const all = new Float32Array(into);
       const updates = reports.map((report, i) => {
         if (report.problem !== null) throw new Error(report.problem);
-        return { report, update: all.slice(i * layout.size, (i + 1) * layout.size) };
+        return { report, update: all.slice(i * size, (i + 1) * size) };
       });
-      const sum = new Float32Array(layout.size);
+      const sum = new Float32Array(size);
       for (const { report, update } of updates)
         for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + report.weight * (update[i] as number);
       server.apply(
@@ -143,14 +159,14 @@ export async function smallFederation(
           kept: (client, key) => kept.get(client)?.[key] ?? null,
         },
         params,
-        none,
+        state,
       );
       for (const report of reports) kept.set(report.client, report.kept);
     }
     const clients = examples.map((own, client) => ({ client, examples: own, kept: kept.get(client) ?? {} }));
     const measured = await fitter.evaluateClients({ start: publish(), split: 'train', clients });
     await fitter.dispose();
-    return { params, own: measured.map(({ loss, examples: n }) => loss / n), vectors: server.vectors ?? {} };
+    return { params, state, own: measured.map(({ loss, examples: n }) => loss / n), vectors: server.vectors ?? {} };
   };
   return { reference: referenceOf(train, layout, initial, examples), examples, shared, run };
 }
