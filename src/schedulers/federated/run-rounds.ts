@@ -37,6 +37,9 @@ export function runRounds(
       const message = `scheduler ${strategy.name}: ${unsuited}`;
       throw origin.fail([{ path: ['scheduler', 'name'], message }]);
     }
+    // (Who has a client for each key of the data knows how many there are only now.)
+    const refusal = strategy.refused?.(settings as never, { cohort: settings.cohort, clients });
+    if (refusal) throw origin.fail([{ path: ['scheduler', refusal.key], message: refusal.message }]);
     const inner = strategy.server(settings as never, shape);
     const { server, account } = protect(execution, strategy.name, inner, { ...settings, clients }, shape);
     const refused = uncompressed(strategy.name, server, settings);

@@ -27,7 +27,7 @@ export function federatedScheduler(strategy: FederatedStrategy): Scheduler<Round
     config,
     (execution, settings) =>
       runRounds(execution, strategy, settings as RoundsSettings & Readonly<Record<string, unknown>>),
-    enoughForQuorum,
+    (settings) => [...enoughForQuorum(settings), ...refusedSetting(strategy, settings)],
   );
   return {
     ...scheduler,
@@ -65,6 +65,14 @@ function enoughForQuorum({ quorum, cohort, clients }: RoundsSettings): Finding[]
       message: `scheduler.quorum ${quorum} is more than a round asks (${most}), so that no round would ever count: lower it, or raise scheduler.${cohort <= clients ? 'cohort' : 'clients'}`,
     },
   ];
+}
+
+/** What a strategy cannot do with so few clients, as far as a config says how many there are. */
+function refusedSetting(strategy: FederatedStrategy, settings: RoundsSettings): Finding[] {
+  const { cohort, partition } = settings;
+  const clients = partition.name === 'natural' ? cohort : settings.clients;
+  const refused = strategy.refused?.(settings as never, { cohort, clients });
+  return refused ? [{ path: ['scheduler', refused.key], message: refused.message }] : [];
 }
 
 /** Nobody trains twice at a time. */

@@ -126,6 +126,13 @@ export interface EndedRounds {
   readonly seed: number;
 }
 
+/** A setting that cannot be had, and what to change. */
+export interface RefusedSetting {
+  /** Of the `scheduler` section. */
+  readonly key: string;
+  readonly message: string;
+}
+
 /** A federated strategy that works in rounds, as a config names it. */
 export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   readonly name: string;
@@ -137,6 +144,8 @@ export interface FederatedStrategy<S extends ZodObject = ZodObject> {
   sharedExamples?(config: z.output<S>): number;
   /** Why it cannot work with a model, and what to change; null where it can. */
   unsuited?(config: z.output<S>, shape: ServerShape): string | null;
+  /** What cannot be had with so many clients, of which a round asks `cohort` at most; null where all can. */
+  refused?(config: z.output<S>, round: { readonly cohort: number; readonly clients: number }): RefusedSetting | null;
   /** What whoever starts a run should know of these settings: they can be had, and may not be what was meant; null for nothing. */
   caution?(config: z.output<S>, round: { readonly cohort: number }): string | null;
   server(config: z.output<S>, shape: ServerShape): FederatedServer;

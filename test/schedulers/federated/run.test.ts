@@ -48,11 +48,12 @@ describe('a federated run', () => {
   it.each(['fedavg', 'scaffold', 'fedadam', 'krum'])(
     'has the same bits with one thread, with two, and when it was interrupted: %s',
     async (name) => {
-      const whole = await run(`${name}-1`, { name, threads: 1 });
-      const two = await run(`${name}-2`, { name, threads: 2 });
+      const scheduler = { name, ...(name === 'krum' ? { malicious: 1 } : {}) };
+      const whole = await run(`${name}-1`, { ...scheduler, threads: 1 });
+      const two = await run(`${name}-2`, { ...scheduler, threads: 2 });
       expect(two.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
       const stop = new AbortController();
-      for await (const event of train(config(`${name}-3`, { name }), { signal: stop.signal }))
+      for await (const event of train(config(`${name}-3`, scheduler), { signal: stop.signal }))
         if (event.type === 'step' && event.step === 4) stop.abort();
       const rest = await complete(resume(join(dir, `${name}-3`)));
       expect(rest.summary?.weights_sha256).toBe(whole.summary?.weights_sha256);
@@ -79,10 +80,32 @@ describe('a federated run', () => {
     );
   });
 
-  it('warns where a strategy cannot stand up to so many liars', async () => {
-    const { events } = await run('few', { name: 'krum', malicious: 2 }, { train: { steps: 1, eval_every: 0 } });
+  it('is refused where a strategy cannot stand up to so many liars', async () => {
+    const many = { name: 'krum', malicious: 2 };
+    await expect(run('few', many)).rejects.toThrow(ConfigError);
+    await expect(run('few', many)).rejects.toThrow(
+      /scheduler.malicious 2: krum .* 7 clients or more .* a round asks 5: raise scheduler.cohort to 7, or lower .* to 1/,
+    );
+    await expect(run('few', { ...many, clients: 6, cohort: 10 })).rejects.toThrow(/asks 6: have 7 clients or more/);
+    await expect(run('few', { name: 'bulyan', malicious: 1, cohort: 6 })).rejects.toThrow(
+      /raise scheduler.cohort to 7/,
+    );
+  });
+
+  it('says of a round how many liars its answers stand up to', async () => {
+    const more = { train: { steps: 8, eval_every: 0 } };
+    await run('left', { name: 'krum', cohort: 9, malicious: 3, quorum: 3, behaviour: { dropout: 0.4 } }, more);
+    const lines = metricsOf('left');
+    for (const { clients, counted, liars_withstood } of lines)
+      expect(liars_withstood).toBe(counted ? Math.min(3, Math.floor((clients - 3) / 2)) : undefined);
+    expect(lines.some(({ liars_withstood }) => liars_withstood < 3)).toBe(true);
+  });
+
+  it('warns where a trimmed mean trims nothing', async () => {
+    const { events } = await run('whole', { name: 'fedtrimmedavg', trim: 0.1 }, { train: { steps: 1, eval_every: 0 } });
     const warned = events.flatMap((event) => (event.type === 'warning' ? event.message : []));
-    expect(warned).toContainEqual(expect.stringMatching(/^krum stands up to 2 liars among 7 clients.*a round asks 5/));
+    expect(warned).toContainEqual(expect.stringMatching(/^fedtrimmedavg leaves nobody out.*scheduler.cohort to 10$/));
+    expect(metricsOf('whole')[0].liars_withstood).toBe(0);
   });
 
   it('names who was dropped and why, and goes on', async () => {

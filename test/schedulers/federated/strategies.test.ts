@@ -209,20 +209,50 @@ describe('robust strategies', () => {
     close(rounds(serverOf('fedtrimmedavg', { trim: 0 }), answers), [1 + 4, 2 - 4, 3 + 8]);
   });
 
-  it('say how many clients they need for so many liars', () => {
-    const said = (name: string, malicious: number, cohort: number) =>
+  it('need so many clients for so many liars', () => {
+    const said = (name: string, malicious: number, cohort: number, clients = 100) =>
       federatedStrategies()
         .get(name)
-        ?.caution?.({ malicious } as never, { cohort }) ?? null;
-    expect([said('krum', 2, 7), said('multikrum', 1, 5), said('bulyan', 1, 7), said('bulyan', 0, 3)]).toEqual([
-      null,
-      null,
-      null,
-      null,
-    ]);
-    expect(said('krum', 2, 6)).toMatch(/2 liars among 7 clients.*a round asks 6: raise scheduler.cohort to 7.*to 1$/);
-    expect(said('bulyan', 2, 10)).toMatch(/2 liars among 11 clients.*malicious to 1$/);
+        ?.refused?.({ malicious } as never, { cohort, clients })?.message ?? null;
+    for (const [name, times] of [
+      ['krum', 2],
+      ['multikrum', 2],
+      ['bulyan', 4],
+    ] as const)
+      for (const f of [0, 1, 2, 5]) {
+        const needed = times * f + 3;
+        expect(said(name, f, needed)).toBeNull();
+        expect(said(name, f, needed - 1)).toMatch(`scheduler.malicious ${f}: ${name} `);
+        expect(said(name, f, needed - 1)).toMatch(`raise scheduler.cohort to ${needed}`);
+        expect(said(name, f, needed, needed - 1)).toMatch(`have ${needed} clients or more`);
+      }
+    expect(said('krum', 2, 6)).toMatch(/2 f \+ 3.*lower scheduler.malicious to 1$/);
+    expect(said('bulyan', 2, 10)).toMatch(/4 f \+ 3.*lower scheduler.malicious to 1$/);
+    expect(said('krum', 0, 2)).not.toMatch(/lower/);
     expect(said('fedavg', 2, 1)).toBeNull();
+    for (const name of ['krum', 'multikrum', 'bulyan']) {
+      const defaults = federatedStrategies().get(name)?.config.parse({});
+      expect(said(name, Number(defaults?.malicious), 10)).toBeNull();
+    }
+  });
+
+  it('say of each round how many liars its answers stand up to, and nothing of one that was not applied', () => {
+    const withstood = (name: string, settings: object, answers: number) => {
+      const server = serverOf(name, settings);
+      expect(server.metrics?.()).toEqual({});
+      rounds(
+        server,
+        Array.from({ length: answers }, (_, k) => ({ update: [k, 1, 1] })),
+      );
+      const said = server.metrics?.();
+      expect(server.metrics?.()).toEqual({});
+      return said?.liars_withstood;
+    };
+    expect([7, 6, 5, 3, 2].map((n) => withstood('krum', { malicious: 2 }, n))).toEqual([2, 1, 1, 0, 0]);
+    expect([20, 5].map((n) => withstood('multikrum', { malicious: 2 }, n))).toEqual([2, 1]);
+    expect([11, 10, 7, 6].map((n) => withstood('bulyan', { malicious: 2 }, n))).toEqual([2, 1, 1, 0]);
+    expect([10, 5, 4].map((n) => withstood('fedtrimmedavg', { trim: 0.2 }, n))).toEqual([2, 1, 0]);
+    expect(withstood('fedmedian', {}, 5)).toBeUndefined();
   });
 
   it('rfa is where the weighted sum of distances is least', () => {

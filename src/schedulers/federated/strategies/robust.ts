@@ -1,20 +1,30 @@
 import * as z from 'zod';
-import {
-  addUpdate,
-  type ClientUpdate,
-  type FederatedServer,
-  type FederatedStrategy,
-  type RoundOutcome,
-} from '../strategy.ts';
+import { addUpdate, type ClientUpdate, type FederatedServer, type FederatedStrategy } from '../strategy.ts';
+import { bulyanBound, krumBound, liarsWithstood, tooManyLiars } from './liars.ts';
 
-/** A server that turns the updates of a round into one, which is added to the parameters. */
+const NO_FIGURES: Readonly<Record<string, number>> = {};
+
+/**
+ * A server that turns the updates of a round into one, which is added to the parameters.
+ * @param withstood liars that so many answers stand up to, where that depends on them: a figure of each round, since fewer may
+ *   answer than were asked
+ */
 function combining(
-  combine: (updates: readonly ClientUpdate[], outcome: RoundOutcome) => Float32Array,
+  combine: (updates: readonly ClientUpdate[]) => Float32Array,
+  withstood?: (answers: number) => number,
 ): FederatedServer {
+  let answers: number | null = null;
   return {
     needs: 'each',
-    apply: (outcome, params, state) => {
-      if (outcome.updates.length > 0) addUpdate(combine(outcome.updates, outcome), params, state);
+    apply: ({ updates }, params, state) => {
+      answers = updates.length;
+      if (updates.length > 0) addUpdate(combine(updates), params, state);
+    },
+    metrics: () => {
+      // A round that is not counted is not applied, and has no figure: not that of the one before.
+      const applied = answers;
+      answers = null;
+      return withstood && applied !== null ? { liars_withstood: withstood(applied) } : NO_FIGURES;
     },
   };
 }
@@ -57,23 +67,37 @@ const trimConfig = z.object({
   trim: z.number().min(0).lt(0.5).default(0.2).describe('share of clients whose values are left out at either end'),
 });
 
+/** Values that are left out at either end. (Less than half at both, so that n > 2 f whatever the share.) */
+const cutOff = (trim: number, clients: number): number => Math.floor(trim * clients);
+
 /** The mean of each coordinate without its largest and smallest values: Yin et al. (2018), option II. */
 export const fedtrimmedavg: FederatedStrategy<typeof trimConfig> = {
   name: 'fedtrimmedavg',
   config: trimConfig,
+  caution: ({ trim }, { cohort }) =>
+    trim === 0 || cutOff(trim, cohort) > 0
+      ? null
+      : `fedtrimmedavg leaves nobody out with scheduler.trim ${trim}: that share of the ${cohort} clients that a round asks is less than one, so it is the plain mean; raise scheduler.cohort to ${Math.ceil(1 / trim)}`,
   server: ({ trim }) =>
-    combining((updates) => {
-      const cut = Math.floor(trim * updates.length);
-      return byCoordinate(vectors(updates), (values) => {
-        let sum = 0;
-        for (let k = cut; k < values.length - cut; k++) sum += values[k] as number;
-        return sum / (values.length - 2 * cut);
-      });
-    }),
+    combining(
+      (updates) => {
+        const cut = cutOff(trim, updates.length);
+        return byCoordinate(vectors(updates), (values) => {
+          let sum = 0;
+          for (let k = cut; k < values.length - cut; k++) sum += values[k] as number;
+          return sum / (values.length - 2 * cut);
+        });
+      },
+      (answers) => cutOff(trim, answers),
+    ),
 };
 
 const krumConfig = z.object({
-  malicious: z.int().min(0).default(2).describe('clients of a round that may lie'),
+  malicious: z
+    .int()
+    .min(0)
+    .default(2)
+    .describe('clients of a round that may lie; it asks twice as many, and three more'),
 });
 const multiKrumConfig = krumConfig.extend({
   keep: z.int().min(1).nullable().default(null).describe('clients that are averaged; null for all but the malicious'),
@@ -86,16 +110,6 @@ const bulyanConfig = z.object({
     .default(1)
     .describe('clients of a round that may lie; it asks four times as many, and three more'),
 });
-
-/** Says so where a round has too few clients for so many liars: `times` of them, and three more. */
-const withEnough =
-  (name: string, times: number, paper: string) =>
-  ({ malicious: f }: { readonly malicious: number }, { cohort }: { readonly cohort: number }): string | null => {
-    const needed = times * f + 3;
-    if (cohort >= needed) return null;
-    const most = Math.max(0, Math.floor((cohort - 3) / times));
-    return `${name} stands up to ${f} liars among ${needed} clients or more (${paper}), and a round asks ${cohort}: raise scheduler.cohort to ${needed}, or lower scheduler.malicious to ${most}`;
-  };
 
 /**
  * Positions by rising Krum score: the sum of squared distances to the n - f - 2 closest others (Blanchard, El Mhamdi, Guerraoui
@@ -128,29 +142,35 @@ function squaredDistance(a: Float32Array, b: Float32Array): number {
 export const krum: FederatedStrategy<typeof krumConfig> = {
   name: 'krum',
   config: krumConfig,
-  caution: withEnough('krum', 2, 'Blanchard et al. 2017'),
+  refused: ({ malicious }, round) => tooManyLiars(krumBound('krum'), malicious, round),
   server: ({ malicious }) =>
-    combining((updates) => {
-      const [best] = krumOrder(vectors(updates), malicious);
-      return (updates[best as number] as ClientUpdate).update;
-    }),
+    combining(
+      (updates) => {
+        const [best] = krumOrder(vectors(updates), malicious);
+        return (updates[best as number] as ClientUpdate).update;
+      },
+      (answers) => liarsWithstood(krumBound('krum'), malicious, answers),
+    ),
 };
 
 /** The mean of the updates with the lowest Krum scores: Blanchard et al. (2017), section 4. */
 export const multikrum: FederatedStrategy<typeof multiKrumConfig> = {
   name: 'multikrum',
   config: multiKrumConfig,
-  caution: withEnough('multikrum', 2, 'Blanchard et al. 2017'),
+  refused: ({ malicious }, round) => tooManyLiars(krumBound('multikrum'), malicious, round),
   server: ({ malicious, keep }) =>
-    combining((updates) => {
-      const all = vectors(updates);
-      const count = Math.max(1, Math.min(all.length, keep ?? all.length - malicious));
-      return meanOf(
-        krumOrder(all, malicious)
-          .slice(0, count)
-          .map((i) => all[i] as Float32Array),
-      );
-    }),
+    combining(
+      (updates) => {
+        const all = vectors(updates);
+        const count = Math.max(1, Math.min(all.length, keep ?? all.length - malicious));
+        return meanOf(
+          krumOrder(all, malicious)
+            .slice(0, count)
+            .map((i) => all[i] as Float32Array),
+        );
+      },
+      (answers) => liarsWithstood(krumBound('multikrum'), malicious, answers),
+    ),
 };
 
 /**
@@ -160,24 +180,27 @@ export const multikrum: FederatedStrategy<typeof multiKrumConfig> = {
 export const bulyan: FederatedStrategy<typeof bulyanConfig> = {
   name: 'bulyan',
   config: bulyanConfig,
-  caution: withEnough('bulyan', 4, 'El Mhamdi et al. 2018'),
+  refused: ({ malicious }, round) => tooManyLiars(bulyanBound, malicious, round),
   server: ({ malicious }) =>
-    combining((updates) => {
-      let left = vectors(updates);
-      const chosen: Float32Array[] = [];
-      const wanted = Math.max(1, left.length - 2 * malicious);
-      while (chosen.length < wanted) {
-        const [best] = krumOrder(left, malicious) as [number];
-        chosen.push(left[best] as Float32Array);
-        left = left.filter((_, i) => i !== best);
-      }
-      const keep = Math.max(1, chosen.length - 2 * malicious);
-      return byCoordinate(chosen, (values) => {
-        const centre = middle(values);
-        const near = [...values].sort((a, b) => Math.abs(a - centre) - Math.abs(b - centre)).slice(0, keep);
-        return near.reduce((sum, value) => sum + value, 0) / keep;
-      });
-    }),
+    combining(
+      (updates) => {
+        let left = vectors(updates);
+        const chosen: Float32Array[] = [];
+        const wanted = Math.max(1, left.length - 2 * malicious);
+        while (chosen.length < wanted) {
+          const [best] = krumOrder(left, malicious) as [number];
+          chosen.push(left[best] as Float32Array);
+          left = left.filter((_, i) => i !== best);
+        }
+        const keep = Math.max(1, chosen.length - 2 * malicious);
+        return byCoordinate(chosen, (values) => {
+          const centre = middle(values);
+          const near = [...values].sort((a, b) => Math.abs(a - centre) - Math.abs(b - centre)).slice(0, keep);
+          return near.reduce((sum, value) => sum + value, 0) / keep;
+        });
+      },
+      (answers) => liarsWithstood(bulyanBound, malicious, answers),
+    ),
 };
 
 const rfaConfig = z.object({
