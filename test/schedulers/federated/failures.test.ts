@@ -223,25 +223,52 @@ describe('malicious clients', () => {
     expect(first(4)).not.toEqual(first(3));
   });
 
-  it('that are a fifth ruin averaging, and not what is robust', async () => {
+  describe('that are a fifth of each round', () => {
     const attacked = (name: string) =>
       clientBehaviour(behaviourSchema.parse({ attack: { name, share: 0.2, factor: 10 } }), 1);
-    const options = { rounds: 25, cohort: 20, partition: iid(source, { clients: 40, seed: 1 }) };
-    const averaged = await trained(options);
-    for (const name of ['sign-flip', 'label-flip']) {
-      const { accuracy } = await trained({ ...options, behaviour: attacked(name) });
-      expect(accuracy, name).toBeLessThan(averaged.accuracy - 20);
-    }
-    for (const strategy of ['fedmedian', 'krum', 'multikrum', 'rfa']) {
-      const own = { ...options, strategy, settings: strategy.includes('krum') ? { malicious: 7 } : {} };
+    const attacks = ['sign-flip', 'label-flip'];
+    // All are asked, so that it is a fifth in every round, as many as `malicious` says.
+    const rounds = () => ({ rounds: 25, cohort: 20, partition: iid(source, { clients: 20, seed: 1 }) });
+    let averaged = 0;
+    beforeAll(async () => {
+      averaged = (await trained(rounds())).accuracy;
+    });
+
+    it.each(attacks)('ruin averaging: %s', async (name) => {
+      const { accuracy } = await trained({ ...rounds(), behaviour: attacked(name) });
+      expect(accuracy).toBeLessThan(averaged - 20);
+    });
+
+    it.each<{ strategy: string; settings: object; points?: number }>([
+      { strategy: 'fedmedian', settings: {} },
+      { strategy: 'fedtrimmedavg', settings: { trim: 0.4 } },
+      { strategy: 'multikrum', settings: { malicious: 4 } },
+      { strategy: 'bulyan', settings: { malicious: 4 } },
+      { strategy: 'rfa', settings: {} },
+      // (Liars still pull, with as much as anybody: a fifth of them takes two fifths of each step away, and it learns later.)
+      { strategy: 'normclip', settings: { clip_norm: 0.3 }, points: 6 },
+    ])('cost $strategy a few points at most', async ({ strategy, settings, points = 3 }) => {
+      const own = { ...rounds(), strategy, settings };
       const clean = await trained(own);
-      // (Krum takes one client's update, of 50 examples here.)
-      expect(clean.accuracy, strategy).toBeGreaterThan(averaged.accuracy - (strategy === 'krum' ? 20 : 3));
-      for (const name of ['sign-flip', 'label-flip']) {
+      expect(clean.accuracy).toBeGreaterThan(averaged - 3);
+      for (const name of attacks) {
         const { accuracy } = await trained({ ...own, behaviour: attacked(name) });
-        expect(accuracy, `${strategy}, ${name}`).toBeGreaterThan(clean.accuracy - 5);
+        expect(accuracy, name).toBeGreaterThan(clean.accuracy - points);
       }
-    }
+    });
+
+    it('cost krum a few points at most, which has less to begin with', async () => {
+      const own = { ...rounds(), strategy: 'krum', settings: { malicious: 4 } };
+      const clean = await trained(own);
+      for (const name of attacks) {
+        const { accuracy } = await trained({ ...own, behaviour: attacked(name) });
+        expect(accuracy, name).toBeGreaterThan(clean.accuracy - 3);
+      }
+      // It takes one client's update; of more clients than are asked it is not always the same one's.
+      const partition = iid(source, { clients: 40, seed: 1 });
+      const many = await trained({ ...own, partition, settings: { malicious: 7 } });
+      expect(many.accuracy).toBeGreaterThan(averaged - 20);
+    });
   });
 
   it('are noticed where they send no numbers, and noise is bounded by the norm', async () => {
