@@ -2,11 +2,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { STRATEGIES, strategyHere } from '../../src/coordinator/config/elsewhere.ts';
 import {
   ConfigError,
   formatConfig,
   prepareQuietly,
   resolveConfig,
+  schedulerNames,
   settingsWithoutEffect,
 } from '../../src/coordinator/index.ts';
 import '../../src/schedulers/index.ts';
@@ -94,8 +96,11 @@ describe('what keys of other frameworks are called here', () => {
 
 describe('what strategies of other frameworks are called here', () => {
   it.each([
-    ['FedOpt', /that is 'fedadam', 'fedyogi' or 'fedadagrad' here/],
+    ['FedOpt', /that is 'fedadam', 'fedyogi', 'fedadagrad' or 'fedavgm' here/],
+    // (Privacy must not be lost to a name.)
+    ['DP-SGD', /'gossip' here if it is decentralised SGD; if it is private SGD, .*central-dp/],
     ['D-PSGD', /that is 'gossip' here/],
+    ['FedXgbBagging', /that is nothing here: trees/],
     ['FaultTolerantFedAvg', /that is 'fedavg' here/],
     // (What is near in spelling would drop the privacy.)
     ['DPFedAvgAdaptive', /scheduler\.privacy: \{ name: central-dp, noise_multiplier: 1, clipping: adaptive \}/],
@@ -105,15 +110,20 @@ describe('what strategies of other frameworks are called here', () => {
     expect(() => resolveConfig({ scheduler: { name } })).toThrow(here);
   });
 
-  it('are names and sections that there are', () => {
-    for (const scheduler of [
-      ...['fedadam', 'fedyogi', 'fedadagrad', 'gossip', 'qfedavg', 'fedtrimmedavg', 'fedmedian', 'rfa'].map((name) => ({
-        name,
-      })),
-      { name: 'fedavg', privacy: { name: 'central-dp', noise_multiplier: 1, clipping: 'adaptive' } },
-      { name: 'fedavg', secure_aggregation: { name: 'secagg+' } },
-    ])
-      expect(resolveConfig({ scheduler }).scheduler.name).toBe(scheduler.name);
+  it.each(STRATEGIES)('%j are names and sections that there are', (names, here) => {
+    const said = [...here.matchAll(/'([^']+)'/g)].map(([, text]) => text as string);
+    for (const text of said) {
+      const section = /^scheduler\.(\w+): (\{.*\})$/.exec(text);
+      const file = write(
+        'hint.yaml',
+        `scheduler: { name: ${section ? `fedavg, ${section[1]}: ${section[2]}` : text} }\n`,
+      );
+      expect(resolveConfig(file).scheduler.name).toBe(section ? 'fedavg' : text);
+    }
+    for (const name of names) {
+      expect(schedulerNames()).not.toContain(name);
+      expect(strategyHere(name.toUpperCase())).toBe(here);
+    }
   });
 });
 

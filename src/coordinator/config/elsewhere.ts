@@ -24,31 +24,51 @@ const NAMES: readonly (readonly [keys: readonly string[], here: string])[] = [
   [['n_experiences', 'n_tasks', 'num_tasks'], "'scheduler.scenario.stream.tasks' here"],
 ];
 
+const CENTRAL =
+  "a strategy that needs sums alone, fedavg for example, with 'scheduler.privacy: { name: central-dp, noise_multiplier: 1";
+const NOTHING = 'nothing here';
+
 /** Flower's strategies (their class names) and papers' names of others, where it is more than how they are written, and what they are here. */
-const STRATEGIES: readonly (readonly [names: readonly string[], here: string])[] = [
-  [['fedopt'], "'fedadam', 'fedyogi' or 'fedadagrad' here, by the optimizer of the server"],
-  [['dpsgd', 'decentralizedsgd'], "'gossip' here"],
+export const STRATEGIES: readonly (readonly [names: readonly string[], here: string])[] = [
+  [['fedopt'], "'fedadam', 'fedyogi', 'fedadagrad' or 'fedavgm' here, by the optimizer of the server"],
+  // Two things go by this name.
+  [['dpsgd'], `'gossip' here if it is decentralised SGD; if it is private SGD, ${CENTRAL} }' for clients`],
+  [['decentralizedsgd'], "'gossip' here"],
+  [['diloco'], "'local-sgd' here, between workers"],
   [['qffl'], "'qfedavg' here"],
   [['faulttolerantfedavg', 'fedavgandroid'], "'fedavg' here: rounds go on without those that do not answer"],
   [['trimmedmean', 'fedtrimmedmean'], "'fedtrimmedavg' here"],
   [['median'], "'fedmedian' here"],
   [['geometricmedian', 'fedgeomed'], "'rfa' here"],
   [
-    ['dpfedavgfixed', 'differentialprivacyserversidefixedclipping', 'differentialprivacyclientsidefixedclipping'],
-    "any strategy here, fedavg for example, with 'scheduler.privacy: { name: central-dp, noise_multiplier: 1 }'",
+    [
+      ...['dpfedavgfixed', 'differentialprivacyserversidefixedclipping', 'differentialprivacyclientsidefixedclipping'],
+      ...['dpstrategywrapperserversidefixedclipping', 'dpstrategywrapperclientsidefixedclipping'],
+    ],
+    `${CENTRAL} }'`,
   ],
   [
     [
-      'dpfedavgadaptive',
-      'differentialprivacyserversideadaptiveclipping',
-      'differentialprivacyclientsideadaptiveclipping',
+      ...['dpfedavgadaptive', 'differentialprivacyserversideadaptiveclipping'],
+      ...['differentialprivacyclientsideadaptiveclipping', 'dpstrategywrapperserversideadaptiveclipping'],
+      'dpstrategywrapperclientsideadaptiveclipping',
     ],
-    "any strategy here, fedavg for example, with 'scheduler.privacy: { name: central-dp, noise_multiplier: 1, clipping: adaptive }'",
+    `${CENTRAL}, clipping: adaptive }'`,
   ],
   [
-    ['secagg', 'secaggplus', 'secaggplusworkflow', 'secaggworkflow'],
-    "any strategy here that needs sums, fedavg for example, with 'scheduler.secure_aggregation: { name: secagg+ }'",
+    ['localdp', 'localdpmod'],
+    "a strategy that needs sums alone, fedavg for example, with 'scheduler.privacy: { name: local-dp, noise_multiplier: 1 }'",
   ],
+  [
+    ['secaggplus', 'secaggplusworkflow', 'secaggplusmod'],
+    "a strategy that needs sums, fedavg for example, with 'scheduler.secure_aggregation: { name: secagg+ }'",
+  ],
+  [
+    ['secagg', 'secaggworkflow', 'secaggmod'],
+    "a strategy that needs sums, fedavg for example, with 'scheduler.secure_aggregation: { name: secagg }'",
+  ],
+  [['fedxgbbagging', 'fedxgbcyclic', 'fedxgbnnavg'], `${NOTHING}: trees are not trained by gradients`],
+  [['fedrdf'], `${NOTHING}; of those that stand up to liars 'fedmedian', 'multikrum' and 'rfa' are the nearest`],
 ];
 
 const STRATEGIES_HERE = new Map(STRATEGIES.flatMap(([names, here]) => names.map((name) => [name, here] as const)));

@@ -46,6 +46,12 @@ export interface ClientFigures {
   readonly notes: Readonly<Record<string, readonly number[]>>;
 }
 
+/** Which of so many clients are looked at one by one, in rising order. */
+export function lookedAt({ clients: most }: ClientMetricsConfig, clients: number, seed: number): number[] {
+  const drawn = distinct(createRng(seed).fork('client metrics'), Math.min(most, clients), clients);
+  return [...drawn].sort((a, b) => a - b);
+}
+
 /** Measures the model on each client's own examples, or on those of a sample of the clients. */
 export class ClientMetrics {
   readonly #measured: Partition;
@@ -58,9 +64,7 @@ export class ClientMetrics {
     this.#measured = measured;
     this.#config = config;
     this.#seed = seed;
-    const count = Math.min(config.clients, measured.clients);
-    const drawn = distinct(createRng(seed).fork('client metrics'), count, measured.clients);
-    this.#clients = [...drawn].sort((a, b) => a - b).filter((client) => measured.size(client) > 0);
+    this.#clients = lookedAt(config, measured.clients, seed).filter((client) => measured.size(client) > 0);
   }
 
   /**

@@ -446,10 +446,11 @@ describe('clients over NATS', () => {
     await made.client('c', honest, { loss });
     await made.client('d', honest, {}, { min_noise: 1 });
     expect(made.roster.numbers()).toEqual([0, 1, 2, 3]);
-    const held = await made.server.measure(start, [0, 2, 3], { round: 1, held: true });
+    const { signal } = new AbortController();
+    const held = await made.server.measure(start, [0, 2, 3], { round: 1, held: true, signal });
     expect(held).toEqual([{ loss: 20, examples: 10, correct: 5 }, { loss: 1, examples: 4, correct: 3 }, null]);
     // (Five of four are right, says c.)
-    expect(await made.server.measure(start, [2, 9], { round: 1, held: false })).toEqual([null, null]);
+    expect(await made.server.measure(start, [2, 9], { round: 1, held: false, signal })).toEqual([null, null]);
     await expect(made.server.ask(start, made.fits(0).slice(0, 2), 'read-files', {})).rejects.toThrow(
       /client [ab] did not answer a question of round 0: the question "read-files" is not on the allow-list/,
     );

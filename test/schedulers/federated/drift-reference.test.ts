@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { PreparedData } from '../../../src/data/index.ts';
+import { average, close, sumOf, type Vector } from './plain-vectors.ts';
 import { gradient, LR, smallFederation, smallTable } from './small-federation.ts';
 
 // Strategies against client drift beside their papers' algorithms, written down with plain numbers and gradients by central differences.
@@ -16,7 +17,6 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-type Vector = Float64Array;
 const COHORTS = [
   [0, 1],
   [1, 2],
@@ -25,20 +25,6 @@ const COHORTS = [
 ];
 const CLIENTS = 3;
 
-/** The sum of vectors, each times its factor. */
-const sumOf = (...terms: readonly (readonly [factor: number, vector: Vector])[]): Vector => {
-  const [first] = terms;
-  if (!first) throw new Error('there is nothing to add up');
-  return first[1].map((_, i) => terms.reduce((sum, [factor, vector]) => sum + factor * (vector[i] as number), 0));
-};
-const meanOf = (vectors: readonly Vector[], weights: readonly number[] = vectors.map(() => 1)): Vector => {
-  const total = weights.reduce((a, b) => a + b, 0);
-  return sumOf(...vectors.map((vector, k) => [(weights[k] as number) / total, vector] as const));
-};
-const close = (found: ArrayLike<number>, expected: ArrayLike<number>) => {
-  expect(found.length).toBe(expected.length);
-  for (let i = 0; i < expected.length; i++) expect(found[i]).toBeCloseTo(expected[i] as number, 4);
-};
 /** How far parameters are from each other. */
 const distance = (a: Vector, b: Vector) => Math.hypot(...sumOf([1, a], [-1, b]));
 
@@ -59,7 +45,7 @@ describe('strategies against drift', () => {
           }
           return local;
         });
-        w = meanOf(
+        w = average(
           ends,
           cohort.map((k) => examples[k]?.length as number),
         );
@@ -96,8 +82,8 @@ describe('strategies against drift', () => {
         changed.push(sumOf([1, after], [-1, before]));
         own.set(k, after);
       }
-      x = sumOf([1, x], [rate, meanOf(moved)]);
-      c = sumOf([1, c], [cohort.length / CLIENTS, meanOf(changed)]);
+      x = sumOf([1, x], [rate, average(moved)]);
+      c = sumOf([1, c], [cohort.length / CLIENTS, average(changed)]);
     }
     expect(distance(c, zeros)).toBeGreaterThan(0.05);
     const found = await run(COHORTS);
@@ -127,7 +113,7 @@ describe('strategies against drift', () => {
       });
       const start = w;
       h = sumOf([1, h], ...ends.map((end) => [-alpha / CLIENTS, sumOf([1, end], [-1, start])] as const));
-      w = sumOf([1, meanOf(ends)], [-1 / alpha, h]);
+      w = sumOf([1, average(ends)], [-1 / alpha, h]);
     }
     const found = await run(COHORTS);
     close(found.params, w);

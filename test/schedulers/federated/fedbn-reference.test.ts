@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { PreparedData } from '../../../src/data/index.ts';
+import { close } from './plain-vectors.ts';
 import {
   CLASSES,
   FEATURES,
@@ -110,11 +111,6 @@ function moved(running: Statistics, batch: Statistics, examples: number): Statis
     variances: towards(running.variances, batch.variances, examples / (examples - 1)),
   };
 }
-
-const close = (found: ArrayLike<number>, expected: ArrayLike<number>) => {
-  expect(found.length).toBe(expected.length);
-  for (let i = 0; i < expected.length; i++) expect(found[i]).toBeCloseTo(expected[i] as number, 4);
-};
 
 describe('fedbn', () => {
   it('leaves scale, shift and statistics of batch normalisation with the client, and averages the rest', async () => {

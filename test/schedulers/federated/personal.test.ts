@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { PreparedData } from '../../../src/data/index.ts';
+import { average, close, type Vector } from './plain-vectors.ts';
 import {
   CLASSES,
   gradient,
@@ -24,7 +25,6 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-type Vector = Float64Array;
 const COHORTS = [
   [0, 1],
   [1, 2],
@@ -35,17 +35,6 @@ const COHORTS = [
 const minus = (a: Vector, b: Vector, scale = 1) => a.map((value, i) => value - scale * (b[i] as number));
 const plus = (a: Vector, b: Vector, scale = 1) => minus(a, b, -scale);
 const dot = (a: Vector, b: Vector) => a.reduce((sum, value, i) => sum + value * (b[i] as number), 0);
-/** Mean of vectors with weights. */
-const average = (vectors: readonly Vector[], weights: readonly number[] = vectors.map(() => 1)) => {
-  const total = weights.reduce((a, b) => a + b, 0);
-  return (vectors[0] as Vector).map(
-    (_, i) => vectors.reduce((sum, vector, k) => sum + (vector[i] as number) * (weights[k] as number), 0) / total,
-  );
-};
-const close = (found: ArrayLike<number>, expected: ArrayLike<number>, digits = 4) => {
-  expect(found.length).toBe(expected.length);
-  for (let i = 0; i < expected.length; i++) expect(found[i]).toBeCloseTo(expected[i] as number, digits);
-};
 /** Plain gradient descent over batches, with more added to the loss. */
 const descend = (
   { loss }: Reference,

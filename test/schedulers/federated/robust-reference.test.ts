@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { type ClientReport, federatedStrategies } from '../../../src/schedulers/federated/index.ts';
 import { vectorLayout } from '../../../src/schedulers/local/index.ts';
+import { close } from './plain-vectors.ts';
 
 // Robust aggregators beside their papers' definitions, by brute force: subsets and orders are enumerated where the strategies sort. Values
 // are small integers (Krum and Bulyan: distances are exact then, and so are ties) or floats.
@@ -85,9 +86,6 @@ const float = fc.float({ noNaN: true, min: -10, max: 10 }).map((value) => (Math.
 const integer = fc.integer({ min: -20, max: 20 });
 const once = { seed: 11, numRuns: 150 };
 
-const close = (found: readonly number[], expected: readonly number[], digits = 4) => {
-  for (const i of axes) expect(found[i]).toBeCloseTo(expected[i] as number, digits);
-};
 const vectorsOf = (answers: readonly Answer[]) => answers.map(({ update }) => update);
 
 describe('updates that most others are close to', () => {

@@ -2,7 +2,7 @@ import type { Execution } from '../../../coordinator/index.ts';
 import { distinct, type Partition } from '../../../data/index.ts';
 import { createRng, type HostTensor } from '../../../tensor/index.ts';
 import type { ClientBehaviour } from '../behaviour.ts';
-import { type ClientFigures, figuresOf } from '../client-metrics.ts';
+import { type ClientFigures, figuresOf, lookedAt } from '../client-metrics.ts';
 import type { RoundCompression, UpdateCompression } from '../compression.ts';
 import type { FederatedPlan } from '../federated-plan.ts';
 import type { FitPool } from '../fit-pool.ts';
@@ -163,15 +163,14 @@ export class Deployment {
     const { client_metrics: wanted } = this.#parts.settings;
     const { seed } = this.#parts.execution.prepared.config;
     const there = this.#participants.roster.numbers();
-    const drawn = distinct(
-      createRng(seed).fork('client metrics'),
-      Math.min(wanted.clients, there.length),
-      there.length,
-    );
-    const asked = [...drawn].map((i) => there[i] as number).sort((a, b) => a - b);
+    const asked = lookedAt(wanted, there.length, seed).map((i) => there[i] as number);
     if (asked.length === 0) return null;
     const start = this.clients.publish(params, state);
-    const reports = await this.clients.measure(start, asked, { round, held: wanted.holdout > 0 });
+    const reports = await this.clients.measure(start, asked, {
+      round,
+      held: wanted.holdout > 0,
+      signal: this.#participants.signal,
+    });
     const told = reports.flatMap((report, i) => (report ? [{ client: asked[i] as number, report }] : []));
     if (told.length === 0) return null;
     const { metrics, notes } = figuresOf(

@@ -197,38 +197,47 @@ export class NatsClients implements Fitters {
   async evaluate(...args: Parameters<FitPool['evaluate']>): Promise<EvaluateReport> {
     const [start, , , client] = args;
     if (client === undefined) return this.#options.local.evaluate(...args);
-    const [report] = await this.#all([{ client, round: 0 }], async (who) => {
-      const parsed = lossSchema.safeParse(
-        await this.#fits.request(start, who, { type: 'loss', held: false }, this.#round),
-      );
-      if (parsed.success) return parsed.data;
-      throw new BadUpdate(`its loss makes no sense: ${parsed.error.issues[0]?.message}`, true);
-    });
+    const [report] = await this.#all([{ client, round: 0 }], (who) => this.#loss(start, who, false, this.#round));
     return report as EvaluateReport;
   }
 
   /**
    * How a start does for clients, each on its own examples. Outside of rounds, with as much time as one has.
    * @param held whether on those that they have held out; else on those they train on
-   * @returns in the order of the clients; null for who does not say
+   * @returns in the order of the clients; null for who does not say: is gone, too slow, or lets itself not be asked
+   * @throws what `signal` is raised with
    */
   async measure(
     start: SharedStart,
     clients: readonly number[],
-    { round, held }: { readonly round: number; readonly held: boolean },
+    { round, held, signal }: { readonly round: number; readonly held: boolean; readonly signal: AbortSignal },
   ): Promise<(EvaluateReport | null)[]> {
     const end = performance.now() + this.#options.deadlineMs;
     const clock = { left: () => end - performance.now(), time: `${this.#options.deadlineMs / 1000} s` };
     return Promise.all(
       clients.map(async (client) => {
         try {
-          return lossSchema.parse(await this.#fits.request(start, { client, round }, { type: 'loss', held }, clock));
-        } catch {
-          // (Whoever is gone, too slow, or is not to say: others tell.)
+          return await this.#loss(start, { client, round }, held, clock, signal);
+        } catch (error) {
+          if (signal.aborted) throw error;
+          if (error instanceof BadUpdate) this.#blame.add(client, error);
           return null;
         }
       }),
     );
+  }
+
+  /** What a client says of its own examples. @throws BadUpdate if that makes no sense; what asking throws */
+  async #loss(
+    start: SharedStart,
+    who: Who,
+    held: boolean,
+    clock: Clock,
+    signal?: AbortSignal,
+  ): Promise<EvaluateReport> {
+    const parsed = lossSchema.safeParse(await this.#fits.request(start, who, { type: 'loss', held }, clock, signal));
+    if (parsed.success) return parsed.data;
+    throw new BadUpdate(`its loss makes no sense: ${parsed.error.issues[0]?.message}`, true);
   }
 
   /** Tells the clients that this session is over, and lets go of everything. */
