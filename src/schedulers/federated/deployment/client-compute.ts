@@ -4,6 +4,7 @@ import { optimSchema } from '../../../optim/index.ts';
 import { FitPool } from '../fit-pool.ts';
 import type { ClientFit, ClientReport, EvaluateReport, FitJob } from '../fit-task.ts';
 import type { MaskJob } from '../privacy/index.ts';
+import { localBatch } from '../round-schema.ts';
 import { type AllowList, checkExamples, checkJob, checkModelSize } from './allow-list.ts';
 import { ClientRefusal } from './errors.ts';
 import { type LocalDataSource, localData } from './local-data.ts';
@@ -56,7 +57,7 @@ export async function startCompute(job: JobDescription, options: ComputeOptions)
   const { source, allow } = options;
   checkJob(allow, job);
   const { prepared, examples, held: kept, classes } = await localData(source, job);
-  checkExamples(allow, { examples: examples.length, classes });
+  checkExamples(allow, { examples: examples.length, classes }, job.batch);
   const pool = await poolFor(job, prepared, options).catch((error: Error) => {
     throw error instanceof ClientRefusal
       ? error
@@ -97,7 +98,8 @@ async function poolFor(
     allow,
     modelParams(model).reduce((sum, { spec }) => sum + spec.shape.reduce((a, b) => a * b, 1), 0),
   );
-  const { seed, objective, batch } = job;
+  const { seed, objective } = job;
+  const batch = localBatch({ local_batch: job.batch });
   return FitPool.start({
     job: {
       ...(unpacked(job.more) as Partial<FitJob>),

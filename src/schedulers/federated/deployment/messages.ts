@@ -89,7 +89,8 @@ export const jobSchema = z.object({
   model: z.object({ name: z.string().max(128), args: z.record(z.string(), z.unknown()) }),
   optim: z.unknown(),
   objective: z.object({ name: z.string().max(128), config: z.unknown() }),
-  batch: z.int().min(1),
+  /** Examples of a local step; null for all that a client has. */
+  batch: z.int().min(1).nullable(),
   engine: z.enum(['onnx', 'tfjs']),
   data: z.object({ section: z.unknown(), encoding: z.unknown() }),
   /** Updates leave their clients under masks only (secure aggregation). */

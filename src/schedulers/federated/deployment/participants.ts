@@ -6,7 +6,7 @@ import type { RoundCompression, UpdateCompression } from '../compression.ts';
 import type { FederatedPlan } from '../federated-plan.ts';
 import type { FitPool } from '../fit-pool.ts';
 import type { SecureAggregationConfig } from '../privacy/index.ts';
-import { localBatch, type RunSettings } from '../round-schema.ts';
+import type { RunSettings } from '../round-schema.ts';
 import { RoundsFailed } from './errors.ts';
 import type { JobDescription } from './messages.ts';
 import { NatsClients, type NatsClientsOptions } from './nats-clients.ts';
@@ -142,7 +142,7 @@ function describe({ execution, settings, objective, secure }: ParticipantsOption
     model: execution.model as JobDescription['model'],
     optim: config.optim,
     objective: { name: objective.name, config: objective.config },
-    batch: localBatch(settings),
+    batch: settings.local_batch,
     secure: secure !== null,
     engine: config.engine.kind,
     data: { section, encoding: encodingOf(data) },
